@@ -1,0 +1,444 @@
+"""Data sets, networks and partitioning: what every script of the suite shares.
+
+Nothing here knows of processes, clocks, files written or figures. The two tables DATASETS and MODELS
+drive everything: their keys are the choices of the command line.
+"""
+
+import gzip
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# ----------------------------------------------------------------------------------------------------
+# Random generators: one seed a run, one independent stream a purpose
+# ----------------------------------------------------------------------------------------------------
+
+DEFAULT_SEED = 42
+
+
+def make_generator(seed: int, purpose: str, worker: int = 0) -> torch.Generator:
+    """The generator of one purpose (``"partition"``, ``"shuffle"``, …) of one worker (0: the run itself).
+
+    Streams of different purposes or workers are independent: adding draws to one never moves another.
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}/{worker}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Data sets: decoded once, standardised, kept as tensors
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images and their labels.
+
+    images: float32, (N, H, W, C), standardised. Channels lie last in memory, which is what makes
+    convolution and pooling fast on a CPU; `batch` shows them as the (N, C, H, W) that networks expect.
+    labels: int64, (N,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Images (n, C, H, W), channels last in memory, and labels (n,) at `indices`."""
+        if isinstance(indices, slice):
+            return self.images[indices].permute(0, 3, 1, 2), self.labels[indices]
+        return self.images.index_select(0, indices).permute(0, 3, 1, 2), self.labels[indices]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One standardised data set: what to train on, what to test on, and the names of its classes."""
+
+    name: str
+    train: Samples
+    test: Samples
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RawImages:
+    """The pixels of one data set as they are stored: uint8 images (N, H, W, C), int64 labels (N,)."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+
+
+def read_digits(data_dir: Path) -> RawImages:
+    """scikit-learn's embedded 8×8 digits, scaled to 28×28, split 80/20, stratified; needs no file.
+
+    The intensities 0…16 become 0…240, a step of 15 that keeps them exact until they are interpolated.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    small, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(small).float().reshape(-1, 1, 8, 8) * 15
+    images = F.interpolate(images, size=(28, 28), mode="bilinear", align_corners=False)
+    images = images.round_().to(torch.uint8).permute(0, 2, 3, 1)
+    labels = torch.from_numpy(labels).long()
+    train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+    names = tuple(str(digit) for digit in range(10))
+    return RawImages(images[train], labels[train], images[test], labels[test], names)
+
+
+def read_torchvision(class_name: str) -> Callable[[Path], RawImages]:
+    """A reader of one of torchvision's data sets, which downloads what is not in the folder."""
+
+    def read(data_dir: Path) -> RawImages:
+        from torchvision import datasets
+
+        dataset_class = getattr(datasets, class_name)
+        parts = []
+        for train in (True, False):
+            try:
+                part = dataset_class(data_dir, train=train)
+            except RuntimeError:  # torchvision's word for "not there, or not whole"
+                part = dataset_class(data_dir, train=train, download=True)
+            images = torch.as_tensor(part.data)
+            images = images.unsqueeze(-1) if images.dim() == 3 else images
+            parts += [images, torch.as_tensor(part.targets).long()]
+        return RawImages(*parts, classes=tuple(part.classes))
+
+    return read
+
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+def read_fashion_mnist(data_dir: Path) -> RawImages:
+    """Fashion-MNIST from `data_dir`, else from Debian's package dataset-fashion-mnist, else downloaded."""
+    if (data_dir / "FashionMNIST").is_dir() or not DEBIAN_FASHION_MNIST.is_dir():
+        return read_torchvision("FashionMNIST")(data_dir)
+    from torchvision.datasets import FashionMNIST
+
+    def read_idx(name: str, header: int, *shape: int) -> Tensor:
+        with gzip.open(DEBIAN_FASHION_MNIST / f"{name}-ubyte.gz") as file:
+            content = np.frombuffer(bytearray(file.read()), np.uint8, offset=header)
+        return torch.from_numpy(content.reshape(-1, *shape))
+
+    return RawImages(
+        read_idx("train-images-idx3", 16, 28, 28, 1),
+        read_idx("train-labels-idx1", 8).long(),
+        read_idx("t10k-images-idx3", 16, 28, 28, 1),
+        read_idx("t10k-labels-idx1", 8).long(),
+        tuple(FashionMNIST.classes),
+    )
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is known of a data set before it is read."""
+
+    read: Callable[[Path], RawImages]
+    image_shape: tuple[int, int, int]  # H, W, C
+    labels: int
+    network: str
+    alt_network: str
+
+
+DATASETS = {
+    "mnist": DatasetSpec(read_torchvision("MNIST"), (28, 28, 1), 10, "LeNet5", "CNN1"),
+    "fashion_mnist": DatasetSpec(read_fashion_mnist, (28, 28, 1), 10, "LeNet5", "CNN1"),
+    "cifar10": DatasetSpec(read_torchvision("CIFAR10"), (32, 32, 3), 10, "ResNet18", "CNN2"),
+    "cifar100": DatasetSpec(read_torchvision("CIFAR100"), (32, 32, 3), 100, "ResNet18", "CNN2"),
+    "digits": DatasetSpec(read_digits, (28, 28, 1), 10, "LeNet5", "CNN1"),
+}
+
+
+class DataError(Exception):
+    """A file of data, a log, a model or weights that cannot be used; the text names it and says why."""
+
+
+def load_dataset(name: str, data_dir: str | Path) -> Dataset:
+    """Read, decode and standardise one data set of DATASETS.
+
+    Images are scaled with the one mean and one standard deviation over all pixels of the training set.
+    Raises DataError if the data is neither on disk nor to be downloaded, or is not what it should be.
+    """
+    spec = DATASETS[name]
+    try:
+        raw = spec.read(Path(data_dir))
+    except Exception as error:  # torchvision, pickle, zlib and urllib each have their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"data set {name}: not readable in {data_dir} and not downloadable ({reason[:200]}); "
+            f"put it there in torchvision's layout, name its folder with --data_dir, "
+            f"or use --dataset digits, which needs no file"
+        ) from error
+    for part, images, labels in (
+        ("training", raw.train_images, raw.train_labels),
+        ("test", raw.test_images, raw.test_labels),
+    ):
+        if images.dtype != torch.uint8 or images.shape[1:] != spec.image_shape or len(images) != len(labels):
+            raise DataError(
+                f"data set {name}: the {part} images in {data_dir} have shape {tuple(images.shape)} for "
+                f"{len(labels)} labels; expected 8-bit images of shape {spec.image_shape}, one a label"
+            )
+        if len(labels) == 0 or labels.min() < 0 or labels.max() >= spec.labels:
+            raise DataError(f"data set {name}: the {part} labels in {data_dir} are not 0 to {spec.labels - 1}")
+    train_images = raw.train_images.float()
+    mean, deviation = train_images.mean(), train_images.std(correction=0)
+    train_images.sub_(mean).div_(deviation)
+    test_images = raw.test_images.float().sub_(mean).div_(deviation)
+    return Dataset(
+        name,
+        Samples(train_images.contiguous(), raw.train_labels),
+        Samples(test_images.contiguous(), raw.test_labels),
+        raw.classes,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------
+# Networks: all end in log-softmax; layer names are those of published checkpoints
+# ----------------------------------------------------------------------------------------------------
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is drawn from a generator of the caller's, so that each worker has its own stream.
+
+    generator: set by `FlatModel.use_generator`; None draws from torch's global one.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.generator: torch.Generator | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.training:
+            return inputs
+        keep = 1 - self.probability
+        mask = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+        return inputs * mask.bernoulli_(keep, generator=self.generator).div_(keep)
+
+
+class LeNet5(nn.Module):
+    """LeCun et al. 1998, with ReLU and max-pooling, for 28×28 images of one channel."""
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5, padding=2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(400, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, labels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # ReLU and max-pooling commute; pooling first leaves ReLU a quarter of the work.
+        hidden = F.relu(F.max_pool2d(self.conv1(images), 2))
+        hidden = F.relu(F.max_pool2d(self.conv2(hidden), 2)).flatten(1)
+        hidden = F.relu(self.fc2(F.relu(self.fc1(hidden))))
+        return F.log_softmax(self.fc3(hidden), dim=1)
+
+
+class CNN1(nn.Module):
+    """Two 3×3 convolutions, one pooling, two dense layers, for 28×28 images of one channel."""
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3)
+        self.conv2 = nn.Conv2d(32, 64, 3)
+        self.dropout1 = Dropout(0.25)
+        self.dropout2 = Dropout(0.5)
+        self.fc1 = nn.Linear(9216, 128)
+        self.fc2 = nn.Linear(128, labels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = F.relu(F.max_pool2d(self.conv2(F.relu(self.conv1(images))), 2))
+        hidden = self.dropout1(hidden.flatten(1))
+        hidden = self.dropout2(F.relu(self.fc1(hidden)))
+        return F.log_softmax(self.fc2(hidden), dim=1)
+
+
+class CNN2(nn.Module):
+    """Two padded 3×3 convolutions, each pooled, and two dense layers, for 32×32 images of three channels."""
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.dropout1 = Dropout(0.25)
+        self.dropout2 = Dropout(0.5)
+        self.fc1 = nn.Linear(4096, 512)
+        self.fc2 = nn.Linear(512, labels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = F.relu(F.max_pool2d(self.conv1(images), 2))
+        hidden = F.relu(F.max_pool2d(self.conv2(hidden), 2))
+        hidden = self.dropout1(hidden.flatten(1))
+        hidden = self.dropout2(F.relu(self.fc1(hidden)))
+        return F.log_softmax(self.fc2(hidden), dim=1)
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions with a shortcut (He et al. 2015, arXiv 1512.03385, figure 2)."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = F.relu(self.bn1(self.conv1(inputs)))
+        return F.relu(self.bn2(self.conv2(hidden)) + self.shortcut(inputs))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 in its CIFAR form: a 3×3 stem without pooling, for 32×32 images of three channels."""
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1), BasicBlock(64, 64, 1))
+        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2), BasicBlock(128, 128, 1))
+        self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256, 1))
+        self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1))
+        self.linear = nn.Linear(512, labels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = F.relu(self.bn1(self.conv1(images)))
+        hidden = self.layer4(self.layer3(self.layer2(self.layer1(hidden))))
+        return F.log_softmax(self.linear(F.avg_pool2d(hidden, 4).flatten(1)), dim=1)
+
+
+MODELS = {"LeNet5": LeNet5, "CNN1": CNN1, "ResNet18": ResNet18, "CNN2": CNN2}
+
+
+class FlatModel:
+    """A network whose parameters, gradients and buffers are views into contiguous float32 vectors.
+
+    parameters, gradients: (P,), in the order of `network.parameters()`; buffers: (B,), in the order of
+    `network.buffers()`. Exchanging a model, stepping an optimiser and saving a row are then one call on
+    one tensor each. BatchNorm's integer counters live in `buffers` as float32, exact up to 2**24 batches.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        parameters = list(network.parameters())
+        self.parameters = torch.cat([parameter.detach().flatten() for parameter in parameters])
+        self.gradients = torch.zeros_like(self.parameters)
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, values, gradient in zip(
+            parameters, self.parameters.split(sizes), self.gradients.split(sizes), strict=True
+        ):
+            parameter.data = values.view_as(parameter)
+            parameter.grad = gradient.view_as(parameter)
+
+        owners = [(module, name) for module in network.modules() for name in module._buffers]
+        buffers = [module._buffers[name] for module, name in owners]
+        self._integer_names = {name for name, buffer in network.named_buffers() if not buffer.is_floating_point()}
+        self.buffers = torch.cat([torch.zeros(0), *(buffer.float().flatten() for buffer in buffers)])
+        sizes = [buffer.numel() for buffer in buffers]
+        for (module, name), buffer, values in zip(owners, buffers, self.buffers.split(sizes), strict=True):
+            module._buffers[name] = values.view(buffer.shape)
+        self._dropouts = [module for module in network.modules() if isinstance(module, Dropout)]
+
+    def use_generator(self, generator: torch.Generator) -> None:
+        """Draw every dropout mask from `generator` from now on."""
+        for dropout in self._dropouts:
+            dropout.generator = generator
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A copy of the state dict, in torch's own types and order, for a checkpoint."""
+        return {
+            name: value.detach().clone().long() if name in self._integer_names else value.detach().clone()
+            for name, value in self.network.state_dict().items()
+        }
+
+    def state_vector(self) -> Tensor:
+        """(S,): the values of the state dict, flattened in its order; a copy."""
+        return torch.cat([value.detach().flatten() for value in self.network.state_dict().values()])
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy a checkpoint's values in; raises RuntimeError where names or shapes differ."""
+        self.network.load_state_dict(state)
+
+
+def network_name(dataset: str, alt_model: bool) -> str:
+    """The key of MODELS that a data set trains by default, or with --alt_model."""
+    return DATASETS[dataset].alt_network if alt_model else DATASETS[dataset].network
+
+
+def build_model(dataset: str, alt_model: bool, seed: int = DEFAULT_SEED) -> FlatModel:
+    """The network of a data set, initialised by torch's defaults from the run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(make_generator(seed, "initialisation").initial_seed())
+        return FlatModel(MODELS[network_name(dataset, alt_model)](DATASETS[dataset].labels))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Partitioning: which samples each worker trains on
+# ----------------------------------------------------------------------------------------------------
+
+
+def take_subset(size: int, fraction: float, generator: torch.Generator) -> Tensor:
+    """Sorted indices of a random subset, round(fraction · size) of `size` samples, at least one."""
+    count = max(1, round(fraction * size))
+    return torch.arange(size) if count == size else torch.randperm(size, generator=generator)[:count].sort().values
+
+
+def hold_out(indices: Tensor, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Split `indices` at random into the sorted rest and a sorted held-out part of round(fraction · n)."""
+    held_out = round(fraction * len(indices))
+    order = torch.randperm(len(indices), generator=generator)
+    return indices[order[held_out:]].sort().values, indices[order[:held_out]].sort().values
+
+
+def share_everything(indices: Tensor, labels: Tensor, workers: int, generator: torch.Generator) -> list[Tensor]:
+    """Every worker goes through the whole training set."""
+    return [indices] * workers
+
+
+def split_dataset(indices: Tensor, labels: Tensor, workers: int, generator: torch.Generator) -> list[Tensor]:
+    """Each worker gets distinct samples at random: disjoint, complete, sizes differ by one at most."""
+    order = indices[torch.randperm(len(indices), generator=generator)]
+    return [shard.sort().values for shard in torch.tensor_split(order, workers)]
+
+
+def split_labels_unscaled(indices: Tensor, labels: Tensor, workers: int, generator: torch.Generator) -> list[Tensor]:
+    """Each worker owns equally many labels, drawn at random, and every sample of them: disjoint, complete.
+
+    `labels` (N,) holds the label of each sample of the data set, of which `indices` are trained on.
+    """
+    count = int(labels.max()) + 1
+    owned = torch.randperm(count, generator=generator).tensor_split(workers)
+    return [indices[torch.isin(labels[indices], own)] for own in owned]
+
+
+def split_labels(indices: Tensor, labels: Tensor, workers: int, generator: torch.Generator) -> list[Tensor]:
+    """As `split_labels_unscaled`, but all workers keep equally many samples, chosen at random."""
+    shards = split_labels_unscaled(indices, labels, workers, generator)
+    size = min(len(shard) for shard in shards)
+    return [shard[torch.randperm(len(shard), generator=generator)[:size]].sort().values for shard in shards]
+
+
+PARTITIONS = {
+    "none": share_everything,
+    "split_dataset": split_dataset,
+    "split_labels": split_labels,
+    "split_labels_unscaled": split_labels_unscaled,
+}

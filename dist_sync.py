@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+"""Train synchronously: each update averages one gradient of every worker, and all fetch the same model.
+
+    python3 dist_sync.py --dataset fashion_mnist --world_size 4 --split_dataset --lr 0.005 --momentum 0.9 --epochs 6
+"""
+
+from functools import partial
+
+import torch
+
+from analysis.evaluate import evaluate
+from common import build_model, load_dataset
+from interface.command_line import run_script
+from training import rpc
+from training.observer import Observer
+from training.options import choose_seed, describe, parse_arguments
+from training.plan import make_plan
+from training.record import Record
+from training.server import SyncServer
+
+
+def main() -> None:
+    config = parse_arguments("sync", __doc__)
+    seed = choose_seed(config)
+    print(f"Synchronous SGD training with {config.workers} workers, seed {seed}, with\n{describe(config)}")
+
+    torch.set_num_threads(1)  # until the workers are forked
+    samples = load_dataset(config.dataset, config.data_dir).train
+    plan = make_plan(config, seed, samples)
+    model = build_model(config.dataset, config.alt_model, seed)
+    server = SyncServer(model.parameters, model.buffers, plan.optimizer(model), plan.learning_rate, plan.steps)
+
+    with Record(plan, config.clock) as record, Observer(plan, model, record, partial(evaluate, samples)) as observer:
+        rpc.train(plan, samples, server, observer)
+        observer.finish()
+
+
+if __name__ == "__main__":
+    run_script(main)

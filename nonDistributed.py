@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Train one model in one process: the control that distributed training is measured against.
+
+    python3 nonDistributed.py --dataset fashion_mnist --lr 0.005 --momentum 0.9 --epochs 6 --seed
+"""
+
+import time
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from analysis.evaluate import evaluate
+from common import build_model, load_dataset, make_generator
+from interface.command_line import run_script
+from training.observer import Observer
+from training.options import choose_seed, describe, parse_arguments
+from training.plan import make_plan
+from training.protocol import Push, Update
+from training.record import Record
+from training.worker import mini_batches
+
+
+def main() -> None:
+    config = parse_arguments("classic", __doc__)
+    seed = choose_seed(config)
+    print(f"Non-distributed SGD training, seed {seed}, with\n{describe(config)}")
+
+    samples = load_dataset(config.dataset, config.data_dir).train
+    plan = make_plan(config, seed, samples)
+    torch.set_num_threads(plan.threads_per_gradient)
+    model = build_model(config.dataset, config.alt_model, seed)
+    model.use_generator(make_generator(seed, "dropout", worker=1))
+    optimizer = plan.optimizer(model)
+    batches = mini_batches(plan.shards[0], config.batch_size, make_generator(seed, "shuffle", worker=1))
+
+    with Record(plan, clock="wall") as record, Observer(plan, model, record, partial(evaluate, samples)) as observer:
+        start = time.perf_counter()
+        for step in range(plan.updates):
+            images, labels = samples.batch(next(batches))
+            model.network.train()
+            loss = F.nll_loss(model.network(images), labels)
+            model.gradients.zero_()
+            loss.backward()
+
+            optimizer.param_groups[0]["lr"] = plan.learning_rate(step)
+            optimizer.param_groups[0]["params"][0].grad = model.gradients
+            optimizer.step()
+
+            push = Push(1, step + 1, step, loss.item(), model.gradients, model.buffers)
+            weight_norm = torch.linalg.vector_norm(model.parameters).item()
+            observer.update(time.perf_counter() - start, Update(step + 1, (push,), push.loss, weight_norm))
+        observer.finish()
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,237 @@
+"""Engine 1: one process a rank over PyTorch RPC, on the wall clock.
+
+The launching process is the parameter server, rank 0. It forks the workers before it does any tensor
+work, so that they share its code and its data without a copy. A local run meets over a temporary file and
+talks over the loopback interface alone.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from multiprocessing.connection import wait as wait_for_any
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+import torch.distributed.rpc as rpc
+
+from common import DataError, Samples, build_model
+from training.observer import Observer
+from training.plan import Plan, available_cores
+from training.protocol import Push, Snapshot
+from training.server import AsyncServer, SyncServer
+
+SERVER = "server"
+TIMEOUT_SECONDS = 20 * 24 * 3600  # of any call; torch counts it in 31 bits of milliseconds
+SERVER_THREADS = 4  # that take pushes; they only wait for one another
+EXIT_SECONDS = 10  # how long a process may take to end once the run is over
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class WorkerLost(DataError):
+    """A worker died, and the run cannot go on without it."""
+
+
+class Coordinator:
+    """The server's end of the wire: takes pushes one at a time and answers each with the next model."""
+
+    def __init__(self, plan: Plan, server: AsyncServer | SyncServer, observer: Observer) -> None:
+        self.plan = plan
+        self.server = server
+        self.observer = observer
+        self.start = time.perf_counter()
+        self.error: BaseException | None = None
+        self.done = os.eventfd(0)
+        self._lock = threading.Lock()
+        self._training = set(plan.steps)
+        self._replies: dict[int, torch.futures.Future] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Since training started."""
+        return time.perf_counter() - self.start
+
+    def join(self, worker: int) -> Snapshot:
+        """The model that `worker` starts from."""
+        with self._lock:
+            return self.server.fetch(worker)
+
+    def exchange(self, push: Push) -> torch.futures.Future:
+        """Take one gradient; the future is the model to go on with, or None behind the worker's last gradient."""
+        with self._lock:
+            self._replies[push.worker] = reply = torch.futures.Future()
+            try:
+                self._take(push)
+            except BaseException as error:  # of the observer's: a full disk, say; it must reach the main thread
+                self.error = self.error or error
+                os.eventfd_write(self.done, 1)
+                raise
+            return reply
+
+    def _take(self, push: Push) -> None:
+        update = self.server.push(push)
+        if self.plan.config.mode == "sync":
+            self.observer.gradient(self.seconds, push)
+        if update is None:
+            return
+        self.observer.update(self.seconds, update)
+        for part in update.pushes:
+            if part.step < self.plan.steps[part.worker]:
+                self._replies.pop(part.worker).set_result(self.server.fetch(part.worker))
+            else:
+                self._leave(part.worker)
+                self._replies.pop(part.worker).set_result(None)
+
+    def _leave(self, worker: int) -> None:
+        self._training.discard(worker)
+        if not self._training:
+            os.eventfd_write(self.done, 1)
+
+    def lose(self, worker: int, how: str) -> None:
+        """A worker's process ended. Raises WorkerLost if the run needs it."""
+        with self._lock:
+            if worker not in self._training:
+                return
+            message = f"Worker_{worker} was lost ({how})"
+            if self.plan.config.mode == "sync":
+                raise WorkerLost(f"{message}: a synchronous run cannot go on")
+            self.observer.lost.append(worker)
+            self.observer.warn(self.seconds, f"{message}: going on without it")
+            self._leave(worker)
+            if not self._training and len(self.observer.lost) == len(self.plan.steps):
+                raise WorkerLost(f"{message}, the last one")
+
+    def close(self) -> None:
+        """Let nothing more in; afterwards the model changes no more."""
+        self._lock.acquire()
+        os.close(self.done)
+
+
+# The object that remote calls reach: RPC addresses functions of a module, not objects.
+_coordinator: Coordinator
+
+
+def _join(worker: int) -> Snapshot:
+    return _coordinator.join(worker)
+
+
+@rpc.functions.async_execution
+def _exchange(push: Push) -> torch.futures.Future:
+    return _coordinator.exchange(push)
+
+
+def train(plan: Plan, samples: Samples, server: AsyncServer | SyncServer, observer: Observer) -> None:
+    """Train to the end on this machine.
+
+    Raises WorkerLost, with the name of the worker, if the run cannot be completed.
+    """
+    with tempfile.TemporaryDirectory(prefix="rendezvous-") as folder:
+        rendezvous = f"file://{Path(folder) / 'store'}"
+        workers = _start_workers(plan, samples, rendezvous)
+        try:
+            _serve(plan, server, observer, rendezvous, workers)
+        finally:
+            for process in workers.values():
+                process.kill()
+            for process in workers.values():
+                process.join()
+
+
+def _start_workers(plan: Plan, samples: Samples, rendezvous: str) -> dict[int, BaseProcess]:
+    context = multiprocessing.get_context("fork")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    workers = {
+        number: context.Process(
+            target=_work, args=(plan, samples, number, rendezvous, os.getpid()), name=f"Worker_{number}"
+        )
+        for number in plan.steps
+    }
+    for process in workers.values():
+        process.start()
+    return workers
+
+
+def _serve(
+    plan: Plan,
+    server: AsyncServer | SyncServer,
+    observer: Observer,
+    rendezvous: str,
+    workers: dict[int, BaseProcess],
+) -> None:
+    global _coordinator
+    _coordinator = coordinator = Coordinator(plan, server, observer)
+    # Meeting blocks until everyone is there, and so happens aside: somebody may die on the way.
+    met = os.eventfd(0)
+    meeting = threading.Thread(target=lambda: (_meet(SERVER, 0, plan, rendezvous), os.eventfd_write(met, 1)))
+    meeting.daemon = True
+    meeting.start()
+    running = {process.sentinel: worker for worker, process in workers.items()}
+    while met not in (ready := wait_for_any([met, *running])):
+        worker = running[ready[0]]
+        raise WorkerLost(f"Worker_{worker} was lost ({_how(workers[worker])}) before training started")
+    meeting.join()
+    os.close(met)
+    try:
+        while coordinator.done not in (ready := wait_for_any([coordinator.done, *running])):
+            for sentinel in ready:
+                worker = running.pop(sentinel)
+                coordinator.lose(worker, _how(workers[worker]))
+        if coordinator.error is not None:
+            raise coordinator.error
+        wait_until = time.monotonic() + EXIT_SECONDS
+        for process in workers.values():
+            process.join(max(0.0, wait_until - time.monotonic()))
+    finally:
+        coordinator.close()
+        rpc.shutdown(graceful=False)
+        torch.set_num_threads(available_cores())
+
+
+def _how(process: BaseProcess) -> str:
+    process.join()
+    code = process.exitcode
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _meet(name: str, rank: int, plan: Plan, rendezvous: str) -> None:
+    """Join the group of processes; returns when all are there."""
+    os.environ["TP_SOCKET_IFNAME"] = os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    options = rpc.TensorPipeRpcBackendOptions(
+        num_worker_threads=SERVER_THREADS if rank == 0 else 1,
+        init_method=rendezvous,
+        rpc_timeout=TIMEOUT_SECONDS,
+        # With more processes than cores, polling shared memory takes the time of those who compute.
+        _transports=["uv"],
+        _channels=["basic"],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own use of its deprecated API
+        rpc.init_rpc(name, rank=rank, world_size=plan.config.world_size, rpc_backend_options=options)
+
+
+def _work(plan: Plan, samples: Samples, number: int, rendezvous: str, parent: int) -> None:
+    """The life of one worker's process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server tells its workers when to stop
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before this process could ask to be told
+        os._exit(1)
+    torch.set_num_threads(plan.threads_per_gradient)
+    _meet(f"Worker_{number}", number, plan, rendezvous)
+    try:
+        worker, delays = plan.worker(number), plan.delays(number)
+        model = build_model(plan.config.dataset, plan.config.alt_model)
+        snapshot = rpc.rpc_sync(SERVER, _join, args=(number,))
+        while snapshot is not None:
+            push = worker.compute(snapshot, model, samples)
+            time.sleep(delays.next_ms() / 1000)
+            snapshot = rpc.rpc_sync(SERVER, _exchange, args=(push,))
+    finally:
+        rpc.shutdown(graceful=False)

@@ -1,0 +1,69 @@
+"""One training node: its samples, its random streams and its running statistics; a gradient at a time."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.protocol import Push, Snapshot
+
+
+class Model(Protocol):
+    """A network over flat vectors, such as common.FlatModel."""
+
+    network: nn.Module
+    parameters: Tensor
+    gradients: Tensor
+    buffers: Tensor
+
+    def use_generator(self, generator: torch.Generator) -> None: ...
+
+
+class Samples(Protocol):
+    """A data set that answers indices (n,) with images (n, C, H, W) and labels (n,)."""
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+def mini_batches(shard: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Index tensors of at most `batch_size`, without end: the shard in a new order each epoch."""
+    while True:
+        yield from shard[torch.randperm(len(shard), generator=generator)].split(batch_size)
+
+
+class Worker:
+    """Computes the gradients of its own mini-batches, one after the other, on the models it is given.
+
+    shuffle, dropout: the worker's own generators. A model is only borrowed for `compute`, so that one
+    model can serve many workers in turn; what belongs to the worker (running statistics) stays with it.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        shard: Tensor,
+        batch_size: int,
+        shuffle: torch.Generator,
+        dropout: torch.Generator,
+    ) -> None:
+        self.number = number
+        self.step = 0
+        self._batches = mini_batches(shard, batch_size, shuffle)
+        self._dropout = dropout
+        self._buffers: Tensor | None = None
+
+    def compute(self, snapshot: Snapshot, model: Model, samples: Samples) -> Push:
+        """The gradient of the worker's next mini-batch at the weights of `snapshot`."""
+        model.parameters.copy_(snapshot.parameters)
+        model.buffers.copy_(snapshot.buffers if self._buffers is None else self._buffers)
+        model.use_generator(self._dropout)
+        model.network.train()
+        images, labels = samples.batch(next(self._batches))
+        loss = F.nll_loss(model.network(images), labels)
+        model.gradients.zero_()
+        loss.backward()
+        self.step += 1
+        self._buffers = model.buffers.clone()
+        return Push(self.number, self.step, snapshot.version, loss.item(), model.gradients.clone(), self._buffers)
