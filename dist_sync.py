@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
 """Train synchronously: each update averages one gradient of every worker, and all fetch the same model.
 
-    python3 dist_sync.py --dataset fashion_mnist --world_size 4 --split_dataset --lr 0.005 --momentum 0.9 --epochs 6
+python3 dist_sync.py --dataset fashion_mnist --world_size 4 --split_dataset --lr 0.005 --momentum 0.9 --epochs 6
 """
 
+import os
 from functools import partial
+
+# Read when torch is imported: it would report each worker that ends as a broken connection.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import torch
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train one model in one process: the control that distributed training is measured against.
 
-    python3 nonDistributed.py --dataset fashion_mnist --lr 0.005 --momentum 0.9 --epochs 6 --seed
+python3 nonDistributed.py --dataset fashion_mnist --lr 0.005 --momentum 0.9 --epochs 6 --seed
 """
 
 import time

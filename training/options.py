@@ -83,9 +83,7 @@ class RunConfig:
         None, "run this rank alone and meet the others at the master's address", Interval(int, "[0,inf)"), DISTRIBUTED
     )
     delay: bool = flag(False, "every worker sleeps at each mini-batch, before it pushes", modes=DISTRIBUTED)
-    slow_worker_1: bool = flag(
-        False, "worker 1 sleeps twice as long; alone, only worker 1 sleeps", modes=DISTRIBUTED
-    )
+    slow_worker_1: bool = flag(False, "worker 1 sleeps twice as long; alone, only worker 1 sleeps", modes=DISTRIBUTED)
     delay_intensity: str | None = flag(
         None,
         f"mean delay: {', '.join(f'{name} {ms:g} ms' for name, ms in DELAY_INTENSITIES.items())} (default small)",

@@ -43,9 +43,7 @@ class Plan:
     @cached_property
     def steps(self) -> dict[int, int]:
         """Worker → its mini-batches over the whole run."""
-        return {
-            worker: batches * self.config.epochs for worker, batches in enumerate(self.batches_per_epoch, start=1)
-        }
+        return {worker: batches * self.config.epochs for worker, batches in enumerate(self.batches_per_epoch, start=1)}
 
     @cached_property
     def updates_per_epoch(self) -> int:
