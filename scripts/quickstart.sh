@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Install, then train asynchronously on the embedded digits, test the model, and draw its plots and its
+# loss landscape, all into quickstart/. Needs no network once everything is installed.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$ROOT"
+
+prepare_environment requirements.txt
+
+results=quickstart
+run=digits_async_4_100_005_09_32_6_SGD_spe3_val_split_dataset
+
+say "Training on the digits with three asynchronous workers"
+python dist_async.py --dataset digits --world_size 4 --split_dataset --lr 0.05 --momentum 0.9 --epochs 6 \
+  --seed --val --saves_per_epoch 3 --subfolder "$results"
+
+say "Testing the model"
+python test_model.py "$results/${run}_model.pt" "$results/${run}_log.log" \
+  --classification_report --training_time --pics --subfolder "$results"
+
+say "Drawing the loss landscape around the way that training took"
+python loss_landscape.py "$results/${run}_model.pt" "$results/${run}_weights.npy" --subfolder "$results"
+
+say "All results are in $ROOT/$results"
+ls "$results"
