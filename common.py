@@ -57,6 +57,13 @@ class Samples:
             return self.images[indices].permute(0, 3, 1, 2), self.labels[indices]
         return self.images.index_select(0, indices).permute(0, 3, 1, 2), self.labels[indices]
 
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that tell two data sets apart; reads every 16th image, for speed."""
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        digest.update(self.images[::16].numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -15,30 +15,40 @@ import torch
 from analysis.evaluate import evaluate
 from common import build_model, load_dataset
 from interface.command_line import run_script
-from training import rpc
+from training import rpc, virtual
 from training.observer import Observer
-from training.options import choose_seed, describe, parse_arguments
+from training.options import RunConfig, announce, choose_seed, parse_flags
 from training.plan import make_plan
-from training.record import Record
+from training.record import Record, read_log
+from training.replay import config_of_replay, fit_plan
 from training.server import AsyncServer, DelayCompensation
 
 
 def main() -> None:
-    config = parse_arguments("async", __doc__)
-    seed = choose_seed(config)
-    print(f"Asynchronous SGD training with {config.workers} workers, seed {seed}, with\n{describe(config)}")
+    flags = parse_flags("async", __doc__)
+    log = read_log(flags["replay"]) if "replay" in flags else None
+    config = RunConfig(mode="async", **flags) if log is None else config_of_replay(log, flags)
+    seed = choose_seed(config) if log is None else log.header["seed"]
+    announce(f"Asynchronous SGD training of {config.workers} workers", config, seed)
 
-    torch.set_num_threads(1)  # until the workers are forked
+    torch.set_num_threads(1)  # the server's share: the workers get the cores
     samples = load_dataset(config.dataset, config.data_dir).train
     plan = make_plan(config, seed, samples)
+    plan = plan if log is None else fit_plan(plan, log)
     model = build_model(config.dataset, config.alt_model, seed)
     compensation = None
     if config.compensation:
         compensation = DelayCompensation(config.compensation_lambda, config.compensation_mode == "adaptive")
     server = AsyncServer(model.parameters, model.buffers, plan.optimizer(model), plan.learning_rate, compensation)
 
-    with Record(plan, config.clock) as record, Observer(plan, model, record, partial(evaluate, samples)) as observer:
-        rpc.train(plan, samples, server, observer)
+    clock = config.clock if log is None else "replay"
+    with Record(plan, clock) as record, Observer(plan, model, record, partial(evaluate, samples)) as observer:
+        if log is not None:
+            virtual.replay(plan, samples, log, server, observer)
+        elif config.clock == "virtual":
+            virtual.train(plan, samples, server, observer)
+        else:
+            rpc.train(plan, samples, server, observer)
         observer.finish()
 
 

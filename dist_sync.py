@@ -15,27 +15,28 @@ import torch
 from analysis.evaluate import evaluate
 from common import build_model, load_dataset
 from interface.command_line import run_script
-from training import rpc
+from training import rpc, virtual
 from training.observer import Observer
-from training.options import choose_seed, describe, parse_arguments
+from training.options import RunConfig, announce, choose_seed, parse_flags
 from training.plan import make_plan
 from training.record import Record
 from training.server import SyncServer
 
 
 def main() -> None:
-    config = parse_arguments("sync", __doc__)
+    config = RunConfig(mode="sync", **parse_flags("sync", __doc__))
     seed = choose_seed(config)
-    print(f"Synchronous SGD training with {config.workers} workers, seed {seed}, with\n{describe(config)}")
+    announce(f"Synchronous SGD training of {config.workers} workers", config, seed)
 
-    torch.set_num_threads(1)  # until the workers are forked
+    torch.set_num_threads(1)  # the server's share: the workers get the cores
     samples = load_dataset(config.dataset, config.data_dir).train
     plan = make_plan(config, seed, samples)
     model = build_model(config.dataset, config.alt_model, seed)
     server = SyncServer(model.parameters, model.buffers, plan.optimizer(model), plan.learning_rate, plan.steps)
 
+    engine = virtual if config.clock == "virtual" else rpc
     with Record(plan, config.clock) as record, Observer(plan, model, record, partial(evaluate, samples)) as observer:
-        rpc.train(plan, samples, server, observer)
+        engine.train(plan, samples, server, observer)
         observer.finish()
 
 

@@ -14,7 +14,7 @@ from analysis.evaluate import evaluate
 from common import build_model, load_dataset, make_generator
 from interface.command_line import run_script
 from training.observer import Observer
-from training.options import choose_seed, describe, parse_arguments
+from training.options import RunConfig, announce, choose_seed, parse_flags
 from training.plan import make_plan
 from training.protocol import Push, Update
 from training.record import Record
@@ -22,9 +22,9 @@ from training.worker import mini_batches
 
 
 def main() -> None:
-    config = parse_arguments("classic", __doc__)
+    config = RunConfig(mode="classic", **parse_flags("classic", __doc__))
     seed = choose_seed(config)
-    print(f"Non-distributed SGD training, seed {seed}, with\n{describe(config)}")
+    announce("Non-distributed SGD training", config, seed)
 
     samples = load_dataset(config.dataset, config.data_dir).train
     plan = make_plan(config, seed, samples)

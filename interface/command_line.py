@@ -45,11 +45,9 @@ class Interval:
 class ArgumentParser(argparse.ArgumentParser):
     """argparse without abbreviations, whose description is the script's docstring, and with one line an error."""
 
-    def __init__(self, description: str) -> None:
-        class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-            pass
-
-        super().__init__(description=description, allow_abbrev=False, formatter_class=Formatter)
+    def __init__(self, description: str, **options: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, allow_abbrev=False, formatter_class=formatter, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")

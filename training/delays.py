@@ -28,3 +28,17 @@ class Delays:
             return self.mean_ms
         noise = torch.randn((), generator=self.generator, dtype=torch.float64).item()
         return max(0.0, self.mean_ms + self.deviation_ms * noise)
+
+
+class ComputeTimes:
+    """How long each gradient of one worker takes on the virtual clock, drawn from the worker's own generator."""
+
+    def __init__(self, mean_ms: float, generator: torch.Generator, jitter: float = COMPUTE_JITTER) -> None:
+        self.mean_ms = mean_ms
+        self.generator = generator
+        self.jitter = jitter
+
+    def next_ms(self) -> float:
+        """The time of the next gradient, ms; never negative."""
+        noise = torch.randn((), generator=self.generator, dtype=torch.float64).item()
+        return max(0.0, self.mean_ms * (1 + self.jitter * noise))

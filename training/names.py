@@ -84,7 +84,7 @@ def extra_suffix(config: RunConfig) -> str:
             suffix += f"_{key}{kind(value)!r}"
     for key, (field, value) in FLAG_SUFFIXES.items():
         suffix += f"_{key}" if getattr(config, field) == value else ""
-    return suffix
+    return suffix + ("_replay" if config.replay else "")
 
 
 def one_of(choices: object) -> str:
@@ -138,6 +138,8 @@ def parse_run_name(name: str) -> RunConfig:
 def parse_suffix(suffix: str, name: str) -> dict[str, object]:
     if suffix in FLAG_SUFFIXES:
         return dict([FLAG_SUFFIXES[suffix]])
+    if suffix == "replay":
+        return {"replay": "log"}  # of which log, its own record tells
     key, value = re.fullmatch(r"([a-z]+?)([-+.\d].*)?", suffix).groups()
     if key not in EXTRA_SUFFIXES or value is None:
         raise ValueError(f"{name}: unknown part _{suffix}")

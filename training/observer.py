@@ -25,7 +25,7 @@ Evaluate = Callable[[FlatModel, Tensor], Score]
 class Observer:
     """What follows each update, in order: a line in the log, saved weights, a validation, the progress bar.
 
-    Engines call `gradient` and `update` with the seconds since training started, from one thread at a
+    Engines call `push` and `update` with the seconds since training started, from one thread at a
     time, while nobody changes the model. `evaluate` scores a model on samples (indices) of the training set.
     A context: left by an exception, it saves what there is as a partial run.
     """
@@ -68,9 +68,10 @@ class Observer:
         except OSError as error:
             logging.warning("the partial run could not be saved: %s", error)
 
-    def gradient(self, seconds: float, push: Push) -> None:
-        """A gradient came in that waits for the others of its round."""
-        self.record.gradient(seconds, push)
+    def push(self, seconds: float, push: Push) -> None:
+        """A gradient came in; of a synchronous run it may have to wait for the others of its round."""
+        if self.plan.config.mode == "sync":
+            self.record.gradient(seconds, push)
 
     def update(self, seconds: float, update: Update) -> None:
         """The model was changed."""

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import logging
 import secrets
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,21 +205,14 @@ PARTITION_HELP = {
 
 
 def make_parser(mode: str, description: str) -> ArgumentParser:
-    """The parser of one training script, made from the fields of RunConfig."""
-    parser = ArgumentParser(description)
+    """The parser of one training script, made from the fields of RunConfig; it yields only what was given."""
+    parser = ArgumentParser(description, argument_default=argparse.SUPPRESS)
     for field in dataclasses.fields(RunConfig):
         if field.name == "partition" and mode in DISTRIBUTED:
             group = parser.add_mutually_exclusive_group()
             for name, help in PARTITION_HELP.items():
                 if name != "split_labels_unscaled" or mode == "async":
-                    group.add_argument(
-                        f"--{name}",
-                        dest="partition",
-                        action="store_const",
-                        const=name,
-                        default=argparse.SUPPRESS,
-                        help=help,
-                    )
+                    group.add_argument(f"--{name}", dest="partition", action="store_const", const=name, help=help)
         if mode in field.metadata.get("modes", ()):
             add_flag(parser, field)
     return parser
@@ -226,29 +220,23 @@ def make_parser(mode: str, description: str) -> ArgumentParser:
 
 def add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
     """Add the flag that a field of RunConfig describes."""
-    valid = field.metadata["valid"]
-    options = {"default": field.default, "help": field.metadata["help"], **field.metadata["argparse"]}
-    if field.default is None:
-        options["default"] = argparse.SUPPRESS
+    valid, help = field.metadata["valid"], field.metadata["help"]
+    options = dict(field.metadata["argparse"])
     if isinstance(field.default, bool):
         options["action"] = "store_true"
-    elif isinstance(valid, Interval):
-        options |= {"type": valid, "metavar": options.get("metavar", "N" if valid.kind is int else "F")}
+    elif field.default is not None:
+        help += f" (default {field.default})"
+    if isinstance(valid, Interval):
+        options |= {"type": valid, "metavar": "N" if valid.kind is int else "F"}
+        help += f"; {valid.text}"
     elif valid is not None:
         options["choices"] = valid
-    parser.add_argument(f"--{field.name}", **options)
+    parser.add_argument(f"--{field.name}", help=help, **options)
 
 
-def parse_arguments(mode: str, description: str, arguments: list[str] | None = None) -> RunConfig:
-    """The configuration that a command line asks for; ends the process with exit code 2 if it is not valid."""
-    parser = make_parser(mode, description)
-    try:
-        config = RunConfig(mode=mode, **vars(parser.parse_args(arguments)))
-    except ValueError as error:
-        parser.error(str(error))
-    if config.alr and config.momentum:
-        logging.warning("--momentum %s is not used with --alr: Adam has its own", config.momentum)
-    return config
+def parse_flags(mode: str, description: str) -> dict[str, Any]:
+    """The settings that the command line gives, for RunConfig; exit code 2 if one is not valid."""
+    return vars(make_parser(mode, description).parse_args())
 
 
 def choose_seed(config: RunConfig) -> int:
@@ -256,12 +244,14 @@ def choose_seed(config: RunConfig) -> int:
     return secrets.randbelow(2**31) if config.seed is None else config.seed
 
 
-def describe(config: RunConfig) -> str:
-    """The settings that a run uses, one a line; what was left at its default is marked so."""
-    lines = []
+def announce(kind: str, config: RunConfig, seed: int) -> None:
+    """Print what is about to run and every setting that it uses; what was left at its default is marked so."""
+    print(f"{kind} with seed {seed} and")
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         modes = DISTRIBUTED if field.name == "partition" else field.metadata.get("modes", ())
         if config.mode in modes and value is not None:
-            lines.append(f"  {field.name:<20} {value}{' (default)' if value == field.default else ''}")
-    return "\n".join(lines)
+            print(f"  {field.name:<20} {value}{' (default)' if value == field.default else ''}")
+    if config.alr and config.momentum:
+        logging.warning("--momentum %s is not used with --alr: Adam has its own", config.momentum)
+    sys.stdout.flush()  # before any process is forked

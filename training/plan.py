@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common import PARTITIONS, FlatModel, Samples, hold_out, make_generator, take_subset
-from training.delays import Delays
+from training.delays import ComputeTimes, Delays
 from training.options import RunConfig
 from training.worker import Worker
 
@@ -27,10 +27,14 @@ class Plan:
 
     train (T,), validation (V,): sorted indices of the training subset without and of the held-out part;
     shards: those of each worker, of which worker m's is `shards[m - 1]`.
+    threads_per_gradient: they decide the order of sums, and so the last bits of a run.
+    fingerprint: of the training set, equal where the data are.
     """
 
     config: RunConfig
     seed: int
+    threads_per_gradient: int
+    fingerprint: str
     train: Tensor
     validation: Tensor
     shards: tuple[Tensor, ...]
@@ -61,11 +65,6 @@ class Plan:
         saves = (self.config.saves_per_epoch or 0) * self.config.epochs
         return frozenset(round(save * self.updates / saves) for save in range(saves + 1)) if saves else frozenset()
 
-    @property
-    def threads_per_gradient(self) -> int:
-        """Threads that compute one gradient; it decides the order of sums, and so the last bits of a run."""
-        return max(1, available_cores() // self.config.workers)
-
     def learning_rate(self, update: int) -> float:
         """The learning rate of update number 0, 1, …."""
         if self.config.lrs == "exponential":
@@ -95,6 +94,10 @@ class Plan:
         """The delays of worker 1…N."""
         return Delays(self.config, number, make_generator(self.seed, "delay", number))
 
+    def compute_times(self, number: int) -> ComputeTimes:
+        """How long the gradients of worker 1…N take on the virtual clock."""
+        return ComputeTimes(self.config.compute_ms, make_generator(self.seed, "compute", number))
+
 
 def make_plan(config: RunConfig, seed: int, samples: Samples) -> Plan:
     """Choose the training subset, hold out the validation part, and partition the rest.
@@ -122,7 +125,8 @@ def make_plan(config: RunConfig, seed: int, samples: Samples) -> Plan:
                 f"--world_size {config.world_size} with --{config.partition} leaves Worker_{worker} without a sample "
                 f"of its labels: use a larger --train_split or fewer workers"
             )
-    plan = Plan(config, seed, train, validation, shards)
+    threads_per_gradient = max(1, available_cores() // config.workers)
+    plan = Plan(config, seed, threads_per_gradient, samples.fingerprint(), train, validation, shards)
     if config.saves_per_epoch and config.saves_per_epoch > plan.updates_per_epoch:
         raise ValueError(
             f"--saves_per_epoch {config.saves_per_epoch} is not valid: an epoch has {plan.updates_per_epoch} updates"

@@ -57,6 +57,7 @@ def header(plan: Plan, clock: str) -> dict[str, Any]:
         "clock": clock,
         "seed": plan.seed,
         "threads_per_gradient": plan.threads_per_gradient,
+        "data": plan.fingerprint,
         "started": datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "config": dataclasses.asdict(plan.config),
         "train_samples": len(plan.train),

@@ -76,8 +76,7 @@ class Coordinator:
 
     def _take(self, push: Push) -> None:
         update = self.server.push(push)
-        if self.plan.config.mode == "sync":
-            self.observer.gradient(self.seconds, push)
+        self.observer.push(self.seconds, push)
         if update is None:
             return
         self.observer.update(self.seconds, update)

@@ -58,11 +58,14 @@ class ParameterServer:
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.version = 0
+        self._snapshot: Snapshot | None = None
         self._latest_buffers: dict[int, Tensor] = {}
 
     def fetch(self, worker: int) -> Snapshot:
-        """A copy of the global model for `worker`."""
-        return Snapshot(self.version, self.parameters.clone(), self.buffers.clone())
+        """A copy of the global model for `worker`; those who fetch the same version share it."""
+        if self._snapshot is None or self._snapshot.version != self.version:
+            self._snapshot = Snapshot(self.version, self.parameters.clone(), self.buffers.clone())
+        return self._snapshot
 
     def _apply(self, gradient: Tensor, pushes: tuple[Push, ...]) -> Update:
         for group in self.optimizer.param_groups:
