@@ -1,0 +1,238 @@
+"""The ladder: engines that must agree, to the bit where they can."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import run, train, weights_of
+
+import common
+from training.options import RunConfig
+from training.plan import make_plan
+from training.protocol import Snapshot
+from training.record import read_log
+from training.server import AsyncServer, SyncServer
+from training.virtual import GradientPool, run_events
+
+EASY = ("--epochs", 2, "--seed", 3)
+
+
+@pytest.fixture(scope="module")
+def control(tmp_path_factory):
+    """The same run three times: SGD with everything that has state, by the independent loop."""
+    folder = tmp_path_factory.mktemp("control")
+    return {
+        options: weights_of(train("nonDistributed.py", folder, *EASY, *options))
+        for options in ((), ("--lrs", "cosine_annealing", "--val"), ("--alr", "--alt_model"))
+    }
+
+
+@pytest.mark.parametrize("clock", ["wall", "virtual"])
+@pytest.mark.parametrize("script", ["dist_sync.py", "dist_async.py"])
+def test_one_worker_is_the_control(script, clock, control, tmp_path):
+    """Rung 1: without distribution, distributed training is plain SGD, to the bit."""
+    for options, expected in control.items():
+        if options and clock == "wall" and script == "dist_sync.py":
+            continue  # the processes are the same as those of dist_async.py
+        flags = [flag if flag != "--alr" else "--alr" for flag in options]
+        done = train(script, tmp_path, *EASY, *flags, "--world_size", 2, "--clock", clock)
+        assert weights_of(done) == expected, options
+
+
+def test_control_depends_on_its_settings(control):
+    assert len(set(control.values())) == len(control)
+
+
+def test_sync_is_one_worker_with_a_larger_batch():
+    """Rung 2: K workers = one worker whose batches join theirs, up to rounding."""
+    digits = common.load_dataset("digits", "unused").train
+    config = RunConfig(mode="sync", dataset="digits", world_size=4, partition="split_dataset", batch_size=16, lr=0.05)
+    plan = make_plan(config, 11, digits)
+    model, joint = (common.build_model("digits", alt_model=False, seed=11) for _ in range(2))
+    server = SyncServer(model.parameters, model.buffers, plan.optimizer(model), plan.learning_rate, plan.steps)
+    workers = [plan.worker(number) for number in plan.steps]
+    twins = [plan.worker(number) for number in plan.steps]
+    scratch = common.build_model("digits", alt_model=False)
+    for _ in range(20):
+        pushes = [worker.compute(server.fetch(worker.number), scratch, digits) for worker in workers]
+        updates = [server.push(push) for push in pushes]
+        assert updates[:-1] == [None, None]
+
+        batches = torch.cat([next(twin._batches) for twin in twins])
+        images, labels = digits.batch(batches)
+        joint.gradients.zero_()
+        F.nll_loss(joint.network(images), labels).backward()
+        joint.parameters.sub_(config.lr * joint.gradients)
+    torch.testing.assert_close(model.parameters, joint.parameters, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("flags", [("--split_dataset", "--delay"), ("--split_labels", "--alt_model", "--val")])
+def test_sync_on_both_clocks(flags, tmp_path):
+    """Rung 3: whatever the order of arrival, synchronous training is one and the same, to the bit."""
+    wall, virtual = (
+        train("dist_sync.py", tmp_path, *EASY, *flags, "--world_size", 3, "--clock", clock)
+        for clock in ("wall", "virtual")
+    )
+    assert weights_of(wall) == weights_of(virtual)
+    logs = [read_log(run["log"]) for run in (wall, virtual)]
+    assert [log.clock for log in logs] == ["wall", "virtual"]
+    assert [a.val_loss for a in logs[0].validations] == [a.val_loss for a in logs[1].validations]
+    assert np.array_equal(logs[0].updates.loss, logs[1].updates.loss)
+
+
+class Watcher:
+    """An observer that only remembers."""
+
+    def __init__(self):
+        self.updates = []
+
+    def push(self, seconds, push):
+        pass
+
+    def update(self, seconds, update):
+        self.updates.append((round(seconds * 1000), update.pushes[0].worker, update.staleness))
+
+
+def run_schedule(durations_ms: dict[int, float], steps: int, threads: int | None = None, **settings):
+    """An asynchronous run on the virtual clock whose workers take constant times."""
+    digits = common.load_dataset("digits", "unused").train
+    config = RunConfig(mode="async", dataset="digits", world_size=len(durations_ms) + 1, lr=0.05, **settings)
+    plan = make_plan(config, 5, digits)
+    model = common.build_model("digits", config.alt_model, 5)
+    server = AsyncServer(model.parameters, model.buffers, plan.optimizer(model), plan.learning_rate)
+    watcher = Watcher()
+    with GradientPool(plan, digits, threads) as pool:
+        run_events(dict.fromkeys(durations_ms, steps), durations_ms.get, server, watcher, pool)
+    return watcher.updates, model.parameters
+
+
+@pytest.mark.parametrize("workers", [2, 3, 8])
+def test_equal_times_give_equal_staleness(workers):
+    """Rung 4: K workers of equal speed: staleness 0, 1, …, K-1 at first, K-1 from then on, in worker order."""
+    updates, _ = run_schedule(dict.fromkeys(range(1, workers + 1), 10.0), steps=6)
+    assert [staleness for _, _, staleness in updates] == [*range(workers), *[workers - 1] * (5 * workers)]
+    assert [worker for _, worker, _ in updates] == [*range(1, workers + 1)] * 6
+
+
+def test_a_schedule_by_hand():
+    """Worker 1 takes 10 ms, worker 2 takes 25: ties at 50 ms go to worker 1."""
+    updates, _ = run_schedule({1: 10.0, 2: 25.0}, steps=5)
+    assert updates == [
+        (10, 1, 0), (20, 1, 0), (25, 2, 2), (30, 1, 1), (40, 1, 0), (50, 1, 0), (50, 2, 3),
+        (75, 2, 0), (100, 2, 0), (125, 2, 0),
+    ]  # fmt: skip
+
+
+def test_a_slow_worker_is_twice_as_stale():
+    updates, _ = run_schedule({1: 20.0, 2: 10.0, 3: 10.0, 4: 10.0, 5: 10.0}, steps=40)
+    together = updates[: len(updates) // 2]
+    staleness = {worker: [s for _, w, s in together if w == worker][2:] for worker in (1, 2)}
+    assert np.mean(staleness[1]) == pytest.approx(2 * np.mean(staleness[2]), rel=0.2)
+    counts = [sum(w == worker for _, w, _ in together) for worker in (1, 2)]
+    assert counts[0] == pytest.approx(counts[1] / 2, abs=1)
+
+
+@pytest.mark.parametrize("alt_model", [False, True])
+def test_number_of_threads_changes_nothing(alt_model):
+    times = {1: 20.0, 2: 11.0, 3: 13.0}
+    runs = [run_schedule(times, steps=4, threads=threads, alt_model=alt_model) for threads in (1, 2, 8)]
+    assert all(updates == runs[0][0] for updates, _ in runs)
+    assert all(torch.equal(parameters, runs[0][1]) for _, parameters in runs)
+
+
+def test_virtual_runs_repeat_to_the_letter(tmp_path):
+    flags = ("--world_size", 6, "--clock", "virtual", "--split_labels_unscaled", "--delay", "--compensation")
+    logs = [train("dist_async.py", tmp_path / name, *EASY, *flags)["log"].read_text() for name in ("a", "b")]
+    first, second = ([line for line in log.splitlines() if not line.startswith("{")] for log in logs)
+    assert first == second
+    assert len(first) > 50
+
+
+REPLAYS = {
+    "delays": (3, "--delay", "--slow_worker_1", "--split_dataset"),
+    "labels": (6, "--split_labels_unscaled", "--compensation", "--compensation_mode", "adaptive"),
+    "adam": (4, "--alr", "--split_dataset", "--lrs", "exponential", "--val"),
+    "many": (11, "--split_dataset", "--delay", "--delay_type", "constant"),
+    "dropout": (3, "--alt_model", "--split_labels", "--compensation"),
+}
+
+
+@pytest.mark.parametrize("name", REPLAYS)
+def test_replay_is_the_run(name, tmp_path):
+    """Rung 5: no torn read, no lost update: what the log tells is all that happened."""
+    world_size, *flags = REPLAYS[name]
+    wall = train("dist_async.py", tmp_path, "--epochs", 2, "--world_size", world_size, *flags)
+    again = train("dist_async.py", tmp_path, "--replay", wall["log"])
+    assert weights_of(again) == weights_of(wall)
+    original, replayed = read_log(wall["log"]), read_log(again["log"])
+    assert (original.clock, replayed.clock) == ("wall", "replay")
+    assert replayed.warnings == original.warnings
+    assert np.array_equal(original.updates.weight_norm, replayed.updates.weight_norm)
+    assert np.array_equal(original.updates.seconds, replayed.updates.seconds)
+    if world_size > 2:
+        assert original.updates.staleness.max() > 0
+
+
+def test_replay_of_a_log_that_was_cut_short(tmp_path):
+    wall = train("dist_async.py", tmp_path, "--seed", 4, "--split_dataset")
+    lines = wall["log"].read_text().splitlines(keepends=True)
+    cut = tmp_path / "cut_log.log"
+    cut.write_text("".join(lines[:21]) + lines[21][:30])
+    done = run("dist_async.py", "--dataset", "digits", "--replay", cut, "--subfolder", tmp_path)
+    assert "ends at update 20 of" in done.stderr
+    replayed = read_log(next(tmp_path.glob("*_replay_log.log")))
+    assert np.array_equal(replayed.updates.weight_norm, read_log(wall["log"]).updates.weight_norm[:20])
+
+
+def test_replay_refuses_what_does_not_fit(tmp_path):
+    wall = train("dist_async.py", tmp_path, "--seed", 4)
+    sync = train("dist_sync.py", tmp_path, "--seed", 4)
+    header, *lines = wall["log"].read_text().splitlines()
+    other_data = tmp_path / "other_log.log"
+    other_data.write_text("\n".join([json.dumps(json.loads(header) | {"data": "0" * 16}), *lines, ""]))
+    for log, flags, code, text in (
+        (wall["log"], ("--lr", 0.01), 2, "--lr 0.01 does not fit"),
+        (wall["log"], ("--seed", 5), 2, "--seed 5 does not fit"),
+        (wall["log"], ("--world_size", 4), 2, "--world_size 4 does not fit"),
+        (wall["log"], ("--dataset", "mnist"), 2, "--dataset mnist does not fit"),
+        (sync["log"], (), 1, "only asynchronous runs"),
+        (other_data, (), 1, "trained on other data"),
+        (tmp_path / "none.log", (), 1, "No such file"),
+        (wall["model"], (), 1, "not a log"),
+    ):
+        done = run("dist_async.py", "--replay", log, "--subfolder", tmp_path, *flags, check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
+        assert text in done.stderr
+
+
+def test_compensation_changes_an_asynchronous_run_and_nothing_else(tmp_path):
+    flags = (*EASY, "--world_size", 6, "--clock", "virtual", "--split_dataset")
+    plain = train("dist_async.py", tmp_path, *flags)
+    runs = {
+        settings: weights_of(train("dist_async.py", tmp_path, *flags, "--compensation", *settings))
+        for settings in ((), ("--compensation_mode", "adaptive"), ("--compensation_lambda", 0))
+    }
+    assert runs["--compensation_lambda", 0] == weights_of(plain)
+    assert len({*runs.values()}) == 3
+
+
+def test_batch_norm_survives_distribution():
+    """A worker's running statistics go with its gradient and come back as the mean over the workers."""
+    config = RunConfig(mode="sync", dataset="cifar10", world_size=3, partition="split_dataset", batch_size=4)
+    generator = torch.Generator().manual_seed(0)
+    samples = common.Samples(torch.randn(8, 32, 32, 3, generator=generator), torch.arange(8) % 4)
+    plan = make_plan(config, 1, samples)
+    model, scratch = common.build_model("cifar10", False, 1), common.build_model("cifar10", False, 2)
+    server = SyncServer(model.parameters, model.buffers, plan.optimizer(model), plan.learning_rate, plan.steps)
+    pushes = [plan.worker(number).compute(server.fetch(number), scratch, samples) for number in (1, 2)]
+    assert not torch.equal(pushes[0].buffers, pushes[1].buffers)
+    for push in pushes:
+        server.push(push)
+    torch.testing.assert_close(model.buffers, (pushes[0].buffers + pushes[1].buffers) / 2)
+    state = model.state_dict()
+    assert state["bn1.num_batches_tracked"].item() == 1
+    assert state["bn1.running_mean"].abs().sum() > 0
+    fresh = plan.worker(1).compute(Snapshot(0, model.parameters, model.buffers), scratch, samples)
+    assert fresh.buffers.isfinite().all()

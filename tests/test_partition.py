@@ -1,0 +1,101 @@
+"""Who trains on what: partitions are disjoint, complete, and as equal as they promise."""
+
+import pytest
+import torch
+
+import common
+from common import PARTITIONS, hold_out, make_generator, take_subset
+from training.options import RunConfig
+from training.plan import make_plan
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return common.load_dataset("digits", "unused").train
+
+
+def shards_of(digits, partition, workers, seed=7):
+    indices = torch.arange(len(digits))
+    return PARTITIONS[partition](indices, digits.labels, workers, make_generator(seed, "partition"))
+
+
+def test_no_split_gives_everything_to_everyone(digits):
+    assert all(torch.equal(shard, torch.arange(len(digits))) for shard in shards_of(digits, "none", 4))
+
+
+@pytest.mark.parametrize(("partition", "workers"), [("split_dataset", n) for n in (1, 2, 3, 10, 40)]
+                         + [("split_labels_unscaled", n) for n in (2, 5, 10)])  # fmt: skip
+def test_complete_and_disjoint(digits, partition, workers):
+    shards = shards_of(digits, partition, workers)
+    assert torch.equal(torch.cat(shards).sort().values, torch.arange(len(digits)))
+    assert all(torch.equal(shard, shard.sort().values) for shard in shards)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7, 40])
+def test_split_dataset_is_even(digits, workers):
+    sizes = [len(shard) for shard in shards_of(digits, "split_dataset", workers)]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("partition", ["split_labels", "split_labels_unscaled"])
+@pytest.mark.parametrize("workers", [2, 5, 10])
+def test_labels_are_distinct(digits, partition, workers):
+    owned = [set(digits.labels[shard].tolist()) for shard in shards_of(digits, partition, workers)]
+    assert [len(labels) for labels in owned] == [10 // workers] * workers
+    assert set.union(*owned) == set(range(10))
+
+
+@pytest.mark.parametrize("workers", [2, 5, 10])
+def test_split_labels_is_equal_and_disjoint(digits, workers):
+    shards = shards_of(digits, "split_labels", workers)
+    unscaled = shards_of(digits, "split_labels_unscaled", workers)
+    assert {len(shard) for shard in shards} == {min(len(shard) for shard in unscaled)}
+    everything = torch.cat(shards)
+    assert len(everything.unique()) == len(everything)
+
+
+@pytest.mark.parametrize("partition", ["split_dataset", "split_labels", "split_labels_unscaled"])
+def test_drawn_from_the_seed(digits, partition):
+    first, again, other = (shards_of(digits, partition, 5, seed) for seed in (1, 1, 2))
+    assert all(map(torch.equal, first, again))
+    assert not all(len(a) == len(b) and torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_subset_and_held_out_part():
+    subset = take_subset(1000, 0.25, make_generator(3, "subset"))
+    assert len(subset.unique()) == 250
+    rest, held_out = hold_out(subset, 0.1, make_generator(3, "validation"))
+    assert len(held_out) == 25
+    assert torch.equal(torch.cat([rest, held_out]).sort().values, subset)
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_validation_is_held_out_before_partitioning(digits, partition):
+    plan = make_plan(RunConfig(mode="async", dataset="digits", val=True, partition=partition), 1, digits)
+    trained_on = torch.cat(plan.shards)
+    assert len(plan.validation) == round(0.1 * len(digits))
+    assert not torch.isin(plan.validation, trained_on).any()
+    assert torch.isin(trained_on, plan.train).all()
+
+
+def test_streams_of_purposes_and_workers_are_independent():
+    streams = [
+        torch.rand(4, generator=make_generator(*key)).tolist()
+        for key in ((1, "shuffle"), (1, "shuffle", 1), (1, "dropout", 1), (2, "shuffle", 1))
+    ]
+    assert len({tuple(stream) for stream in streams}) == 4
+
+
+def test_schedule_of_a_run(digits):
+    config = RunConfig(mode="async", dataset="digits", epochs=3, saves_per_epoch=2, lrs="cosine_annealing",
+                       partition="split_dataset", world_size=4)  # fmt: skip
+    plan = make_plan(config, 1, digits)
+    assert plan.batches_per_epoch == (15, 15, 15)
+    assert (plan.updates_per_epoch, plan.updates) == (45, 135)
+    assert sorted(plan.save_points) == [0, 22, 45, 68, 90, 112, 135]
+    assert plan.learning_rate(0) == config.lr
+    assert plan.learning_rate(plan.updates) == pytest.approx(0, abs=1e-12)
+    sync = make_plan(RunConfig(mode="sync", dataset="digits", partition="split_dataset", lrs="exponential",
+                               world_size=4), 1, digits)  # fmt: skip
+    assert sync.updates_per_epoch == 15
+    assert [sync.learning_rate(update) / sync.config.lr for update in (0, 14, 15)] == pytest.approx([1, 1, 0.9])
