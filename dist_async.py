@@ -35,6 +35,9 @@ def main() -> None:
     samples = load_dataset(config.dataset, config.data_dir).train
     plan = make_plan(config, seed, samples)
     plan = plan if log is None else fit_plan(plan, log)
+    if config.rank:  # one of the workers; the server, rank 0, keeps the record
+        rpc.work(plan, samples)
+        return
     model = build_model(config.dataset, config.alt_model, seed)
     compensation = None
     if config.compensation:

@@ -31,6 +31,9 @@ def main() -> None:
     torch.set_num_threads(1)  # the server's share: the workers get the cores
     samples = load_dataset(config.dataset, config.data_dir).train
     plan = make_plan(config, seed, samples)
+    if config.rank:  # one of the workers; the server, rank 0, keeps the record
+        rpc.work(plan, samples)
+        return
     model = build_model(config.dataset, config.alt_model, seed)
     server = SyncServer(model.parameters, model.buffers, plan.optimizer(model), plan.learning_rate, plan.steps)
 

@@ -166,6 +166,8 @@ class RunConfig:
         self._refuse("rank", self.clock == "virtual", "with --clock virtual, which runs in one process")
         self._refuse("replay", self.clock == "virtual", "with --clock virtual: a replay takes its times from the log")
         self._refuse("replay", self.rank is not None, "with --rank: a replay runs in one process")
+        if self.rank is not None and self.seed is None:
+            raise ValueError(f"--rank {self.rank} needs --seed: all machines must arrive at the same partition")
         if self.rank is not None and self.rank >= self.world_size:
             raise ValueError(
                 f"--rank {self.rank} is not valid: give an integer in [0,{self.world_size - 1}] "

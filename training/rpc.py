@@ -1,8 +1,9 @@
 """Engine 1: one process a rank over PyTorch RPC, on the wall clock.
 
-The launching process is the parameter server, rank 0. It forks the workers before it does any tensor
-work, so that they share its code and its data without a copy. A local run meets over a temporary file and
-talks over the loopback interface alone.
+Of a local run, the launching process is the parameter server, rank 0. It forks the workers before it does
+any threaded tensor work, so that they share its code and its data without a copy; they meet over a temporary
+file and talk over the loopback interface alone. With --rank, each process is started by hand, on any machine,
+and all meet at the master's address.
 """
 
 import ctypes
@@ -22,6 +23,7 @@ import torch
 import torch.distributed.rpc as rpc
 
 from common import DataError, Samples, build_model
+from training.names import run_name
 from training.observer import Observer
 from training.plan import Plan, available_cores
 from training.protocol import Push, Snapshot
@@ -57,8 +59,11 @@ class Coordinator:
         """Since training started."""
         return time.perf_counter() - self.start
 
-    def join(self, worker: int) -> Snapshot:
-        """The model that `worker` starts from."""
+    def join(self, worker: int, plan: dict[str, object]) -> Snapshot:
+        """The model that `worker` starts from. Raises ValueError, by name, if it was started for another run."""
+        for name, value in _essence(self.plan).items():
+            if plan[name] != value:
+                raise ValueError(f"Worker_{worker} was started with {name} {plan[name]}, the server with {value}")
         with self._lock:
             return self.server.fetch(worker)
 
@@ -116,8 +121,8 @@ class Coordinator:
 _coordinator: Coordinator
 
 
-def _join(worker: int) -> Snapshot:
-    return _coordinator.join(worker)
+def _join(worker: int, plan: dict[str, object]) -> Snapshot:
+    return _coordinator.join(worker, plan)
 
 
 @rpc.functions.async_execution
@@ -126,10 +131,13 @@ def _exchange(push: Push) -> torch.futures.Future:
 
 
 def train(plan: Plan, samples: Samples, server: AsyncServer | SyncServer, observer: Observer) -> None:
-    """Train to the end on this machine.
+    """Train to the end, as the server; of a local run, start and end the workers as well.
 
     Raises WorkerLost, with the name of the worker, if the run cannot be completed.
     """
+    if plan.config.rank is not None:
+        _serve(plan, server, observer, _master(plan), {})
+        return
     with tempfile.TemporaryDirectory(prefix="rendezvous-") as folder:
         rendezvous = f"file://{Path(folder) / 'store'}"
         workers = _start_workers(plan, samples, rendezvous)
@@ -142,13 +150,22 @@ def train(plan: Plan, samples: Samples, server: AsyncServer | SyncServer, observ
                 process.join()
 
 
+def _essence(plan: Plan) -> dict[str, object]:
+    """What all processes of a run must agree on."""
+    return {"settings": run_name(plan.config), "seed": plan.seed, "data": plan.fingerprint}
+
+
+def _master(plan: Plan) -> str:
+    return f"tcp://{plan.config.master_addr}:{plan.config.master_port}"
+
+
 def _start_workers(plan: Plan, samples: Samples, rendezvous: str) -> dict[int, BaseProcess]:
     context = multiprocessing.get_context("fork")
     sys.stdout.flush()
     sys.stderr.flush()
     workers = {
         number: context.Process(
-            target=_work, args=(plan, samples, number, rendezvous, os.getpid()), name=f"Worker_{number}"
+            target=_live, args=(plan, samples, number, rendezvous, os.getpid()), name=f"Worker_{number}"
         )
         for number in plan.steps
     }
@@ -177,6 +194,7 @@ def _serve(
         raise WorkerLost(f"Worker_{worker} was lost ({_how(workers[worker])}) before training started")
     meeting.join()
     os.close(met)
+    together = False
     try:
         while coordinator.done not in (ready := wait_for_any([coordinator.done, *running])):
             for sentinel in ready:
@@ -185,11 +203,12 @@ def _serve(
         if coordinator.error is not None:
             raise coordinator.error
         wait_until = time.monotonic() + EXIT_SECONDS
-        for process in workers.values():
+        for process in workers.values():  # they still have to hear that they are through
             process.join(max(0.0, wait_until - time.monotonic()))
+        together = plan.config.rank is not None
     finally:
         coordinator.close()
-        rpc.shutdown(graceful=False)
+        rpc.shutdown(graceful=together)
         torch.set_num_threads(available_cores())
 
 
@@ -201,7 +220,8 @@ def _how(process: BaseProcess) -> str:
 
 def _meet(name: str, rank: int, plan: Plan, rendezvous: str) -> None:
     """Join the group of processes; returns when all are there."""
-    os.environ["TP_SOCKET_IFNAME"] = os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    if plan.config.rank is None:
+        os.environ["TP_SOCKET_IFNAME"] = os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     options = rpc.TensorPipeRpcBackendOptions(
         num_worker_threads=SERVER_THREADS if rank == 0 else 1,
         init_method=rendezvous,
@@ -215,22 +235,35 @@ def _meet(name: str, rank: int, plan: Plan, rendezvous: str) -> None:
         rpc.init_rpc(name, rank=rank, world_size=plan.config.world_size, rpc_backend_options=options)
 
 
-def _work(plan: Plan, samples: Samples, number: int, rendezvous: str, parent: int) -> None:
-    """The life of one worker's process."""
+def _live(plan: Plan, samples: Samples, number: int, rendezvous: str, parent: int) -> None:
+    """The life of a worker's process that the server forked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server tells its workers when to stop
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before this process could ask to be told
         os._exit(1)
+    _work(plan, samples, number, rendezvous)
+
+
+def work(plan: Plan, samples: Samples) -> None:
+    """Be the one worker that --rank names, for a server on some machine."""
+    _work(plan, samples, plan.config.rank, _master(plan))
+
+
+def _work(plan: Plan, samples: Samples, number: int, rendezvous: str) -> None:
     torch.set_num_threads(plan.threads_per_gradient)
     _meet(f"Worker_{number}", number, plan, rendezvous)
+    together = False
     try:
         worker, delays = plan.worker(number), plan.delays(number)
         model = build_model(plan.config.dataset, plan.config.alt_model)
-        snapshot = rpc.rpc_sync(SERVER, _join, args=(number,))
+        snapshot = rpc.rpc_sync(SERVER, _join, args=(number, _essence(plan)))
         while snapshot is not None:
             push = worker.compute(snapshot, model, samples)
             time.sleep(delays.next_ms() / 1000)
             snapshot = rpc.rpc_sync(SERVER, _exchange, args=(push,))
+        together = plan.config.rank is not None
+    except RuntimeError as error:  # torch's word for a connection that broke
+        raise DataError(f"Worker_{number} lost the server ({str(error).splitlines()[0]})") from error
     finally:
-        rpc.shutdown(graceful=False)
+        rpc.shutdown(graceful=together)

@@ -1,0 +1,148 @@
+"""Every flag refuses what it cannot use: exit code 2, one line that names the flag, the value and what is valid."""
+
+import importlib
+import re
+
+import pytest
+from conftest import ROOT, run
+
+from interface.command_line import Interval, run_script
+from training.options import RunConfig, make_parser
+
+SCRIPTS = {"classic": "nonDistributed", "sync": "dist_sync", "async": "dist_async"}
+EVERYWHERE, DISTRIBUTED, ASYNC = tuple(SCRIPTS), ("sync", "async"), ("async",)
+
+BAD_VALUES = {
+    "dataset": (EVERYWHERE, ["imagenet", "", "MNIST"]),
+    "train_split": (EVERYWHERE, ["0", "1.1", "-0.5", "nan", "inf", "x"]),
+    "lr": (EVERYWHERE, ["0", "-1", "nan", "inf", "fast"]),
+    "momentum": (EVERYWHERE, ["-0.1", "nan", "inf", "x"]),
+    "batch_size": (EVERYWHERE, ["0", "-1", "1.5", "x"]),
+    "epochs": (EVERYWHERE, ["0", "-1", "2.5", "x", "nan"]),
+    "seed": (EVERYWHERE, ["-1", "1.5", "x"]),
+    "saves_per_epoch": (EVERYWHERE, ["0", "-1", "0.5"]),
+    "lrs": (EVERYWHERE, ["linear", ""]),
+    "world_size": (DISTRIBUTED, ["1", "0", "-3", "2.0", "x"]),
+    "master_port": (DISTRIBUTED, ["0", "65536", "-1", "x"]),
+    "rank": (DISTRIBUTED, ["-1", "x", "3 --seed 1", "99 --seed 1"]),
+    "delay_intensity": (DISTRIBUTED, ["tiny", ""]),
+    "delay_type": (DISTRIBUTED, ["uniform"]),
+    "delay_ms": (DISTRIBUTED, ["0", "-10", "nan", "inf"]),
+    "clock": (DISTRIBUTED, ["cpu"]),
+    "compute_ms": (DISTRIBUTED, ["0", "-1", "nan"]),
+    "compensation_mode": (ASYNC, ["linear"]),
+    "compensation_lambda": (ASYNC, ["-1", "nan", "inf"]),
+}
+
+BAD_COMBINATIONS = [
+    (DISTRIBUTED, "--split_dataset --split_labels", "--split_labels"),
+    (ASYNC, "--split_labels --split_labels_unscaled", "--split_labels_unscaled"),
+    (DISTRIBUTED, "--split_labels --world_size 2", "--world_size 2"),
+    (DISTRIBUTED, "--split_labels --world_size 4", "--world_size 4"),
+    (ASYNC, "--split_labels_unscaled --world_size 8", "--world_size 8"),
+    (DISTRIBUTED, "--split_labels --world_size 11 --dataset cifar100 --train_split 2", "--train_split"),
+    (DISTRIBUTED, "--split_labels --world_size 4 --dataset cifar100", "--world_size 4"),
+    (DISTRIBUTED, "--delay_intensity long", "--delay_intensity"),
+    (DISTRIBUTED, "--delay_type constant", "--delay_type"),
+    (DISTRIBUTED, "--delay_ms 30", "--delay_ms"),
+    (DISTRIBUTED, "--delay --delay_ms 30 --delay_intensity long", "--delay_intensity"),
+    (DISTRIBUTED, "--compute_ms 10", "--compute_ms"),
+    (DISTRIBUTED, "--clock virtual --rank 0", "--rank"),
+    (DISTRIBUTED, "--rank 1", "--seed"),
+    (ASYNC, "--compensation_lambda 2", "--compensation_lambda"),
+    (ASYNC, "--compensation_mode constant", "--compensation_mode"),
+    (ASYNC, "--replay x.log --clock virtual", "x.log"),
+    # what a script does not know
+    (("classic",), "--world_size 3", "--world_size"),
+    (("classic",), "--split_dataset", "--split_dataset"),
+    (("classic",), "--clock virtual", "--clock"),
+    (("sync",), "--compensation", "--compensation"),
+    (("sync",), "--split_labels_unscaled", "--split_labels_unscaled"),
+    (("sync",), "--replay x.log", "--replay"),
+    (EVERYWHERE, "--epoch 3", "--epoch"),
+    (EVERYWHERE, "extra", "extra"),
+    # what only the data can tell
+    (EVERYWHERE, "--dataset digits --batch_size 1438", "[1,1437]"),
+    (EVERYWHERE, "--dataset digits --train_split 0.1 --batch_size 145", "[1,144]"),
+    (EVERYWHERE, "--dataset digits --saves_per_epoch 1000000", "--saves_per_epoch 1000000"),
+    (EVERYWHERE, "--dataset digits --train_split 0.001 --batch_size 1 --val", "--val"),
+    (DISTRIBUTED, "--dataset digits --split_dataset --world_size 1439", "--world_size 1439"),
+    (ASYNC, "--dataset digits --train_split 0.004 --batch_size 1 --split_labels --world_size 6", "--world_size 6"),
+]
+
+CASES = [(mode, f"--{flag} {value}", f"--{flag}") for flag, (modes, values) in BAD_VALUES.items()
+         for value in values for mode in modes]  # fmt: skip
+CASES += [(mode, line, named) for modes, line, named in BAD_COMBINATIONS for mode in modes]
+
+
+@pytest.mark.parametrize(("mode", "line", "named"), CASES, ids=[f"{mode} {line}" for mode, line, _ in CASES])
+def test_bad_flags(mode, line, named, monkeypatch, capsys, tmp_path):
+    script = importlib.import_module(SCRIPTS[mode])
+    arguments = [*line.split(" "), "--subfolder", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", [f"{SCRIPTS[mode]}.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run_script(script.main)
+    error = capsys.readouterr().err
+    assert ended.value.code == (1 if "x.log" in line and mode == "async" else 2)
+    assert len(error.splitlines()) == 1 and error.startswith(f"{SCRIPTS[mode]}.py: error: ")
+    assert named in error
+    assert not (tmp_path / "out").exists(), "nothing may be written for a run that cannot be"
+
+
+def test_there_are_many_cases():
+    assert len(CASES) >= 80
+
+
+def test_as_a_process():
+    done = run("dist_async.py", "--lr", "0", check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "dist_async.py: error: argument --lr: '0' is not valid: give a number in (0,inf)\n"
+
+
+@pytest.mark.parametrize("mode", SCRIPTS)
+def test_help_names_every_flag_once(mode):
+    text = make_parser(mode, "about").format_help()
+    for field in ("dataset", "lr", "seed", "val"):
+        assert len(re.findall(rf"^  --{field} ", text, re.MULTILINE)) == 1
+
+
+def test_momentum_with_adam_warns_and_goes_on(tmp_path):
+    done = run("nonDistributed.py", "--dataset", "digits", "--alr", "--momentum", 0.9, "--subfolder", tmp_path)
+    assert "--momentum 0.9 is not used with --alr" in done.stderr
+    assert list(tmp_path.glob("*_ADAM_model.pt"))
+
+
+def test_defaults_are_used_and_printed(tmp_path):
+    done = run("nonDistributed.py", "--dataset", "digits", "--subfolder", tmp_path)
+    for setting, value in (("lr", "0.01 (default)"), ("epochs", "1 (default)"), ("dataset", "digits")):
+        assert f"  {setting:<20} {value}\n" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["world_size", "delay", "clock", "compensation"])
+def test_a_classic_run_has_no_distributed_settings(name):
+    value = {"world_size": 4, "clock": "virtual"}.get(name, True)
+    with pytest.raises(ValueError, match=f"--{name}"):
+        RunConfig(mode="classic", **{name: value})
+
+
+def test_filled_in_where_they_act():
+    assert RunConfig(mode="async", delay=True).delay_intensity == "small"
+    assert RunConfig(mode="async", delay=True, delay_ms=60.0).delay_intensity is None
+    assert RunConfig(mode="async").compensation_lambda is None
+    assert RunConfig(mode="async", compensation=True).compensation_lambda == 2.0
+    assert RunConfig(mode="async", clock="virtual").compute_ms == 10.0
+
+
+@pytest.mark.parametrize(("text", "inside", "outside"), [("(0,1]", [1e-9, 1], [0, 1.1]), ("[0,inf)", [0, 1e308], [-1]),
+                                                         ("[1,65535]", [1, 65535], [0, 65536])])  # fmt: skip
+def test_intervals(text, inside, outside):
+    interval = Interval(float, text)
+    assert all(value in interval for value in inside)
+    assert not any(value in interval for value in [*outside, float("nan"), float("inf"), True, None, "1"])
+
+
+def test_scripts_run_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("nonDistributed.py", "--dataset", "digits")
+    assert {path.suffix for path in tmp_path.iterdir()} == {".log", ".pt"}
+    assert not list(ROOT.glob("digits_*"))

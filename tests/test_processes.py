@@ -1,0 +1,196 @@
+"""Real processes: they end together, survive what they can, and let nobody in."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, train, weights_of
+
+from training.record import read_log
+
+LONG = ("--dataset", "digits", "--epochs", "500", "--seed", "1")
+
+
+class Run:
+    """A training script as a process of its own."""
+
+    def __init__(self, script: str, folder: Path, *arguments: object) -> None:
+        command = [sys.executable, str(ROOT / script), *LONG, "--subfolder", str(folder), *map(str, arguments)]
+        self.folder = folder
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def wait_until_training(self, updates: int = 20) -> list[int]:
+        """Return once the log tells of some updates; the processes of the workers, in their order."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and self.process.poll() is None:
+            logs = list(self.folder.glob("*_log.log"))
+            if logs and logs[0].read_bytes().count(b"  update ") > updates:
+                return self.children()
+            time.sleep(0.01)
+        raise AssertionError(f"no training: {self.process.poll()}")
+
+    def children(self) -> list[int]:
+        pid = self.process.pid
+        return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+    def end(self, timeout: float = 60) -> tuple[int, str, str]:
+        out, error = self.process.communicate(timeout=timeout)
+        return self.process.returncode, out, error
+
+
+@pytest.fixture
+def start(tmp_path):
+    runs = []
+
+    def start(script: str, *arguments: object) -> Run:
+        runs.append(Run(script, tmp_path, *arguments))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.process.kill()
+        run.process.wait()
+
+
+def wait_until_gone(pids: list[int], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "processes are left"
+        time.sleep(0.01)
+
+
+def partial_files(folder: Path) -> dict[str, Path]:
+    assert all("_partial" in path.name for path in folder.iterdir()), list(folder.iterdir())
+    return {path.stem.rpartition("_")[2]: path for path in folder.iterdir()}
+
+
+def test_async_goes_on_without_a_dead_worker(start, tmp_path):
+    run = start("dist_async.py", "--world_size", 4, "--epochs", 15, "--split_dataset")
+    workers = run.wait_until_training()
+    os.kill(workers[1], signal.SIGKILL)
+    code, _, error = run.end()
+    assert code == 0, error
+    assert "Worker_2 was lost (killed by SIGKILL): going on without it" in error
+    log = read_log(next(tmp_path.glob("*_log.log")))
+    assert (log.result["status"], log.result["lost_workers"]) == ("complete", ["Worker_2"])
+    of_workers = [len(log.updates.of_worker(worker)) for worker in (1, 2, 3)]
+    assert of_workers[0] == of_workers[2] == 15 * 15 > of_workers[1]
+    wait_until_gone(workers)
+
+
+def test_sync_ends_when_a_worker_dies(start, tmp_path):
+    run = start("dist_sync.py", "--world_size", 4)
+    workers = run.wait_until_training()
+    os.kill(workers[2], signal.SIGKILL)
+    code, _, error = run.end(timeout=10)
+    assert code == 1
+    assert "error: Worker_3 was lost (killed by SIGKILL)" in error.splitlines()[-1]
+    files = partial_files(tmp_path)
+    assert read_log(files["log"]).result["status"] == "partial"
+    assert len(torch.load(files["model"], weights_only=True)) == 10
+    wait_until_gone(workers)
+
+
+def test_async_ends_when_all_workers_die(start):
+    run = start("dist_async.py", "--world_size", 3)
+    for worker in run.wait_until_training():
+        os.kill(worker, signal.SIGKILL)
+    code, _, error = run.end(timeout=10)
+    assert code == 1 and "the last one" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize("script", ["dist_async.py", "dist_sync.py"])
+def test_workers_end_with_their_server(script, start, tmp_path):
+    run = start(script, "--world_size", 4)
+    workers = run.wait_until_training()
+    run.process.kill()
+    run.process.wait()
+    wait_until_gone(workers)
+    assert len(read_log(partial_files(tmp_path)["log"]).updates) >= 20
+
+
+@pytest.mark.parametrize("script", ["nonDistributed.py", "dist_async.py", "dist_sync.py"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_ends_everything(script, number, start, tmp_path):
+    run = start(script)
+    workers = run.wait_until_training()
+    run.process.send_signal(number)
+    code, _, error = run.end(timeout=10)
+    assert code == 130
+    assert error.splitlines()[-1] == f"{script}: error: interrupted"
+    wait_until_gone(workers)
+    files = partial_files(tmp_path)
+    assert read_log(files["log"]).result["reason"] == "KeyboardInterrupt"
+    assert torch.load(files["model"], weights_only=True)
+
+
+def test_interruption_on_the_virtual_clock(start, tmp_path):
+    run = start("dist_async.py", "--clock", "virtual", "--world_size", 101)
+    assert run.wait_until_training() == []
+    run.process.send_signal(signal.SIGINT)
+    assert run.end(timeout=10)[0] == 130
+    assert read_log(partial_files(tmp_path)["log"]).result["status"] == "partial"
+
+
+def listening_addresses(pids: list[int]) -> set[str]:
+    """The addresses (hexadecimal, as the kernel has them) that some processes listen on."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            target = os.readlink(link) if link.is_symlink() else ""
+            inodes |= {target[8:-1]} if target.startswith("socket:[") else set()
+    found = set()
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[9] in inodes and (fields[3] == "0A" or table.startswith("udp")):
+                found.add(fields[1].split(":")[0])
+    return found
+
+
+def test_a_local_run_listens_on_loopback_alone(start):
+    run = start("dist_async.py", "--world_size", 3)
+    workers = run.wait_until_training()
+    addresses = listening_addresses([run.process.pid, *workers])
+    assert addresses <= {"0100007F", "00000000000000000000000001000000"}
+    assert addresses, "RPC listens somewhere, or this test looks in the wrong place"
+
+
+def test_two_runs_of_one_name_do_not_meet(tmp_path):
+    """Both in one folder at once: each completes, and the files are those of one of them, whole."""
+    command = [sys.executable, str(ROOT / "dist_async.py"), "--dataset", "digits", "--seed", "1", "--subfolder",
+               str(tmp_path), "--world_size", "3"]  # fmt: skip
+    runs = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
+    for process in runs:
+        assert process.wait(timeout=90) == 0, process.stderr.read()
+        process.stderr.close()
+    assert len(list(tmp_path.iterdir())) == 2
+    assert read_log(next(tmp_path.glob("*.log"))).result["status"] == "complete"
+
+
+def test_more_processes_than_cores(tmp_path):
+    done = train("dist_async.py", tmp_path, "--world_size", 41, "--split_dataset", "--seed", 2)
+    assert len(read_log(done["log"]).updates) == 80
+
+
+def test_machines_meet_by_rank(tmp_path):
+    """Three ranks started one by one, the server last, train what three workers of one command train."""
+    port = 20000 + os.getpid() % 20000
+    command = [sys.executable, str(ROOT / "dist_sync.py"), "--dataset", "digits", "--lr", "0.05", "--momentum", "0.9",
+               "--seed", "1", "--split_dataset", "--master_port", str(port)]  # fmt: skip
+    ranks = [
+        subprocess.Popen([*command, "--rank", str(rank), "--subfolder", str(tmp_path / "ranks")],
+                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for rank in (2, 1, 0)
+    ]  # fmt: skip
+    for process in ranks:
+        _, error = process.communicate(timeout=90)
+        assert process.returncode == 0, error
+    one = train("dist_sync.py", tmp_path / "one", "--seed", 1, "--split_dataset")
+    together = {path.stem.rpartition("_")[2]: path for path in (tmp_path / "ranks").iterdir()}
+    assert weights_of(together) == weights_of(one)
