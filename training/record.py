@@ -16,6 +16,7 @@ import platform
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -306,7 +307,7 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
         clock = head["clock"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}, line 1: not the header of a log ({error})") from error
-    updates, gradients, validations, warnings, result, seconds = [], [], [], [], None, 0.0
+    updates, gradients, validations, warned, result, seconds = [], [], [], [], None, 0.0
     for number, line in enumerate(lines[1:], start=2):
         try:
             time, kind, *fields = line.split("  ")
@@ -320,7 +321,7 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
             elif kind == "validation":
                 validations.append(_own_validation(seconds, value, pairs))
             elif kind == "warning":
-                warnings.append("  ".join((value, *fields)))
+                warned.append("  ".join((value, *fields)))
             elif kind == "result":
                 result = json.loads("  ".join((value, *fields)))
             else:
@@ -336,7 +337,7 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
         all_updates,
         Events.from_rows(gradients) if config.mode == "sync" else all_updates,
         tuple(validations),
-        tuple(warnings),
+        tuple(warned),
         result["seconds"] if result else seconds,
         result,
     )
@@ -451,7 +452,9 @@ def read_model(path: str | Path, model: FlatModel) -> None:
     Raises DataError, which names the file, if it is no state dict or one of another network.
     """
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of file formats; what matters is an error below
+            state = torch.load(path, weights_only=True, map_location="cpu")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # torch.load raises whatever the bytes happen to trip over
