@@ -2,8 +2,8 @@
 
 Of a local run, the launching process is the parameter server, rank 0. It forks the workers before it does
 any threaded tensor work, so that they share its code and its data without a copy; they meet over a temporary
-file and talk over the loopback interface alone. With --rank, each process is started by hand, on any machine,
-and all meet at the master's address.
+file, talk over the loopback interface alone, and leave the tensors of their messages in shared memory. With
+--rank, each process is started by hand, on any machine, and all meet at the master's address.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 import torch.distributed.rpc as rpc
 
 from common import DataError, Samples, build_model
+from training.mailbox import Mailbox, OnTheWire
 from training.names import run_name
 from training.observer import Observer
 from training.plan import Plan, available_cores
@@ -36,6 +38,9 @@ EXIT_SECONDS = 10  # how long a process may take to end once the run is over
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+Mailboxes = Mapping[int, OnTheWire]  # worker → how its tensors travel
+
+
 class WorkerLost(DataError):
     """A worker died, and the run cannot go on without it."""
 
@@ -43,8 +48,9 @@ class WorkerLost(DataError):
 class Coordinator:
     """The server's end of the wire: takes pushes one at a time and answers each with the next model."""
 
-    def __init__(self, plan: Plan, server: AsyncServer | SyncServer, observer: Observer) -> None:
+    def __init__(self, plan: Plan, server: AsyncServer | SyncServer, observer: Observer, mailboxes: Mailboxes) -> None:
         self.plan = plan
+        self.mailboxes = mailboxes
         self.server = server
         self.observer = observer
         self.start = time.perf_counter()
@@ -65,14 +71,17 @@ class Coordinator:
             if plan[name] != value:
                 raise ValueError(f"Worker_{worker} was started with {name} {plan[name]}, the server with {value}")
         with self._lock:
-            return self.server.fetch(worker)
+            return self._snapshot_for(worker)
+
+    def _snapshot_for(self, worker: int) -> Snapshot:
+        return self.mailboxes[worker].post_snapshot(self.server.fetch(worker))
 
     def exchange(self, push: Push) -> torch.futures.Future:
         """Take one gradient; the future is the model to go on with, or None behind the worker's last gradient."""
         with self._lock:
             self._replies[push.worker] = reply = torch.futures.Future()
             try:
-                self._take(push)
+                self._take(self.mailboxes[push.worker].open_push(push))
             except BaseException as error:  # of the observer's: a full disk, say; it must reach the main thread
                 self.error = self.error or error
                 os.eventfd_write(self.done, 1)
@@ -87,7 +96,7 @@ class Coordinator:
         self.observer.update(self.seconds, update)
         for part in update.pushes:
             if part.step < self.plan.steps[part.worker]:
-                self._replies.pop(part.worker).set_result(self.server.fetch(part.worker))
+                self._replies.pop(part.worker).set_result(self._snapshot_for(part.worker))
             else:
                 self._leave(part.worker)
                 self._replies.pop(part.worker).set_result(None)
@@ -136,13 +145,15 @@ def train(plan: Plan, samples: Samples, server: AsyncServer | SyncServer, observ
     Raises WorkerLost, with the name of the worker, if the run cannot be completed.
     """
     if plan.config.rank is not None:
-        _serve(plan, server, observer, _master(plan), {})
+        mailboxes = dict.fromkeys(plan.steps, OnTheWire())
+        _serve(Coordinator(plan, server, observer, mailboxes), _master(plan), {})
         return
+    mailboxes = {worker: Mailbox(server.parameters, server.buffers) for worker in plan.steps}
     with tempfile.TemporaryDirectory(prefix="rendezvous-") as folder:
         rendezvous = f"file://{Path(folder) / 'store'}"
-        workers = _start_workers(plan, samples, rendezvous)
+        workers = _start_workers(plan, samples, rendezvous, mailboxes)
         try:
-            _serve(plan, server, observer, rendezvous, workers)
+            _serve(Coordinator(plan, server, observer, mailboxes), rendezvous, workers)
         finally:
             for process in workers.values():
                 process.kill()
@@ -159,13 +170,15 @@ def _master(plan: Plan) -> str:
     return f"tcp://{plan.config.master_addr}:{plan.config.master_port}"
 
 
-def _start_workers(plan: Plan, samples: Samples, rendezvous: str) -> dict[int, BaseProcess]:
+def _start_workers(plan: Plan, samples: Samples, rendezvous: str, mailboxes: Mailboxes) -> dict[int, BaseProcess]:
     context = multiprocessing.get_context("fork")
     sys.stdout.flush()
     sys.stderr.flush()
     workers = {
         number: context.Process(
-            target=_live, args=(plan, samples, number, rendezvous, os.getpid()), name=f"Worker_{number}"
+            target=_live,
+            args=(plan, samples, number, rendezvous, mailboxes[number], os.getpid()),
+            name=f"Worker_{number}",
         )
         for number in plan.steps
     }
@@ -174,15 +187,9 @@ def _start_workers(plan: Plan, samples: Samples, rendezvous: str) -> dict[int, B
     return workers
 
 
-def _serve(
-    plan: Plan,
-    server: AsyncServer | SyncServer,
-    observer: Observer,
-    rendezvous: str,
-    workers: dict[int, BaseProcess],
-) -> None:
+def _serve(coordinator: Coordinator, rendezvous: str, workers: dict[int, BaseProcess]) -> None:
     global _coordinator
-    _coordinator = coordinator = Coordinator(plan, server, observer)
+    _coordinator, plan = coordinator, coordinator.plan
     # Meeting blocks until everyone is there, and so happens aside: somebody may die on the way.
     met = os.eventfd(0)
     meeting = threading.Thread(target=lambda: (_meet(SERVER, 0, plan, rendezvous), os.eventfd_write(met, 1)))
@@ -194,6 +201,7 @@ def _serve(
         raise WorkerLost(f"Worker_{worker} was lost ({_how(workers[worker])}) before training started")
     meeting.join()
     os.close(met)
+    coordinator.start = time.perf_counter()
     together = False
     try:
         while coordinator.done not in (ready := wait_for_any([coordinator.done, *running])):
@@ -235,22 +243,22 @@ def _meet(name: str, rank: int, plan: Plan, rendezvous: str) -> None:
         rpc.init_rpc(name, rank=rank, world_size=plan.config.world_size, rpc_backend_options=options)
 
 
-def _live(plan: Plan, samples: Samples, number: int, rendezvous: str, parent: int) -> None:
+def _live(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: Mailbox, parent: int) -> None:
     """The life of a worker's process that the server forked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server tells its workers when to stop
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before this process could ask to be told
         os._exit(1)
-    _work(plan, samples, number, rendezvous)
+    _work(plan, samples, number, rendezvous, mailbox)
 
 
 def work(plan: Plan, samples: Samples) -> None:
     """Be the one worker that --rank names, for a server on some machine."""
-    _work(plan, samples, plan.config.rank, _master(plan))
+    _work(plan, samples, plan.config.rank, _master(plan), OnTheWire())
 
 
-def _work(plan: Plan, samples: Samples, number: int, rendezvous: str) -> None:
+def _work(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: OnTheWire) -> None:
     torch.set_num_threads(plan.threads_per_gradient)
     _meet(f"Worker_{number}", number, plan, rendezvous)
     together = False
@@ -259,9 +267,9 @@ def _work(plan: Plan, samples: Samples, number: int, rendezvous: str) -> None:
         model = build_model(plan.config.dataset, plan.config.alt_model)
         snapshot = rpc.rpc_sync(SERVER, _join, args=(number, _essence(plan)))
         while snapshot is not None:
-            push = worker.compute(snapshot, model, samples)
+            push = worker.compute(mailbox.open_snapshot(snapshot), model, samples)
             time.sleep(delays.next_ms() / 1000)
-            snapshot = rpc.rpc_sync(SERVER, _exchange, args=(push,))
+            snapshot = rpc.rpc_sync(SERVER, _exchange, args=(mailbox.post_push(push),))
         together = plan.config.rank is not None
     except RuntimeError as error:  # torch's word for a connection that broke
         raise DataError(f"Worker_{number} lost the server ({str(error).splitlines()[0]})") from error
