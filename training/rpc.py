@@ -6,7 +6,6 @@ file, talk over the loopback interface alone, and leave the tensors of their mes
 --rank, each process is started by hand, on any machine, and all meet at the master's address.
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -24,6 +23,7 @@ import torch
 import torch.distributed.rpc as rpc
 
 from common import DataError, Samples, build_model
+from interface.processes import obey
 from training.mailbox import Mailbox, OnTheWire
 from training.names import run_name
 from training.observer import Observer
@@ -35,7 +35,6 @@ SERVER = "server"
 TIMEOUT_SECONDS = 20 * 24 * 3600  # of any call; torch counts it in 31 bits of milliseconds
 SERVER_THREADS = 4  # that take pushes; they only wait for one another
 EXIT_SECONDS = 10  # how long a process may take to end once the run is over
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 Mailboxes = Mapping[int, OnTheWire]  # worker → how its tensors travel
@@ -245,11 +244,7 @@ def _meet(name: str, rank: int, plan: Plan, rendezvous: str) -> None:
 
 def _live(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: Mailbox, parent: int) -> None:
     """The life of a worker's process that the server forked."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server tells its workers when to stop
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before this process could ask to be told
-        os._exit(1)
+    obey(parent)
     _work(plan, samples, number, rendezvous, mailbox)
 
 

@@ -1,0 +1,99 @@
+"""The picture of a grid search: heat maps of the mean accuracy over learning rate and batch size."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from analysis.cross_validation import Grid, Result, Settings
+
+COLOURS = colormaps["cividis"]  # reads the same with any colour vision, and in grey
+DIVERGED_COLOUR, BEST_COLOUR = "0.85", "#d62728"
+CELL = (0.62, 0.42)  # width and height, inches
+DOTS_PER_INCH = 150
+
+
+def draw_grid(path: Path, settings: Settings, grid: Grid, ranking: list[Result]) -> None:
+    """Write a PNG with one heat map a momentum (rows) and number of epochs (columns).
+
+    ranking: the results of the grid, best first. Cells hold mean ± standard deviation of the accuracy in percent;
+    the best of all is framed, and grey ones diverged. Raises OSError where the file cannot be written.
+    """
+    rows, columns = len(grid.momentums), len(grid.epochs)
+    width = max(5.0, 1.9 + columns * (0.15 + CELL[0] * len(grid.batch_sizes)))
+    height = max(2.8, 1.3 + rows * (0.25 + CELL[1] * len(grid.learning_rates)))
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    scale = colour_scale(ranking)
+    for result in ranking:
+        configuration = result.configuration
+        panel = panels[grid.momentums.index(configuration.momentum), grid.epochs.index(result.epochs)]
+        place = grid.batch_sizes.index(configuration.batch_size), grid.learning_rates.index(configuration.learning_rate)
+        draw_cell(panel, place, result, scale)
+        if result is ranking[0] and result.converged:
+            frame(panel, place)
+    label(panels, settings, grid)
+    figure.suptitle(
+        f"{settings.dataset}, {settings.network}, {settings.optimizer}: accuracy in percent, mean ± standard deviation "
+        f"over {settings.folds} folds of {settings.samples:,} samples",
+        fontsize="medium",
+        wrap=True,
+    )
+    bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=panels, extend="min", aspect=5 * (height - 1.3), pad=0.02)
+    bar.set_label("mean accuracy, %")
+    save(figure, path)
+
+
+def colour_scale(ranking: list[Result]) -> Normalize:
+    """From the lower quartile to the best: what fails badly must not hide what tells good from better."""
+    accuracies = [result.accuracy.mean for result in ranking if result.converged] or [0.0, 100.0]
+    return Normalize(np.quantile(accuracies, 0.25), max(accuracies))
+
+
+def draw_cell(panel: Axes, place: tuple[int, int], result: Result, scale: Normalize) -> None:
+    """Colour and text of one result at (batch size, learning rate), counted from the lower left."""
+    x, y = place
+    mean, deviation = result.accuracy.mean, result.accuracy.deviation
+    colour = COLOURS(scale(mean)) if result.converged else DIVERGED_COLOUR
+    panel.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.5))
+    dark = result.converged and scale(mean) < 0.5
+    about = f"± {deviation:.1f}" if result.converged else "diverged"
+    for text, shift, size in ((f"{mean:.1f}", 0.15, 9), (about, -0.23, 6.5)):
+        panel.text(x, y + shift, text, size=size, ha="center", va="center", color="white" if dark else "black")
+
+
+def frame(panel: Axes, place: tuple[int, int]) -> None:
+    """Mark the best cell."""
+    x, y = place
+    edge = {"edgecolor": BEST_COLOUR, "linewidth": 2.5, "zorder": 3, "clip_on": False}
+    panel.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, **edge))
+
+
+def label(panels: np.ndarray, settings: Settings, grid: Grid) -> None:
+    """Axes, ticks and the titles of rows and columns; panels: Axes (momentums, epochs)."""
+    for panel in panels.flat:
+        panel.set(xlim=(-0.5, len(grid.batch_sizes) - 0.5), ylim=(-0.5, len(grid.learning_rates) - 0.5))
+        panel.set_xticks(range(len(grid.batch_sizes)), map(str, grid.batch_sizes))
+        panel.set_yticks(range(len(grid.learning_rates)), map(str, grid.learning_rates))
+        panel.tick_params(length=0)
+        panel.spines[:].set_visible(False)
+    for panel, epochs in zip(panels[0], grid.epochs, strict=True):
+        panel.set_title(f"{epochs} epoch{'s' if epochs > 1 else ''}", fontsize="medium")
+    for panel in panels[-1]:
+        panel.set_xlabel("batch size")
+    for panel, momentum in zip(panels[:, 0], grid.momentums, strict=True):
+        title = f"momentum {momentum}\n" if settings.optimizer == "SGD" else ""
+        panel.set_ylabel(f"{title}learning rate")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG beside its final name, and rename it when it is whole."""
+    partial = path.with_name(f"{path.stem}_partial{os.getpid()}{path.suffix}")
+    figure.savefig(partial)
+    partial.replace(path)
