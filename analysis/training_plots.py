@@ -1,0 +1,283 @@
+"""Figures of one run's record: how training went, and how it generalised. Never trains, never evaluates."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from training.record import Events, RunLog
+
+DPI = 150
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # legible on white, to all eyes
+BLUE, VERMILLION = "#0072B2", "#D55E00"
+TITLE_WIDTH = 125  # characters that fit beside one another over a figure
+LONGEST_MEAN = 1000  # mini-batches
+CROWD = 3000  # events that only small points keep apart
+EXPLODED = 100  # times its first value: beyond that only a logarithmic axis shows the rest
+
+
+def training_figure(log: RunLog, title: str) -> Figure:
+    """Loss, weight norm, cumulative updates and staleness of a run against time, each worker in its own colour.
+
+    title: lines of text, the first of which is the headline.
+    """
+    figure = Figure(figsize=(12, 8.5), dpi=DPI, layout="constrained")
+    axes = figure.subplot_mosaic(
+        [["loss", "norm", "norm"], ["updates", "staleness", "distribution"]], width_ratios=(10, 7.5, 2.5)
+    )
+    colors = worker_colors(log.config.workers)
+    draw_loss(axes["loss"], log, colors)
+    draw_weight_norm(axes["norm"], log, colors)
+    draw_cumulative_updates(axes["updates"], log, colors)
+    draw_staleness(axes["staleness"], log, colors)
+    draw_staleness_distribution(axes["distribution"], axes["staleness"], log.updates, colors)
+    diverged = first_non_finite(log.updates)
+    for panel in ("loss", "norm", "updates", "staleness"):
+        axes[panel].set_xlabel(f"{log.clock}-clock time (s)")
+        axes[panel].set_xlim(0, 1.02 * log.seconds or 1)
+        if diverged is not None:
+            axes[panel].axvline(log.updates.seconds[diverged], color="black", linestyle=":", linewidth=1, zorder=0)
+    write_worker_key(figure, list(axes.values()), colors)
+    write_title(figure, f"{title}\n{divergence(log)}{'' if diverged is None else ' (dotted line)'}")
+    return figure
+
+
+def validation_figure(log: RunLog, title: str) -> Figure:
+    """Loss and accuracy of the training and the validation samples at the end of each epoch, of a log that has some.
+
+    The early-stopping epoch, that of the lowest validation loss, is marked. title: as in `training_figure`.
+    """
+    figure = Figure(figsize=(12, 5.2), dpi=DPI, layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    epochs = [validation.epoch for validation in log.validations]
+    best = early_stopping(log)
+    for axes, quantity, label in (
+        (loss, "loss", "mean negative log-likelihood"),
+        (accuracy, "accuracy", "accuracy (%)"),
+    ):
+        for part, name, style in (("train", "training", {"color": BLUE, "marker": "o"}),
+                                  ("val", "validation", {"color": VERMILLION, "marker": "s"})):  # fmt: skip
+            values = np.array([getattr(validation, f"{part}_{quantity}") for validation in log.validations])
+            axes.plot(epochs, np.where(np.isfinite(values), values, np.nan), label=name, **style)
+        if best is not None:
+            style = {"color": "black", "linestyle": "--", "linewidth": 1, "zorder": 0}
+            axes.axvline(epochs[best], label=describe_best(log, best), **style)
+        axes.set(xlabel="pseudo epoch" if log.config.mode == "async" else "epoch", ylabel=label)
+        axes.set_xlim(epochs[0] - 0.3, epochs[-1] + 0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        head(axes, quantity.capitalize())
+    scale_to(loss, np.array([[validation.train_loss, validation.val_loss] for validation in log.validations]).ravel())
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    write_title(figure, f"{title}\n{divergence(log)}")
+    return figure
+
+
+def describe_best(log: RunLog, best: int) -> str:
+    """The epoch at which early stopping would have ended, with its scores."""
+    at = log.validations[best]
+    scores = f"validation loss {at.val_loss:.4f}, accuracy {at.val_accuracy:.2f} %"
+    return f"early stopping: after epoch {at.epoch} ({scores})"
+
+
+def early_stopping(log: RunLog) -> int | None:
+    """The position in `log.validations` of the lowest validation loss; None without a finite one."""
+    losses = np.array([validation.val_loss for validation in log.validations])
+    finite = np.isfinite(losses)
+    return int(np.where(finite, losses, np.inf).argmin()) if finite.any() else None
+
+
+def divergence(log: RunLog) -> str:
+    """A line about where a run diverged; empty if it did not."""
+    position = first_non_finite(log.updates)
+    return "" if position is None else f"no convergence: loss or weights not finite from update {position + 1} on"
+
+
+def first_non_finite(updates: Events) -> int | None:
+    """The position of the first update whose loss or weight norm is NaN or infinite."""
+    (positions,) = np.nonzero(~(np.isfinite(updates.loss) & np.isfinite(updates.weight_norm)))
+    return int(positions[0]) if len(positions) else None
+
+
+# ----------------------------------------------------------------------------------------------------
+# Panels
+# ----------------------------------------------------------------------------------------------------
+
+
+def draw_loss(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
+    """Every mini-batch faint, a running mean on top; synchronous and of many workers, the mean over workers as well."""
+    workers, sync = log.config.workers, log.config.mode == "sync"
+    window = min(max(1, len(log.gradients) // (25 * workers)), LONGEST_MEAN)
+    for events, color in by_worker(log.gradients, colors):
+        curve(axes, events, events.loss, color=color, alpha=2 / (4 + workers), linewidth=0.6)
+    for events, color in by_worker(log.gradients, colors):
+        mean = running_mean(events.loss, window)
+        curve(axes, events, mean, color=color, linewidth=0.9 if many(colors) else 1.4)
+    if np.isnan(log.gradients.loss).all():  # the published study logged the mean of a synchronous update alone
+        curve(axes, log.updates, log.updates.loss, color="black", alpha=0.4, linewidth=0.6)
+    if sync or many(colors):
+        mean = running_mean(log.updates.loss, window if sync else min(window * workers, LONGEST_MEAN))
+        curve(axes, log.updates, mean, color="black", linewidth=1.2, label="mean over workers")
+        axes.legend(frameon=False)
+    axes.set_ylabel("mini-batch loss (negative log-likelihood)")
+    scale_to(axes, log.updates.loss)
+    head(axes, "Training loss", f"line: mean of {window} mini-batches, faint: each" if window > 1 else "")
+
+
+def draw_weight_norm(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
+    """The one norm of the global model, each value in the colour of the worker whose update led to it."""
+    updates = log.updates
+    curve(axes, updates, updates.weight_norm, color="0.7", linewidth=0.8)
+    scatter(axes, updates, updates.weight_norm, colors)
+    axes.set_ylabel("Euclidean norm of the weights")
+    scale_to(axes, updates.weight_norm)
+    head(axes, "Weight norm", "each point by the worker that updated" if log.config.mode == "async" else "")
+
+
+def draw_cumulative_updates(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
+    """How many gradients of each worker the server has taken."""
+    widths = np.full(len(colors), 1.2) if many(colors) else np.linspace(1.2, 2.6, len(colors))[::-1]
+    for width, (events, color) in zip(widths, by_worker(log.gradients, colors), strict=False):
+        # Thinner and thinner, so that workers in step stay visible under one another.
+        curve(axes, events, np.arange(1, len(events) + 1), color=color, linewidth=width)
+    sync = log.config.mode == "sync"
+    axes.set_ylabel("gradients handed in by the worker" if sync else "updates by the worker")
+    axes.set_ylim(bottom=0)
+    rate = f", {len(log.updates) / log.seconds:.1f}/s" if log.seconds > 0 else ""
+    head(axes, "Cumulative gradients" if sync else "Cumulative updates", f"{len(log.updates)} updates in all{rate}")
+
+
+def draw_staleness(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
+    """Staleness of every update, in the colour of its worker."""
+    scatter(axes, log.updates, log.updates.staleness, colors)
+    axes.set_ylabel("updates between fetch and push")
+    top = max(4, log.updates.staleness.max(initial=0))
+    axes.set_ylim(-0.5 - 0.02 * top, 0.5 + 1.04 * top)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    inferred = log.header is None and log.config.mode == "async"
+    head(axes, "Staleness", "inferred from the log's order" if inferred else "")
+
+
+def draw_staleness_distribution(axes: Axes, beside: Axes, updates: Events, colors: np.ndarray) -> None:
+    """How often each staleness occurred, in percent of all updates, stacked by worker, beside its course."""
+    axes.sharey(beside)
+    axes.tick_params(labelleft=False)
+    axes.set_xlabel("updates (%)")
+    head(axes, "", f"mean {updates.staleness.mean():.2f}" if len(updates) else "")
+    width = 1 + updates.staleness.max(initial=0) // 60  # a bar is at most so many values high
+    left = np.zeros(updates.staleness.max(initial=0) // width + 1)
+    centers = np.arange(len(left)) * width + (width - 1) / 2
+    for events, color in by_worker(updates, colors):
+        share = 100 * np.bincount(events.staleness // width, minlength=len(left)) / len(updates)
+        axes.barh(centers, share, 0.8 * width, left, color=color)
+        left += share
+
+
+# ----------------------------------------------------------------------------------------------------
+# What panels share
+# ----------------------------------------------------------------------------------------------------
+
+
+def worker_colors(workers: int) -> np.ndarray:
+    """(workers, 4) RGBA: Okabe and Ito's for a few workers, viridis without its palest end for many."""
+    if workers <= len(OKABE_ITO):
+        return ListedColormap(OKABE_ITO)(range(workers))
+    return colormaps["viridis"](np.linspace(0, 0.93, workers))
+
+
+def many(colors: np.ndarray) -> bool:
+    """Whether there are too many workers to tell them apart by name."""
+    return len(colors) > len(OKABE_ITO)
+
+
+def color_of(worker: np.ndarray | int, colors: np.ndarray) -> np.ndarray:
+    """The colour of each worker 1…N; black for 0, all together."""
+    return np.vstack(([0, 0, 0, 1], colors))[worker]
+
+
+def by_worker(events: Events, colors: np.ndarray) -> list[tuple[Events, np.ndarray]]:
+    """The events of each worker that has some, with its colour."""
+    return [(events.of_worker(worker), color_of(worker, colors)) for worker in np.unique(events.worker)]
+
+
+def curve(axes: Axes, events: Events, values: np.ndarray, **style: Any) -> None:
+    """A line through the events; a point where there is but one."""
+    axes.plot(events.seconds, values, marker="." if len(events) == 1 else "", **style)
+
+
+def scatter(axes: Axes, events: Events, values: np.ndarray, colors: np.ndarray) -> None:
+    """One point an event, in the order of time, so that no worker hides the others."""
+    size = 9 if len(events) < CROWD else 3  # square points
+    axes.scatter(events.seconds, values, s=size, c=color_of(events.worker, colors), linewidths=0, alpha=0.8, zorder=3)
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """(n,): centred means over `window` values, those that are finite; NaN where the value itself is not."""
+    if len(values) == 0:
+        return values
+    finite = np.isfinite(values)
+    kernel = np.ones(min(window, len(values)))  # no cumulative sums: they would smear the digits of a spike
+    sums, counts = (np.convolve(part, kernel, "same") for part in (np.where(finite, values, 0), finite))
+    return np.where(finite, sums / np.maximum(counts, 1), np.nan)
+
+
+def scale_to(axes: Axes, values: np.ndarray) -> None:
+    """A logarithmic axis for values that explode; a word where there is nothing to see."""
+    finite = values[np.isfinite(values)]
+    if len(finite) == 0:
+        axes.set_yticks([])
+        say(axes, "no finite values" if len(values) else "no updates")
+    elif finite.max() > EXPLODED * finite[0] > 0:
+        axes.set_yscale("log")
+
+
+def head(axes: Axes, left: str, right: str = "") -> None:
+    """The panel's name, and a remark in its other corner."""
+    axes.set_title(left, loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(right, loc="right", fontsize=9, color="0.35")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def say(axes: Axes, text: str) -> None:
+    """Words in the middle of an empty panel."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35")
+
+
+def write_worker_key(figure: Figure, axes: Sequence[Axes], colors: np.ndarray) -> None:
+    """Which colour is which worker: a legend for a few, a bar for many, nothing for one."""
+    if many(colors):
+        bounds = np.arange(len(colors) + 1) + 0.5
+        mappable = ScalarMappable(BoundaryNorm(bounds, len(colors)), ListedColormap(colors))
+        bar = figure.colorbar(mappable, ax=axes, location="right", aspect=50, pad=0.02, label="worker")
+        bar.ax.yaxis.set_major_locator(MaxNLocator(11, integer=True))
+        bar.ax.minorticks_off()
+    elif len(colors) > 1:
+        handles = [Line2D([], [], color=color, linewidth=3, label=f"Worker {worker}")
+                   for worker, color in enumerate(colors, start=1)]  # fmt: skip
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+
+
+def write_title(figure: Figure, title: str) -> None:
+    """A bold headline and the lines under it, in a band of their own above the panels."""
+    headline, *lines = title.split("\n")
+    wrapped = [part for line in lines for part in wrap_evenly(line)]
+    height = figure.get_figheight()  # inches
+    figure.text(0.5, 1 - 0.12 / height, headline, ha="center", va="top", fontsize=14, fontweight="bold")
+    figure.text(0.5, 1 - 0.44 / height, "\n".join(wrapped), ha="center", va="top", fontsize=10, linespacing=1.35)
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - (0.55 + 0.19 * len(wrapped)) / height), w_pad=0.08, h_pad=0.06)
+
+
+def wrap_evenly(line: str) -> list[str]:
+    """A long list broken behind commas, into lines of about the same length."""
+    lines = -(-len(line) // TITLE_WIDTH)
+    glued = line.replace(" ", "\xa0").replace(",\xa0", ", ")
+    return textwrap.wrap(glued, len(line) // max(lines, 1) + 15)
