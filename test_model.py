@@ -9,10 +9,7 @@ the virtual clock, or (replay) the times in the log that was replayed.
 """
 
 import argparse
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,6 +19,7 @@ from tqdm import tqdm
 from analysis.evaluate import BATCH_SIZE, predict, score
 from common import DataError, FlatModel, Samples, build_model, load_dataset, network_name
 from interface.command_line import ArgumentParser, Interval, run_script
+from interface.files import written_whole
 from training.names import base_of, parse_run_name, run_name
 from training.options import RunConfig
 from training.record import RunLog, Score, read_log, read_model
@@ -228,17 +226,6 @@ def draw(log: RunLog, title: str, base: Path, report: Report) -> None:
         with written_whole(path) as unfinished:
             figure.savefig(unfinished)
         report.tell(f"Written: {path}")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which is renamed to `path` once it is whole."""
-    unfinished = path.with_name(f"{path.stem}_partial{os.getpid()}{path.suffix}")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The picture of a grid search: heat maps of the mean accuracy over learning rate and batch size."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from analysis.cross_validation import Grid, Result, Settings
+from interface.files import written_whole
 
 COLOURS = colormaps["cividis"]  # reads the same with any colour vision, and in grey
 DIVERGED_COLOUR, BEST_COLOUR = "0.85", "#d62728"
@@ -47,7 +47,8 @@ def draw_grid(path: Path, settings: Settings, grid: Grid, ranking: list[Result])
     )
     bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=panels, extend="min", aspect=5 * (height - 1.3), pad=0.02)
     bar.set_label("mean accuracy, %")
-    save(figure, path)
+    with written_whole(path) as unfinished:
+        figure.savefig(unfinished)
 
 
 def colour_scale(ranking: list[Result]) -> Normalize:
@@ -90,10 +91,3 @@ def label(panels: np.ndarray, settings: Settings, grid: Grid) -> None:
     for panel, momentum in zip(panels[:, 0], grid.momentums, strict=True):
         title = f"momentum {momentum}\n" if settings.optimizer == "SGD" else ""
         panel.set_ylabel(f"{title}learning rate")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG beside its final name, and rename it when it is whole."""
-    partial = path.with_name(f"{path.stem}_partial{os.getpid()}{path.suffix}")
-    figure.savefig(partial)
-    partial.replace(path)

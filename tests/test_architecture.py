@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT
 
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")} - {"common"}

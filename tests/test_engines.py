@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import run, train, weights_of
 
 import common
+from conftest import run, train, weights_of
 from training.options import RunConfig
 from training.plan import make_plan
 from training.protocol import Snapshot

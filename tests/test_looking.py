@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, PUBLISHED, ROOT, needs_data, needs_published, run, train
 from matplotlib.image import imread
 
 import dist_sync
@@ -31,6 +30,7 @@ from analysis.training_plots import (
     worker_colors,
 )
 from common import Samples, build_model, load_dataset
+from conftest import DATA, PUBLISHED, ROOT, needs_data, needs_published, run, train
 from interface.command_line import run_script
 from training.record import read_log
 

@@ -4,8 +4,8 @@ import importlib
 import re
 
 import pytest
-from conftest import ROOT, run
 
+from conftest import ROOT, run
 from interface.command_line import Interval, run_script
 from training.options import RunConfig, make_parser
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, train, weights_of
 
+from conftest import ROOT, train, weights_of
 from training.record import read_log
 
 LONG = ("--dataset", "digits", "--epochs", "500", "--seed", "1")

@@ -7,10 +7,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import PUBLISHED, needs_published, train
 
 import common
 from common import DataError
+from conftest import PUBLISHED, needs_published, train
 from training.record import read_log, read_model, read_weights
 
 
@@ -98,6 +98,8 @@ def bad_logs(text: str) -> dict[str, str]:
         "a header of an impossible run": json.dumps(header | {"config": header["config"] | {"lr": -1}}) + "\n",
         "prose within": "".join([*lines[:9], "and then\n", *lines[9:]]),
         "a line without a loss": "".join([*lines[:5], lines[5].replace("loss", "gain"), *lines[6:]]),
+        "a result without its time": "".join([*lines[:-1], '0.1 s  result {"status": "complete"}\n']),
+        "a result that is none": "".join([*lines[:-1], "0.1 s  result 7\n"]),
         "a number that is none": "".join([*lines[:5], lines[5].replace("fetched ", "fetched x"), *lines[6:]]),
     }
 

@@ -324,9 +324,10 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
                 warned.append("  ".join((value, *fields)))
             elif kind == "result":
                 result = json.loads("  ".join((value, *fields)))
+                seconds = float(result["seconds"])
             else:
                 raise ValueError(f"unknown kind {kind!r}")
-        except (ValueError, KeyError, IndexError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}, line {number}: not a line of a log ({error})") from error
     all_updates = Events.from_rows(updates)
     return RunLog(
@@ -338,7 +339,7 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
         Events.from_rows(gradients) if config.mode == "sync" else all_updates,
         tuple(validations),
         tuple(warned),
-        result["seconds"] if result else seconds,
+        seconds,
         result,
     )
 
