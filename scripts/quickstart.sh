@@ -9,11 +9,11 @@ cd "$ROOT"
 prepare_environment requirements.txt
 
 results=quickstart
-run=digits_async_4_100_005_09_32_6_SGD_spe3_val_split_dataset
+run=digits_async_4_100_002_05_32_20_SGD_spe1_val_split_dataset
 
 say "Training on the digits with three asynchronous workers"
-python dist_async.py --dataset digits --world_size 4 --split_dataset --lr 0.05 --momentum 0.9 --epochs 6 \
-  --seed --val --saves_per_epoch 3 --subfolder "$results"
+python dist_async.py --dataset digits --world_size 4 --split_dataset --lr 0.02 --momentum 0.5 --epochs 20 \
+  --seed --val --saves_per_epoch 1 --subfolder "$results"
 
 say "Testing the model"
 python test_model.py "$results/${run}_model.pt" "$results/${run}_log.log" \
