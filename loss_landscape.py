@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Draw the test loss around the trajectory of a run, in the plane of its two first principal components.
+
+python3 loss_landscape.py runs/{base}_model.pt runs/{base}_weights.npy --subfolder plots
+"""
+
+from pathlib import Path
+
+from analysis.landscape import Files, Settings, Source, add_flags, prepare
+from interface.command_line import ArgumentParser, run_script
+from training.names import base_of, parse_run_name
+
+
+def main() -> None:
+    parser = ArgumentParser(__doc__)
+    add_flags(parser, grid_size=25)
+    parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="the run's saved weights, {base}_weights.npy")
+    arguments = parser.parse_args()
+
+    base = base_of(arguments.weights)
+    model = Source(arguments.model, parse_run_name(base_of(arguments.model)))
+    weights = Source(arguments.weights, parse_run_name(base))
+    survey, evaluation = prepare(model, [weights], ["trajectory"], Settings.of(arguments))
+
+    files = Files.within(arguments.subfolder, f"{base}_loss_landscape")
+    landscape = survey.measure(evaluation, files.unfinished)
+    landscape.save(files.numbers)
+    print(landscape.report())
+
+    from analysis.landscape_plots import draw
+
+    for path in (files.numbers, *draw(landscape, files.stem, shared_plotly=arguments.shared_plotly)):
+        print(f"  {path}")
+    files.unfinished.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    run_script(main)

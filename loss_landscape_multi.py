@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Draw the test loss around the trajectories of several runs, in the plane of their two first principal components.
+
+python3 loss_landscape_multi.py runs/{base}_model.pt runs/*_weights.npy --subfolder plots
+"""
+
+import argparse
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from analysis.landscape import Files, Landscape, Settings, Source, add_flags, prepare
+from interface.command_line import ArgumentParser, run_script
+from training.names import base_of, parse_run_name
+from training.options import RunConfig
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    bases = [base_of(path) for path in arguments.weights]
+    model = Source(arguments.model, parse_run_name(base_of(arguments.model)))
+    weights = [Source(path, parse_run_name(base)) for path, base in zip(arguments.weights, bases, strict=True)]
+    labels = arguments.labels or default_labels(weights)
+    if len(labels) != len(weights):
+        raise ValueError(f"--labels names {len(labels)} runs, but there are {len(weights)}: give one label for each")
+    survey, evaluation = prepare(model, weights, labels, Settings.of(arguments))
+
+    files = Files.within(arguments.subfolder, f"{arguments.name or shared_name(bases)}_loss_landscape_multi")
+    if arguments.grid_losses:
+        landscape = Landscape.load(arguments.grid_losses, survey)
+    else:
+        landscape = survey.measure(evaluation, files.unfinished)
+    if not arguments.no_grid_save:
+        landscape.save(files.numbers)
+        print(f"  {files.numbers}")
+    print(landscape.report())
+
+    from analysis.landscape_plots import draw
+
+    for path in draw(landscape, files.stem, shared_plotly=arguments.shared_plotly):
+        print(f"  {path}")
+    files.unfinished.unlink(missing_ok=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; ends the process with exit code 2 if it is not valid."""
+    parser = ArgumentParser(__doc__)
+    add_flags(parser, grid_size=50)
+    parser.add_argument("weights", metavar="WEIGHTS", type=Path, nargs="+", help="saved weights, {base}_weights.npy")
+    parser.add_argument("--labels", metavar="L", nargs="+", help="names of the runs; without it, what tells them apart")
+    parser.add_argument("--name", help="what the outputs' names start with; without it, what the runs' names share")
+    parser.add_argument(
+        "--grid_losses", metavar="FILE", type=Path, help="take all losses from this ..._numbers.npz of the same runs"
+    )
+    parser.add_argument("--no_grid_save", action="store_true", help="do not keep the numbers")
+    arguments = parser.parse_args()
+    if arguments.grid_losses and not arguments.grid_losses.is_file():
+        parser.error(f"--grid_losses {arguments.grid_losses} is not valid: there is no such file")
+    if arguments.name is not None and arguments.name != Path(arguments.name).name:
+        parser.error(
+            f"--name {arguments.name!r} is not valid: give the start of a file's name; its folder is --subfolder"
+        )
+    return arguments
+
+
+def shared_name(bases: Sequence[str]) -> str:
+    """The parts that the names of all runs share, in their order."""
+    shared = bases[0].split("_")
+    for base in bases[1:]:
+        matches = SequenceMatcher(None, shared, base.split("_"), autojunk=False).get_matching_blocks()
+        shared = [part for match in matches for part in shared[match.a : match.a + match.size]]
+    return "_".join(shared)
+
+
+def default_labels(weights: Sequence[Source]) -> list[str]:
+    """What tells each run from the others by its name, in words; by its folder where the names do not."""
+    settings = list(zip(*(in_words(source.config) for source in weights), strict=True))
+    different = [words for words in settings if len(set(words)) > 1]
+    labels = [", ".join(words[run] for words in different if words[run]) for run in range(len(weights))]
+    return [
+        label if labels.count(label) == 1 and label else f"{label or 'run'} in {source.path.resolve().parent.name}"
+        for label, source in zip(labels, weights, strict=True)
+    ]
+
+
+def in_words(config: RunConfig) -> list[str]:
+    """What the name of a run tells, always in the same order; empty where it does not apply."""
+    return [
+        {"classic": "non-distributed", "sync": "synchronous", "async": "asynchronous"}[config.mode],
+        f"world size {config.world_size}" if config.mode != "classic" else "",
+        f"{100 * config.train_split:g} % of the data",
+        f"learning rate {config.lr:g}",
+        "Adam" if config.alr else "SGD",
+        f"momentum {config.momentum:g}",
+        f"batch size {config.batch_size}",
+        f"{config.epochs} epochs",
+        f"{config.lrs.replace('_', ' ')} learning rate" if config.lrs else "constant learning rate",
+        f"{config.saves_per_epoch} saves an epoch",
+        "with validation" if config.val else "without validation",
+        "no split" if config.partition == "none" else config.partition.replace("_", " "),
+        "delay" if config.delay else "no delay",
+        "slow worker 1" if config.slow_worker_1 else "no slow worker",
+        f"{config.delay_intensity} delay" if config.delay_intensity else "",
+        f"{config.delay_type} delay" if config.delay_type else "",
+        f"mean delay {config.delay_ms:g} ms" if config.delay_ms else "",
+        "compensation" if config.compensation else "no compensation",
+        f"{config.compensation_mode} compensation" if config.compensation else "",
+        f"lambda {config.compensation_lambda:g}" if config.compensation else "",
+        f"{config.clock} clock" if config.mode != "classic" else "",
+        f"{config.compute_ms:g} ms a gradient" if config.compute_ms else "",
+        "default seed" if config.seed is None else f"seed {config.seed}",
+    ]
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,590 @@
+"""Loss landscapes: exact on a planted loss, resumed after a kill, honest about what they cannot use."""
+
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import loss_landscape
+import loss_landscape_multi
+from analysis.evaluate import evaluate
+from analysis.landscape import (
+    Evaluation,
+    Landscape,
+    Plane,
+    Run,
+    Settings,
+    Source,
+    StridedMaxPooling,
+    Survey,
+    evaluation_of,
+    read_run,
+    saved_epochs,
+)
+from analysis.landscape_plots import contour_figure, draw, log_ticks, surface_figure
+from common import DataError, Dataset, Samples, build_model, load_dataset
+from conftest import PUBLISHED, ROOT, needs_published, run, train
+from interface.command_line import run_script
+from training.names import base_of, parse_run_name
+
+ABOUT = {"network": "a function", "data": "nothing"}
+QUICK = ("--grid_size", 4, "--test_samples", 40)
+
+
+def settings(**changes: object) -> Settings:
+    return Settings(
+        **{"grid_size": 9, "batch_size": 50, "margin": 0.25, "test_samples": None, "data_dir": ROOT} | changes
+    )
+
+
+def planted(coordinates: list[tuple[float, float]], columns: int = 7) -> tuple[Run, np.ndarray]:
+    """A run that never leaves a plane at random in space, and that plane's orthonormal directions (2, P)."""
+    directions = np.linalg.qr(np.random.default_rng(1).normal(size=(columns, 2)))[0].T
+    rows = np.arange(columns) + np.array(coordinates) @ directions
+    return Run("planted", rows, np.arange(len(rows)) / 2), directions
+
+
+def survey_of(runs: list[Run], model: Run | None = None, **changes: object) -> Survey:
+    return Survey.around(runs, model, settings(**changes), ABOUT)
+
+
+def measure(survey: Survey, loss: Callable, folder: Path) -> Landscape:
+    return survey.measure(Evaluation((loss, loss), survey.about), folder / "unfinished.npz")
+
+
+def call(script: object, *arguments: object) -> int:
+    """Run a script's main in this process, as its last lines do; returns the exit code."""
+    before = sys.argv
+    sys.argv = [f"{script.__name__}.py", *map(str, arguments)]
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as exit:
+            run_script(script.main)
+    finally:
+        sys.argv = before
+        signal.signal(signal.SIGTERM, handler)
+    return exit.value.code
+
+
+# ----------------------------------------------------------------------------------------------------
+# Plane, grid, evaluation
+# ----------------------------------------------------------------------------------------------------
+
+UNEQUAL = [(-6.0, 0.5), (-2.0, -0.25), (1.0, -0.75), (3.0, 0.0), (4.0, 0.5)]  # 10 wide, 1.25 high
+
+
+def test_a_planted_quadratic_is_found_exactly(tmp_path):
+    saved, directions = planted(UNEQUAL)
+    curvature, minimum = np.linspace(1, 2, 7), np.arange(7) + 2 * directions[0] - directions[1]
+
+    def quadratic(parameters: np.ndarray) -> float:
+        return float(curvature @ (parameters - minimum) ** 2)
+
+    landscape = measure(survey_of([saved]), quadratic, tmp_path)
+    plane = landscape.plane
+    np.testing.assert_allclose(
+        np.abs(plane.directions @ directions.T @ directions), np.abs(plane.directions), atol=1e-12
+    )
+    np.testing.assert_allclose(plane.directions @ plane.directions.T, np.eye(2), atol=1e-12)
+    variances = np.linalg.eigvalsh(np.cov(np.array(UNEQUAL).T))[::-1]
+    np.testing.assert_allclose(plane.explained, variances / variances.sum(), rtol=1e-12)
+    for i, y in enumerate(landscape.grid.y):
+        for j, x in enumerate(landscape.grid.x):
+            at = saved.parameters.mean(axis=0) + x * plane.directions[0] + y * plane.directions[1]
+            assert landscape.losses[i, j] == pytest.approx(quadratic(at), rel=1e-12)
+    trajectory = landscape.trajectories[0]
+    np.testing.assert_allclose(trajectory.distances, 0, atol=1e-12)
+    np.testing.assert_allclose(trajectory.losses, [quadratic(row) for row in saved.parameters], rtol=1e-12)
+    np.testing.assert_allclose(trajectory.plane_losses, trajectory.losses, rtol=1e-12)
+    assert landscape.lowest[2] == landscape.losses.min() and landscape.masked == 0
+
+
+def test_rows_off_the_plane_keep_their_own_loss_and_distance(tmp_path):
+    rows = np.array([[-4.0, 1, 0], [-1, -1, 0], [1, -1, 0], [4, 1, 0]])
+    rows[1:3, 2] = 0.5, -0.5  # apart from both sides of the plane, too little to turn it
+    survey = survey_of([Run("apart", rows, np.arange(4.0))])
+    trajectory = measure(survey, lambda at: float(1 + at[2] ** 2), tmp_path).trajectories[0]
+    normal = np.cross(*survey.plane.directions)
+    np.testing.assert_allclose(trajectory.distances, np.abs((rows - survey.plane.origin) @ normal), atol=1e-12)
+    assert trajectory.distances[1] > 0.3
+    np.testing.assert_allclose(trajectory.losses, 1 + rows[:, 2] ** 2)
+    nearest = survey.plane.origin + trajectory.coordinates @ survey.plane.directions
+    np.testing.assert_allclose(trajectory.plane_losses, 1 + nearest[:, 2] ** 2)
+
+
+def test_a_grid_covers_unequal_extents_and_is_drawn_the_right_way_round(tmp_path):
+    saved, _ = planted(UNEQUAL)
+    survey = survey_of([saved], grid_size=17)
+    x, y = survey.plane.project(saved.parameters).T
+    pad = 0.25 * np.ptp(x)
+    np.testing.assert_allclose([survey.grid.x[0], survey.grid.x[-1]], [x.min() - pad, x.max() + pad])
+    np.testing.assert_allclose([survey.grid.y[0], survey.grid.y[-1]], [y.min() - pad, y.max() + pad])
+
+    def plane_loss(parameters: np.ndarray) -> float:
+        first, second = survey.plane.project([parameters])[0]
+        return float(np.exp(first / 2 - 3 * second))
+
+    landscape = measure(survey, plane_loss, tmp_path)
+    columns, rows = np.meshgrid(survey.grid.x, survey.grid.y)
+    np.testing.assert_allclose(landscape.losses, np.exp(columns / 2 - 3 * rows))
+    for figure in (contour_figure(landscape), surface_figure(landscape)):
+        drawn = figure.data[0]
+        expected = [(first / 2 - 3 * second) / np.log(10) for second in drawn.y for first in drawn.x]
+        np.testing.assert_allclose(np.ravel(drawn.z), expected)
+        marks = next(trace for trace in figure.data[1:] if "markers" in trace.mode)
+        np.testing.assert_allclose(marks.x, x)
+        np.testing.assert_allclose(marks.y, y)
+        np.testing.assert_allclose(marks.customdata[:, 1], np.exp(x / 2 - 3 * y))
+
+
+def test_points_of_no_plane_are_refused():
+    with pytest.raises(DataError, match="span no plane"):
+        Plane.through(np.ones((4, 5), dtype=np.float32))
+    with pytest.raises(DataError, match="span no plane"):
+        Plane.through(np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32) * np.float32(1e30))
+
+
+def test_a_straight_trajectory_still_has_a_grid_with_two_sides():
+    survey = survey_of([planted([(-1.0, 0.0), (0.0, 0.0), (3.0, 0.0)])[0]])
+    assert np.ptp(survey.grid.y) == pytest.approx(0.5 * 4)
+
+
+def test_losses_that_are_not_finite_are_masked_and_counted(tmp_path):
+    saved, _ = planted(UNEQUAL)
+    survey = survey_of([saved])
+
+    def half_finite(parameters: np.ndarray) -> float:
+        x, y = survey.plane.project([parameters])[0]
+        return np.nan if x > 2 else np.inf if y > 1 else 1 + x * x
+
+    landscape = measure(survey, half_finite, tmp_path)
+    bad = (survey.grid.x[None, :] > 2) | (survey.grid.y[:, None] > 1)
+    assert landscape.masked == bad.sum() > 0
+    assert f"{bad.sum()} of 81 points not finite" in landscape.report()
+    for figure in (contour_figure(landscape), surface_figure(landscape)):
+        np.testing.assert_array_equal(np.isnan(np.array(figure.data[0].z, dtype=float)), bad)
+        assert f"{bad.sum()} of 81" in figure.layout.title.text
+    for path in draw(landscape, tmp_path / "half", shared_plotly=True):
+        assert path.stat().st_size > 10_000
+    nowhere = measure(survey_of([saved], grid_size=3), lambda at: np.nan, tmp_path)
+    with pytest.raises(DataError, match="finite"):
+        nowhere.report()
+
+
+def test_ticks_are_round_and_within():
+    for low, high in ((0.3, 8.0), (0.9, 1.1), (1e-7, 1e9), (2.0, 2.3)):
+        ticks = log_ticks(low, high)
+        assert 2 <= len(ticks) <= 10 and all(low <= tick <= high for tick in ticks)
+        assert all(len(f"{tick:e}".split("e")[0].rstrip("0")) <= 3 for tick in ticks)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Interruptions
+# ----------------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """A loss that counts its calls and may fail at one of them."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.calls, self.fails_at = 0, fails_at
+
+    def __call__(self, parameters: np.ndarray) -> float:
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise KeyboardInterrupt
+        return float(1 + parameters @ parameters)
+
+
+def interrupt(survey: Survey, folder: Path) -> Path:
+    unfinished = folder / "unfinished.npz"
+    with pytest.raises(KeyboardInterrupt):
+        survey.measure(Evaluation((Counting(fails_at=50),), survey.about), unfinished)
+    return unfinished
+
+
+def test_what_was_interrupted_is_not_evaluated_again(tmp_path):
+    survey = survey_of([planted(UNEQUAL)[0]])
+    unfinished = interrupt(survey, tmp_path)
+    again, afresh = Counting(), Counting()
+    resumed = survey.measure(Evaluation((again,), survey.about), unfinished)
+    whole = survey.measure(Evaluation((afresh,), survey.about), tmp_path / "other.npz")
+    assert afresh.calls == len(survey) == 81 + 2 * 5
+    assert again.calls == len(survey) - 49
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+    np.testing.assert_array_equal(resumed.trajectories[0].losses, whole.trajectories[0].losses)
+
+
+@pytest.mark.parametrize("difference", ["weights", "grid", "margin", "data", "truncated"])
+def test_an_unfinished_survey_of_anything_else_is_refused(tmp_path, caplog, difference):
+    saved, _ = planted(UNEQUAL)
+    unfinished = interrupt(survey_of([saved]), tmp_path)
+    other = survey_of([saved])
+    if difference == "weights":
+        other = survey_of([Run("other", saved.parameters + 1e-6, saved.epochs)])
+    elif difference == "grid":
+        other = survey_of([saved], grid_size=8)
+    elif difference == "margin":
+        other = survey_of([saved], margin=0.3)
+    elif difference == "data":
+        other = Survey.around([saved], None, settings(), ABOUT | {"data": "something else"})
+    else:
+        unfinished.write_bytes(unfinished.read_bytes()[:-100])
+    loss = Counting()
+    other.measure(Evaluation((loss,), other.about), unfinished)
+    assert loss.calls == len(other)
+    assert "starting afresh" in caplog.text
+
+
+# ----------------------------------------------------------------------------------------------------
+# Networks
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alt_model", [False, True])
+def test_the_loss_is_that_of_a_plain_evaluation(alt_model):
+    dataset = load_dataset("digits", ROOT)
+    evaluation = evaluation_of(dataset, alt_model, settings())
+    model = build_model("digits", alt_model, seed=3)
+    found = evaluation.losses[-1](model.parameters.numpy())
+    assert found == pytest.approx(evaluate(dataset.test, model).loss, rel=1e-6)
+    assert found == evaluation.losses[0](model.parameters.numpy())
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 8, 6), (2, 3, 7, 5)])
+def test_strided_pooling_is_pooling(shape):
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    images[0, 0, 0, 0] = torch.nan
+    with StridedMaxPooling():
+        pooled = F.max_pool2d(images, 2)
+        other = F.max_pool2d(images, 3, stride=1)
+    torch.testing.assert_close(pooled, F.max_pool2d(images, 2), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(other, F.max_pool2d(images, 3, stride=1), rtol=0, atol=0, equal_nan=True)
+
+
+def tiny_cifar10() -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    train, test = (
+        Samples(torch.randn(count, 32, 32, 3, generator=generator), torch.arange(count) % 10) for count in (8, 4)
+    )
+    return Dataset("cifar10", train, test, tuple("0123456789"))
+
+
+def test_running_statistics_are_no_part_of_the_plane_and_estimated_anew(tmp_path):
+    path = tmp_path / "cifar10_classic_0_100_001_00_32_1_SGD_spe2_weights.npy"
+    model = build_model("cifar10", False, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    states, parameters = [], []
+    for save in range(3):
+        model.parameters.add_(torch.randn(model.parameters.shape, generator=generator), alpha=1e-3)
+        model.buffers.copy_(torch.rand(model.buffers.shape, generator=generator) * 1000 * save)
+        states.append(model.state_vector().numpy())
+        parameters.append(model.parameters.numpy().copy())
+    np.save(path, np.stack(states))
+    source = Source(path, parse_run_name(base_of(path)))
+
+    saved = read_run(source, "tiny", model)
+    np.testing.assert_array_equal(saved.parameters, parameters)
+    np.testing.assert_array_equal(saved.epochs, [0, 0.5, 1])
+
+    dataset = tiny_cifar10()
+    evaluation = evaluation_of(dataset, False, settings(batch_size=3))
+    survey = Survey.around([saved], None, settings(grid_size=2), evaluation.about)
+    landscape = survey.measure(evaluation, tmp_path / "unfinished.npz")
+    assert len(landscape.plane.origin) == 11_173_962 and landscape.masked == 0
+    assert "estimated anew from 1 batches" in landscape.report()
+
+    plain = build_model("cifar10", False)
+    plain.parameters.copy_(torch.from_numpy(parameters[2]))
+    plain.network.train()
+    for module in plain.network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # the statistics of the one batch that there is
+    with torch.no_grad():
+        plain.network(dataset.train.batch(slice(None))[0])
+    assert landscape.trajectories[0].losses[2] == pytest.approx(evaluate(dataset.test, plain).loss, rel=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Command lines
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[float, dict[str, Path]]:
+    """Two runs on the digits that differ in momentum: what each left, by kind."""
+    folder = tmp_path_factory.mktemp("runs")
+    flags = ("--epochs", 2, "--saves_per_epoch", 2, "--train_split", 0.2, "--clock", "virtual", "--seed", 5)
+    return {momentum: train("dist_async.py", folder, *flags, "--momentum", momentum) for momentum in (0.9, 0.5)}
+
+
+def numbers_in(folder: Path) -> dict[str, np.ndarray]:
+    (path,) = folder.glob("*_numbers.npz")
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def test_one_run_from_the_command_line(runs, tmp_path):
+    files = runs[0.9]
+    done = run("loss_landscape.py", files["model"], files["weights"], *QUICK, "--subfolder", tmp_path / "new")
+    stem = base_of(files["model"]) + "_loss_landscape"
+    names = {"_contour.html", "_surface.html", "_contour.png", "_numbers.npz"}
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {stem + name for name in names}
+    numbers = numbers_in(tmp_path / "new")
+    assert numbers["losses"].shape == (4, 4) and numbers["directions"].shape == (2, 61706)
+    np.testing.assert_array_equal(numbers["epochs"], [0, 0.5, 1, 1.5, 2])
+    assert "40 of the 360 test images" in done.stdout and "away from the plane" in done.stdout
+    assert done.stderr == ""
+    for page in (tmp_path / "new").glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "src=" not in re.sub(r"<script[^>]*>.*?</script>", "", text, flags=re.DOTALL)
+        assert not re.search(r"<script[^>]*\bsrc=", text) and len(text) > 1_000_000
+        assert f"PC1 ({100 * numbers['explained'][0]:.1f} % of variance)" in text
+
+
+def test_several_runs_share_a_plane_a_grid_and_plotly(runs, tmp_path, capsys):
+    weights = [files["weights"] for files in runs.values()]
+    shared = (runs[0.9]["model"], *weights, *QUICK, "--shared_plotly", "--subfolder")
+    assert call(loss_landscape_multi, *shared, tmp_path) == 0
+    numbers = numbers_in(tmp_path)
+    assert list(numbers["labels"][:2]) == ["momentum 0.9", "momentum 0.5"]
+    assert list(numbers["lengths"]) == [5, 5]
+    assert len(list(tmp_path.glob("*.js"))) == 1 and (tmp_path / "plotly.min.js").stat().st_size > 1_000_000
+    for page in tmp_path.glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert re.findall(r'<script[^>]*\bsrc="([^"]*)"', text) == ["plotly.min.js"] and len(text) < 200_000
+        assert "momentum 0.9" in text and "momentum 0.5" in text
+    (name,) = (path.name for path in tmp_path.glob("*_numbers.npz"))
+    assert name == "digits_async_3_20_005_32_2_SGD_spe2_seed5_virtual_loss_landscape_multi_numbers.npz"
+
+    again = (*shared, tmp_path / "again", "--grid_losses", tmp_path / name)
+    assert call(loss_landscape_multi, *again, "--labels", "a", "b") == 0
+    relabelled = numbers_in(tmp_path / "again")
+    assert list(relabelled.pop("labels")) == ["a", "b"] and numbers.pop("labels") is not None
+    for key, values in numbers.items():
+        np.testing.assert_array_equal(relabelled[key], values)
+
+    none = (*shared, tmp_path / "none", "--no_grid_save", "--name", "mine")
+    assert call(loss_landscape_multi, *none) == 0
+    ends = ("contour.html", "contour.png", "surface.html")
+    assert {path.name for path in (tmp_path / "none").iterdir()} == {
+        "plotly.min.js", *(f"mine_loss_landscape_multi_{end}" for end in ends)
+    }  # fmt: skip
+
+    capsys.readouterr()
+    assert call(loss_landscape_multi, *again, "--grid_size", 5) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "4 x 4 points, margin 0.2, not 5 x 5 points" in error
+    assert call(loss_landscape_multi, runs[0.9]["model"], weights[0], *QUICK, "--grid_losses", tmp_path / name) == 1
+    assert "fingerprint of the weights" in capsys.readouterr().err
+    half = tmp_path / "half_numbers.npz"
+    for content in ((tmp_path / name).read_bytes()[:-1000], pickle.dumps(numbers), b""):
+        half.write_bytes(content)
+        assert call(loss_landscape_multi, *shared, tmp_path / "none", "--grid_losses", half) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "not the numbers of a landscape, or not whole" in error
+    assert call(loss_landscape_multi, *shared, tmp_path / "none", "--grid_losses", tmp_path / "no.npz") == 2
+    assert "there is no such file" in capsys.readouterr().err
+    assert call(loss_landscape_multi, *again, "--labels", "a") == 2
+    assert "--labels" in capsys.readouterr().err
+
+
+KILLED_SIZE = 16  # long enough to be killed on the way
+
+
+def test_a_killed_landscape_goes_on_and_ends_in_the_same_numbers(runs, tmp_path):
+    files = runs[0.9]
+    arguments = (files["model"], files["weights"], "--grid_size", KILLED_SIZE, "--subfolder")
+    command = [sys.executable, str(ROOT / "loss_landscape.py"), *map(str, arguments), str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    waited = 0
+    while not list((tmp_path / "killed").glob("*_unfinished.npz")):
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.02)
+        assert (waited := waited + 1) < 5000
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+    (unfinished,) = (tmp_path / "killed").glob("*_unfinished.npz")
+    with np.load(unfinished) as state:
+        done = int(state["done"].sum())
+    assert 0 < done < KILLED_SIZE**2
+    assert call(loss_landscape, *arguments, tmp_path / "killed") == 0
+    assert call(loss_landscape, *arguments, tmp_path / "whole") == 0
+    killed, whole = numbers_in(tmp_path / "killed"), numbers_in(tmp_path / "whole")
+    assert killed.keys() == whole.keys()
+    for key, values in whole.items():
+        assert killed[key].tobytes() == values.tobytes()
+    assert not unfinished.exists()
+
+
+def test_a_model_that_is_not_the_last_row_is_marked(runs, tmp_path, capsys):
+    files = runs[0.9]
+    rows = np.load(files["weights"])
+    short = tmp_path / files["weights"].name
+    np.save(short, rows[:-1])
+    assert call(loss_landscape, files["model"], short, *QUICK, "--subfolder", tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "given model (not the last saved row): loss" in told
+    numbers = numbers_in(tmp_path)
+    assert list(numbers["lengths"]) == [4, 1]
+    at = (rows[-1] - numbers["origin"]) @ numbers["directions"].T
+    np.testing.assert_allclose(numbers["coordinates"][-1], at, atol=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------------
+# What cannot be used
+# ----------------------------------------------------------------------------------------------------
+
+
+def damaged(kind: str, weights: Path, folder: Path) -> Path:
+    """The saved weights of a run, as they should not be, under their own name."""
+    rows, path = np.load(weights), folder / weights.name
+    if kind == "truncated":
+        path.write_bytes(weights.read_bytes()[:-1000])
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(rows))
+    elif kind == "objects":
+        np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    elif kind == "text":
+        path.write_text("no numbers")
+    elif kind == "columns":
+        np.save(path, rows[:, :-1])
+    elif kind == "one row":
+        np.save(path, rows[0])
+    elif kind == "two rows":
+        np.save(path, rows[:2])
+    elif kind == "nan":
+        np.save(path, np.full_like(rows, np.nan))
+    elif kind == "constant":
+        np.save(path, np.repeat(rows[:1], 5, axis=0))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("truncated", "not saved weights"),
+        ("pickle", "not saved weights"),
+        ("objects", "not saved weights"),
+        ("text", "not saved weights"),
+        ("columns", "expected (rows, 61706)"),
+        ("one row", "expected (rows, 61706)"),
+        ("two rows", "--saves_per_epoch"),
+        ("nan", "finite"),
+        ("constant", "span no plane"),
+    ],
+)
+def test_weights_that_are_none_end_in_one_line(runs, tmp_path, capsys, kind, words):
+    path = damaged(kind, runs[0.9]["weights"], tmp_path)
+    assert call(loss_landscape, runs[0.9]["model"], path, *QUICK, "--subfolder", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and words in error
+    assert {entry.name for entry in tmp_path.iterdir()} == {path.name}
+
+
+def test_rows_that_are_not_finite_are_left_out(runs, tmp_path, caplog):
+    rows = np.load(runs[0.9]["weights"])
+    rows[3:, 5] = np.nan, np.inf
+    path = tmp_path / runs[0.9]["weights"].name
+    np.save(path, rows)
+    assert call(loss_landscape, runs[0.9]["model"], path, *QUICK, "--subfolder", tmp_path) == 0
+    assert "2 of 5 saved rows are not finite" in caplog.text
+    np.testing.assert_array_equal(numbers_in(tmp_path)["epochs"][:3], [0, 0.5, 1])
+
+
+def test_usage_errors_name_the_thing(runs, tmp_path, capsys):
+    model, weights = runs[0.9]["model"], runs[0.9]["weights"]
+    missing = tmp_path / weights.name
+    other_network = tmp_path / "digits_classic_0_100_005_09_32_2_SGD_spe2_alt_model_weights.npy"
+    other_network.write_bytes(weights.read_bytes())
+    nameless = tmp_path / "mine_weights.npy"
+    nameless.write_bytes(weights.read_bytes())
+    for arguments, words in (
+        ((model, missing), f"{missing} is not valid: there is no such file"),
+        ((tmp_path / model.name, weights), "there is no such file"),
+        ((model, other_network), "CNN1 on digits"),
+        ((model, nameless), "not the name of a run"),
+        ((model, tmp_path / "weights.txt"), "_weights.npy"),
+        ((model, weights, "--test_samples", 361), "--test_samples 361 is not valid: digits has 360 test images"),
+        ((model, weights, "--grid_size", 1), "[2,inf)"),
+        ((model, weights, "--margin", "nan"), "(0,100]"),
+        ((model, weights, "--batch_size", 0), "[1,inf)"),
+    ):
+        assert call(loss_landscape, *arguments, "--subfolder", tmp_path) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and words in error
+
+
+def test_a_model_of_another_network_is_refused(runs, tmp_path, capsys):
+    path = tmp_path / runs[0.9]["model"].name
+    torch.save(build_model("digits", True).state_dict(), path)
+    assert call(loss_landscape, path, runs[0.9]["weights"], *QUICK, "--subfolder", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "not a model of LeNet5" in error
+
+
+# ----------------------------------------------------------------------------------------------------
+# Names, labels and epochs
+# ----------------------------------------------------------------------------------------------------
+
+
+def labels_of(*bases: str) -> list[str]:
+    return loss_landscape_multi.default_labels(
+        [Source(Path(f"runs/{base}_weights.npy"), parse_run_name(base)) for base in bases]
+    )
+
+
+@pytest.mark.parametrize(
+    ("bases", "labels"),
+    [
+        (
+            ["mnist_async_4_100_0005_09_32_6_SGD_spe3_val", "mnist_async_4_100_0005_00_32_6_SGD_spe3_val"],
+            ["momentum 0.9", "momentum 0"],
+        ),
+        (
+            ["mnist_async_11_100_0005_09_32_6_SGD_spe3", "mnist_sync_2_100_0005_09_32_6_SGD_spe3"],
+            ["asynchronous, world size 11", "synchronous, world size 2"],
+        ),
+        (
+            ["mnist_classic_0_100_001_00_32_6_SGD_spe3", "mnist_async_3_100_001_00_32_6_ADAM_spe3_labels_seed7"],
+            [
+                "non-distributed, SGD, no split, default seed",
+                "asynchronous, world size 3, Adam, split labels, wall clock, seed 7",
+            ],
+        ),
+        (
+            ["mnist_async_3_100_001_00_32_6_SGD_spe3", "mnist_async_3_100_001_00_32_6_SGD_spe3_delay_long_constant"],
+            ["no delay", "delay, long delay, constant delay"],
+        ),
+        (
+            [f"mnist_async_3_100_001_00_32_6_SGD_spe3{end}" for end in ("_comp", "_comp_lambda0.5", "")],
+            [
+                "compensation, constant compensation, lambda 2",
+                "compensation, constant compensation, lambda 0.5",
+                "no compensation",
+            ],
+        ),
+        (["mnist_sync_3_100_001_00_32_6_SGD_spe3"] * 2, ["run in runs", "run in runs"]),
+    ],
+)
+def test_default_labels_say_what_differs(bases, labels):
+    assert labels_of(*bases) == labels
+
+
+@needs_published
+@pytest.mark.parametrize("mode", ["async", "sync"])
+def test_published_rows_have_the_epochs_that_their_log_tells(mode):
+    (path,) = PUBLISHED.glob(f"*_{mode}_*_weights.npy")
+    source = Source(path, parse_run_name(base_of(path)))
+    epochs = saved_epochs(source, np.load(path))
+    assert epochs[0] == 0 and epochs[-1] == pytest.approx(2, abs=0.03)
+    assert (np.diff(epochs) >= 0).all() and epochs[3] == pytest.approx(1, abs=0.03)
