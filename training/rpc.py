@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -245,6 +246,9 @@ def _meet(name: str, rank: int, plan: Plan, rendezvous: str) -> None:
 def _live(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: Mailbox, parent: int) -> None:
     """The life of a worker's process that the server forked."""
     obey(parent)
+    with suppress(OSError):  # where it is not allowed, an exchange takes longer
+        # Those who compute all the time leave the cores to the short turns of the server.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     _work(plan, samples, number, rendezvous, mailbox)
 
 
