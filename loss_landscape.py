@@ -6,7 +6,8 @@ python3 loss_landscape.py runs/{base}_model.pt runs/{base}_weights.npy --subfold
 
 from pathlib import Path
 
-from analysis.landscape import Files, Settings, Source, add_flags, prepare
+from analysis.landscape import Settings
+from analysis.landscape_sources import Files, Source, add_flags, prepare
 from interface.command_line import ArgumentParser, run_script
 from training.names import base_of, parse_run_name
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from analysis.landscape import Files, Landscape, Settings, Source, add_flags, prepare
+from analysis.landscape import Landscape, Settings
+from analysis.landscape_sources import Files, Source, add_flags, prepare
 from interface.command_line import ArgumentParser, run_script
 from training.names import base_of, parse_run_name
 from training.options import RunConfig

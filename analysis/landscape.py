@@ -1,7 +1,7 @@
 """The loss around trajectories of training: plane, grid, losses. Numbers only; landscape_plots draws them.
 
 The plane is that of the two first principal components of the saved weights (Li et al. 2018, arXiv 1712.09913,
-section 7). Any function of a parameter vector can be surveyed; NetworkLoss is that of a network on test images.
+section 7). Any function of a parameter vector can be surveyed; network_loss has that of a network on test images.
 """
 
 import argparse
@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import queue
 import sys
 import threading
@@ -19,30 +18,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from common import (
-    DEFAULT_SEED,
     DataError,
-    Dataset,
-    FlatModel,
-    Samples,
-    build_model,
-    load_dataset,
-    make_generator,
-    network_name,
-    take_subset,
 )
-from interface.command_line import ArgumentParser, Interval
 from interface.files import written_whole
-from training.record import read_log, read_model, read_weights
 
 Loss = Callable[[np.ndarray], float]  # parameters (P,) → loss
 
@@ -121,6 +105,22 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What the flags ask for; test_samples None: all of them."""
+
+    grid_size: int
+    batch_size: int
+    margin: float
+    test_samples: int | None
+    data_dir: Path
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> "Settings":
+        """The settings among parsed arguments."""
+        return cls(**{field.name: getattr(arguments, field.name) for field in fields(cls)})
+
+
+@dataclass(frozen=True)
 class Run:
     """The saved parameters of one run: parameters (n, P), and the epoch (n,) of each row."""
 
@@ -155,7 +155,7 @@ class Survey:
     about: dict[str, str]
 
     @classmethod
-    def around(cls, runs: Sequence[Run], model: Run | None, settings: "Settings", about: dict[str, str]) -> "Survey":
+    def around(cls, runs: Sequence[Run], model: Run | None, settings: Settings, about: dict[str, str]) -> "Survey":
         """The survey of a grid around `runs` and `model`, in the plane of `runs` alone."""
         marked = (*runs, model) if model else runs
         plane = Plane.through(np.concatenate([run.parameters for run in runs]))
@@ -422,278 +422,3 @@ def fingerprint(*arrays: np.ndarray) -> str:
         digest.update(f"{array.shape} {array.dtype}".encode())
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()[:16]
-
-
-# ----------------------------------------------------------------------------------------------------
-# The loss of a network
-# ----------------------------------------------------------------------------------------------------
-
-STATISTICS_BATCHES, STATISTICS_BATCH_SIZE = 4, 100  # training images that BatchNorm's statistics are estimated from
-
-
-class StridedMaxPooling(TorchFunctionMode):
-    """Computes max-pooling by 2 as maxima of strided views: the same numbers, several times faster on a CPU."""
-
-    PLAIN: ClassVar = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
-
-    def __torch_function__(self, function: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
-        options = options or {}
-        if function is F.max_pool2d and arguments[1:] == (2,) and options == self.PLAIN:
-            images = arguments[0]
-            height, width = (size // 2 * 2 for size in images.shape[-2:])
-            rows = torch.maximum(images[..., 0:height:2, :width], images[..., 1:height:2, :width])
-            return torch.maximum(rows[..., 0::2], rows[..., 1::2])
-        return function(*arguments, **options)
-
-
-@dataclass(frozen=True)
-class NetworkLoss:
-    """The mean negative log-likelihood of a network on `images`, as a function of its parameters (P,).
-
-    Running statistics of BatchNorm are estimated anew for each point from batches of training images, `statistics`.
-    Always evaluated in the same batches and by one thread, so that a loss never depends on what is evaluated beside it.
-    """
-
-    model: FlatModel
-    images: Samples
-    statistics: tuple[Tensor, ...]
-    batch_size: int
-    interrupted: threading.Event
-
-    def __call__(self, parameters: np.ndarray) -> float:
-        self.model.parameters.copy_(torch.from_numpy(parameters))
-        total = 0.0
-        with torch.inference_mode(), StridedMaxPooling():
-            self._estimate_statistics()
-            for start in range(0, len(self.images), self.batch_size):
-                if self.interrupted.is_set():
-                    return np.nan
-                images, labels = self.images.batch(slice(start, start + self.batch_size))
-                total += F.nll_loss(self.model.network(images), labels, reduction="sum").item()
-        return total / len(self.images)
-
-    def _estimate_statistics(self) -> None:
-        self.model.network.eval()
-        normalisations = batch_norms(self.model)
-        for normalisation in normalisations:
-            normalisation.train()
-            normalisation.momentum = None  # the plain mean over batches
-            normalisation.reset_running_stats()
-        if normalisations:
-            for images in self.statistics:
-                self.model.network(images)
-        self.model.network.eval()
-
-
-def batch_norms(model: FlatModel) -> list[nn.BatchNorm2d]:
-    """The layers of a network that keep running statistics."""
-    return [module for module in model.network.modules() if isinstance(module, nn.BatchNorm2d)]
-
-
-def evaluation_of(dataset: Dataset, alt_model: bool, settings: "Settings") -> Evaluation:
-    """The loss of a data set's network on its test images, or on `test_samples` of them, for every core.
-
-    Raises ValueError, naming the flag, where there are fewer test images than asked for.
-    """
-    total = len(dataset.test)
-    count = settings.test_samples or total
-    if count > total:
-        raise ValueError(f"--test_samples {count} is not valid: {dataset.name} has {total} test images")
-    images = choose(dataset.test, count, "landscape test images")
-    statistics = choose(dataset.train, STATISTICS_BATCHES * STATISTICS_BATCH_SIZE, "landscape statistics")
-    batches = tuple(statistics.batch(slice(None))[0].split(STATISTICS_BATCH_SIZE))
-    interrupted = threading.Event()
-    losses = tuple(
-        NetworkLoss(build_model(dataset.name, alt_model), images, batches, settings.batch_size, interrupted)
-        for _ in range(len(os.sched_getaffinity(0)))
-    )
-    about = {
-        "network": network_name(dataset.name, alt_model),
-        "data": f"{f'{count:,} of the' if count < total else 'all'} {total:,} test images of {dataset.name}",
-        "fingerprint of the data": images.fingerprint(),
-    }
-    if batch_norms(losses[0].model):
-        about["running statistics"] = (
-            f"estimated anew from {len(batches)} batches of training images ({statistics.fingerprint()})"
-        )
-    return Evaluation(losses, about, interrupted)
-
-
-def choose(samples: Samples, count: int, purpose: str) -> Samples:
-    """`count` samples at random (all where there are fewer), always the same ones for a purpose."""
-    generator = make_generator(DEFAULT_SEED, purpose)
-    indices = take_subset(len(samples), min(1.0, count / len(samples)), generator)
-    return Samples(samples.images[indices], samples.labels[indices])
-
-
-# ----------------------------------------------------------------------------------------------------
-# From files and flags to a survey
-# ----------------------------------------------------------------------------------------------------
-
-LEAST_ROWS = 3  # a plane needs three points
-BATCH_SIZE = 250  # images; their feature maps stay in the cache of a core
-MARGIN = 0.2
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the flags ask for; test_samples None: all of them."""
-
-    grid_size: int
-    batch_size: int
-    margin: float
-    test_samples: int | None
-    data_dir: Path
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> "Settings":
-        """The settings among parsed arguments."""
-        return cls(**{field.name: getattr(arguments, field.name) for field in fields(cls)})
-
-
-@dataclass(frozen=True)
-class Files:
-    """Where a landscape is written: all names start with `stem`."""
-
-    stem: Path
-
-    @classmethod
-    def within(cls, folder: Path, name: str) -> "Files":
-        """Files of one landscape in a folder, which is made."""
-        folder.mkdir(parents=True, exist_ok=True)
-        return cls(folder / name)
-
-    @property
-    def numbers(self) -> Path:
-        """All that was measured."""
-        return self.stem.with_name(f"{self.stem.name}_numbers.npz")
-
-    @property
-    def unfinished(self) -> Path:
-        """What an interrupted survey leaves to the next one."""
-        return self.stem.with_name(f"{self.stem.name}_unfinished.npz")
-
-
-def add_flags(parser: ArgumentParser, grid_size: int) -> None:
-    """The arguments that both landscape scripts share; `grid_size` is the default."""
-    size, number, fraction = Interval(int, "[2,inf)"), Interval(int, "[1,inf)"), Interval(float, "(0,100]")
-    add = parser.add_argument
-    add("model", metavar="MODEL", type=Path, help="trained model, {base}_model.pt, of the run or of one of the runs")
-    add("--grid_size", metavar="N", type=size, default=grid_size, help=f"N x N points (default {grid_size}); [2,inf)")
-    add("--batch_size", metavar="N", type=number, default=BATCH_SIZE,
-        help=f"images evaluated at once (default {BATCH_SIZE}); [1,inf)")  # fmt: skip
-    add("--margin", metavar="F", type=fraction, default=MARGIN,
-        help="what the grid covers on each side of the trajectories, as a fraction of their larger extent "
-        f"(default {MARGIN}); (0,100]")  # fmt: skip
-    add("--test_samples", metavar="N", type=number,
-        help="use N test images, drawn at random with a fixed seed, instead of all; [1,inf)")  # fmt: skip
-    add("--data_dir", metavar="DIR", type=Path, default="data",
-        help="where data sets lie or are downloaded to (default data)")  # fmt: skip
-    add("--subfolder", metavar="DIR", type=Path, default=".", help="where all outputs go (default .)")
-    add("--shared_plotly", action="store_true",
-        help="pages of a folder share one plotly.min.js beside them; without it each works on its own")  # fmt: skip
-
-
-class RunName(Protocol):
-    """What the name of a run tells, as far as it matters here."""
-
-    dataset: str
-    alt_model: bool
-    epochs: int
-    saves_per_epoch: int | None
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file of a run, and what its name tells."""
-
-    path: Path
-    config: RunName
-
-    @property
-    def network(self) -> str:
-        """The network and its data set, in words."""
-        return f"{network_name(self.config.dataset, self.config.alt_model)} on {self.config.dataset}"
-
-
-def prepare(
-    model: Source, weights: Sequence[Source], labels: Sequence[str], settings: Settings
-) -> tuple[Survey, Evaluation]:
-    """Read a model, the saved weights of runs and their data set: what to survey, and how.
-
-    Raises ValueError where a file is missing or of another network or data set, DataError where one cannot be used.
-    """
-    for source in (model, *weights):
-        if not source.path.is_file():
-            raise ValueError(f"{source.path} is not valid: there is no such file")
-    for source in weights:
-        if source.network != model.network:
-            raise ValueError(
-                f"{source.path} is of {source.network}, {model.path} of {model.network}: give runs of one network and "
-                f"one data set"
-            )
-    network = build_model(model.config.dataset, model.config.alt_model)
-    read_model(model.path, network)
-    read = (read_run(source, label, network) for source, label in zip(weights, labels, strict=True))
-    runs = [run for run in read if run is not None]
-    if not runs:
-        raise DataError("none of the runs has three saved rows that are finite: there is no plane to show")
-    evaluation = evaluation_of(load_dataset(model.config.dataset, settings.data_dir), model.config.alt_model, settings)
-    return Survey.around(runs, model_apart(model, network, runs), settings, evaluation.about), evaluation
-
-
-def read_run(source: Source, label: str, network: FlatModel) -> Run | None:
-    """The parameters that a run saved, without its buffers; None, with a warning, if it did not converge at all.
-
-    Rows that are not finite are left out, with a warning. Raises DataError if the file cannot be used.
-    """
-    state = network.network.state_dict()
-    names = dict(network.network.named_parameters())
-    rows = read_weights(source.path, len(network.state_vector()))
-    if len(rows) < LEAST_ROWS:
-        raise DataError(
-            f"{source.path}: {len(rows)} saved rows; a plane needs {LEAST_ROWS}: train with --saves_per_epoch"
-        )
-    is_parameter = np.concatenate([np.full(value.numel(), name in names) for name, value in state.items()])
-    parameters = rows[:, is_parameter]
-    finite = np.isfinite(parameters).all(axis=1)
-    if not finite.all():
-        kept = "they are" if finite.sum() >= LEAST_ROWS else "the run is"
-        logging.warning("%s: %d of %d saved rows are not finite (no convergence); %s left out",
-                        source.path, (~finite).sum(), len(rows), kept)  # fmt: skip
-    if finite.sum() < LEAST_ROWS:
-        return None
-    return Run(label, parameters[finite], saved_epochs(source, rows)[finite])
-
-
-def saved_epochs(source: Source, rows: np.ndarray) -> np.ndarray:
-    """The epoch (n,) of each saved row (n, ·).
-
-    Saves are spread evenly. Runs of the published study spread them in another way; the log beside tells which update
-    led to the weight norm of a row.
-    """
-    even = np.arange(len(rows)) / (source.config.saves_per_epoch or 1)
-    path = source.path.with_name(source.path.name.removesuffix("_weights.npy") + "_log.log")
-    if not path.exists():
-        return even
-    try:
-        log = read_log(path)
-    except DataError as error:
-        logging.warning("%s; the epochs of the saved rows are taken to be evenly spread", error)
-        return even
-    if log.header is not None or len(log.updates) == 0:
-        return even
-    norms = np.linalg.norm(rows[1:].astype(float), axis=1)
-    updates = 1 + np.abs(log.updates.weight_norm - norms[:, None]).argmin(axis=1)
-    return np.array([0, *updates]) * log.config.epochs / len(log.updates)
-
-
-def model_apart(source: Source, network: FlatModel, runs: Sequence[Run]) -> Run | None:
-    """The given model as a run of one row, or None where it is the last row of one of the runs (or not finite)."""
-    parameters = network.parameters.numpy().copy()
-    if any(np.array_equal(parameters, run.parameters[-1]) for run in runs):
-        return None
-    if not np.isfinite(parameters).all():
-        logging.warning("%s: its parameters are not finite; it is not marked", source.path)
-        return None
-    return Run("given model (not the last saved row)", parameters[None], np.array([float(source.config.epochs)]))

@@ -23,14 +23,11 @@ from analysis.landscape import (
     Plane,
     Run,
     Settings,
-    Source,
-    StridedMaxPooling,
     Survey,
-    evaluation_of,
-    read_run,
-    saved_epochs,
 )
 from analysis.landscape_plots import contour_figure, draw, log_ticks, surface_figure
+from analysis.landscape_sources import Source, read_run, saved_epochs
+from analysis.network_loss import StridedMaxPooling, evaluation_of
 from common import DataError, Dataset, Samples, build_model, load_dataset
 from conftest import PUBLISHED, ROOT, needs_published, run, train
 from interface.command_line import run_script

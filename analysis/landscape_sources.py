@@ -1,0 +1,173 @@
+"""From the files of runs and the flags of a script to a survey of their landscape."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from analysis.landscape import Evaluation, Run, Settings, Survey
+from analysis.network_loss import evaluation_of
+from common import (
+    DataError,
+    FlatModel,
+    build_model,
+    load_dataset,
+    network_name,
+)
+from interface.command_line import ArgumentParser, Interval
+from training.record import read_log, read_model, read_weights
+
+LEAST_ROWS = 3  # a plane needs three points
+BATCH_SIZE = 250  # images; their feature maps stay in the cache of a core
+MARGIN = 0.2
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a landscape is written: all names start with `stem`."""
+
+    stem: Path
+
+    @classmethod
+    def within(cls, folder: Path, name: str) -> "Files":
+        """Files of one landscape in a folder, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder / name)
+
+    @property
+    def numbers(self) -> Path:
+        """All that was measured."""
+        return self.stem.with_name(f"{self.stem.name}_numbers.npz")
+
+    @property
+    def unfinished(self) -> Path:
+        """What an interrupted survey leaves to the next one."""
+        return self.stem.with_name(f"{self.stem.name}_unfinished.npz")
+
+
+def add_flags(parser: ArgumentParser, grid_size: int) -> None:
+    """The arguments that both landscape scripts share; `grid_size` is the default."""
+    size, number, fraction = Interval(int, "[2,inf)"), Interval(int, "[1,inf)"), Interval(float, "(0,100]")
+    add = parser.add_argument
+    add("model", metavar="MODEL", type=Path, help="trained model, {base}_model.pt, of the run or of one of the runs")
+    add("--grid_size", metavar="N", type=size, default=grid_size, help=f"N x N points (default {grid_size}); [2,inf)")
+    add("--batch_size", metavar="N", type=number, default=BATCH_SIZE,
+        help=f"images evaluated at once (default {BATCH_SIZE}); [1,inf)")  # fmt: skip
+    add("--margin", metavar="F", type=fraction, default=MARGIN,
+        help="what the grid covers on each side of the trajectories, as a fraction of their larger extent "
+        f"(default {MARGIN}); (0,100]")  # fmt: skip
+    add("--test_samples", metavar="N", type=number,
+        help="use N test images, drawn at random with a fixed seed, instead of all; [1,inf)")  # fmt: skip
+    add("--data_dir", metavar="DIR", type=Path, default="data",
+        help="where data sets lie or are downloaded to (default data)")  # fmt: skip
+    add("--subfolder", metavar="DIR", type=Path, default=".", help="where all outputs go (default .)")
+    add("--shared_plotly", action="store_true",
+        help="pages of a folder share one plotly.min.js beside them; without it each works on its own")  # fmt: skip
+
+
+class RunName(Protocol):
+    """What the name of a run tells, as far as it matters here."""
+
+    dataset: str
+    alt_model: bool
+    epochs: int
+    saves_per_epoch: int | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of a run, and what its name tells."""
+
+    path: Path
+    config: RunName
+
+    @property
+    def network(self) -> str:
+        """The network and its data set, in words."""
+        return f"{network_name(self.config.dataset, self.config.alt_model)} on {self.config.dataset}"
+
+
+def prepare(
+    model: Source, weights: Sequence[Source], labels: Sequence[str], settings: Settings
+) -> tuple[Survey, Evaluation]:
+    """Read a model, the saved weights of runs and their data set: what to survey, and how.
+
+    Raises ValueError where a file is missing or of another network or data set, DataError where one cannot be used.
+    """
+    for source in (model, *weights):
+        if not source.path.is_file():
+            raise ValueError(f"{source.path} is not valid: there is no such file")
+    for source in weights:
+        if source.network != model.network:
+            raise ValueError(
+                f"{source.path} is of {source.network}, {model.path} of {model.network}: give runs of one network and "
+                f"one data set"
+            )
+    network = build_model(model.config.dataset, model.config.alt_model)
+    read_model(model.path, network)
+    read = (read_run(source, label, network) for source, label in zip(weights, labels, strict=True))
+    runs = [run for run in read if run is not None]
+    if not runs:
+        raise DataError("none of the runs has three saved rows that are finite: there is no plane to show")
+    evaluation = evaluation_of(load_dataset(model.config.dataset, settings.data_dir), model.config.alt_model, settings)
+    return Survey.around(runs, model_apart(model, network, runs), settings, evaluation.about), evaluation
+
+
+def read_run(source: Source, label: str, network: FlatModel) -> Run | None:
+    """The parameters that a run saved, without its buffers; None, with a warning, if it did not converge at all.
+
+    Rows that are not finite are left out, with a warning. Raises DataError if the file cannot be used.
+    """
+    state = network.network.state_dict()
+    names = dict(network.network.named_parameters())
+    rows = read_weights(source.path, len(network.state_vector()))
+    if len(rows) < LEAST_ROWS:
+        raise DataError(
+            f"{source.path}: {len(rows)} saved rows; a plane needs {LEAST_ROWS}: train with --saves_per_epoch"
+        )
+    is_parameter = np.concatenate([np.full(value.numel(), name in names) for name, value in state.items()])
+    parameters = rows[:, is_parameter]
+    finite = np.isfinite(parameters).all(axis=1)
+    if not finite.all():
+        kept = "they are" if finite.sum() >= LEAST_ROWS else "the run is"
+        logging.warning("%s: %d of %d saved rows are not finite (no convergence); %s left out",
+                        source.path, (~finite).sum(), len(rows), kept)  # fmt: skip
+    if finite.sum() < LEAST_ROWS:
+        return None
+    return Run(label, parameters[finite], saved_epochs(source, rows)[finite])
+
+
+def saved_epochs(source: Source, rows: np.ndarray) -> np.ndarray:
+    """The epoch (n,) of each saved row (n, ·).
+
+    Saves are spread evenly. Runs of the published study spread them in another way; the log beside tells which update
+    led to the weight norm of a row.
+    """
+    even = np.arange(len(rows)) / (source.config.saves_per_epoch or 1)
+    path = source.path.with_name(source.path.name.removesuffix("_weights.npy") + "_log.log")
+    if not path.exists():
+        return even
+    try:
+        log = read_log(path)
+    except DataError as error:
+        logging.warning("%s; the epochs of the saved rows are taken to be evenly spread", error)
+        return even
+    if log.header is not None or len(log.updates) == 0:
+        return even
+    norms = np.linalg.norm(rows[1:].astype(float), axis=1)
+    updates = 1 + np.abs(log.updates.weight_norm - norms[:, None]).argmin(axis=1)
+    return np.array([0, *updates]) * log.config.epochs / len(log.updates)
+
+
+def model_apart(source: Source, network: FlatModel, runs: Sequence[Run]) -> Run | None:
+    """The given model as a run of one row, or None where it is the last row of one of the runs (or not finite)."""
+    parameters = network.parameters.numpy().copy()
+    if any(np.array_equal(parameters, run.parameters[-1]) for run in runs):
+        return None
+    if not np.isfinite(parameters).all():
+        logging.warning("%s: its parameters are not finite; it is not marked", source.path)
+        return None
+    return Run("given model (not the last saved row)", parameters[None], np.array([float(source.config.epochs)]))
