@@ -1,0 +1,59 @@
+"""Data sets are read whole, standardised by the training set, and laid out for fast convolutions."""
+
+import pytest
+import torch
+from conftest import DATA, needs_data
+
+from common import DATASETS, load_dataset
+
+SIZES = {"mnist": (60000, 10000), "fashion_mnist": (60000, 10000), "cifar10": (10000, 2000), "cifar100": (5000, 1000)}
+
+
+@pytest.fixture
+def cifar_of_any_content(monkeypatch):
+    """torchvision accepts the real CIFAR files alone; those of the tests are a part of them."""
+    from torchvision.datasets import CIFAR10, cifar
+
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(cifar, "check_integrity", lambda path, md5: True)
+
+
+def check(dataset, sizes):
+    spec = DATASETS[dataset.name]
+    for part, size in zip((dataset.train, dataset.test), sizes, strict=True):
+        assert part.images.shape == (size, *spec.image_shape) and part.images.dtype == torch.float32
+        assert sorted(part.labels.unique().tolist()) == list(range(spec.labels))
+    assert len(dataset.classes) == spec.labels
+    assert dataset.train.images.mean().item() == pytest.approx(0, abs=1e-4)
+    assert dataset.train.images.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    # one mean and one deviation over all: standardising the test set by itself would give exactly 0 and 1
+    assert dataset.test.images.mean().item() == pytest.approx(0, abs=0.1)
+    assert dataset.test.images.mean().item() != pytest.approx(0, abs=1e-5)
+
+
+def test_digits_need_no_file():
+    digits = load_dataset("digits", "nowhere")
+    check(digits, (1437, 360))
+    counts = digits.test.labels.bincount() / digits.train.labels.bincount()
+    assert counts.min() > 0.23 and counts.max() < 0.27  # stratified: a quarter of what is trained on, of each digit
+
+
+@needs_data
+@pytest.mark.parametrize("name", SIZES)
+def test_real_data(name, cifar_of_any_content):
+    check(load_dataset(name, DATA), SIZES[name])
+
+
+def test_batches_are_channels_last_without_a_copy():
+    digits = load_dataset("digits", "nowhere").train
+    images, labels = digits.batch(slice(0, 8))
+    assert images.shape == (8, 1, 28, 28) and images.data_ptr() == digits.images.data_ptr()
+    assert images.stride()[1] == 1
+    chosen, chosen_labels = digits.batch(torch.arange(8))
+    assert torch.equal(chosen, images) and torch.equal(chosen_labels, labels)
+
+
+def test_fingerprints_tell_data_apart():
+    digits = load_dataset("digits", "nowhere")
+    assert digits.train.fingerprint() == load_dataset("digits", "nowhere").train.fingerprint()
+    assert digits.train.fingerprint() != digits.test.fingerprint()
