@@ -203,12 +203,10 @@ def load_dataset(name: str, data_dir: str | Path) -> Dataset:
     mean, deviation = train_images.mean(), train_images.std(correction=0)
     train_images.sub_(mean).div_(deviation)
     test_images = raw.test_images.float().sub_(mean).div_(deviation)
-    return Dataset(
-        name,
-        Samples(train_images.contiguous(), raw.train_labels),
-        Samples(test_images.contiguous(), raw.test_labels),
-        raw.classes,
-    )
+    # Flat and back: of one channel, torch takes any stride for contiguous, but only 1 for channels last.
+    train = Samples(train_images.flatten().view(-1, *spec.image_shape), raw.train_labels)
+    test = Samples(test_images.flatten().view(-1, *spec.image_shape), raw.test_labels)
+    return Dataset(name, train, test, raw.classes)
 
 
 # ----------------------------------------------------------------------------------------------------
