@@ -362,7 +362,9 @@ class FlatModel:
         self.buffers = torch.cat([torch.zeros(0), *(buffer.float().flatten() for buffer in buffers)])
         sizes = [buffer.numel() for buffer in buffers]
         for (module, name), buffer, values in zip(owners, buffers, self.buffers.split(sizes), strict=True):
-            module._buffers[name] = values.view(buffer.shape)
+            # .data: a version counter of its own. Autograd saves running statistics, and would take the change
+            # of one view for a change of all.
+            module._buffers[name] = values.view(buffer.shape).data
         self._dropouts = [module for module in network.modules() if isinstance(module, Dropout)]
 
     def use_generator(self, generator: torch.Generator) -> None:

@@ -14,11 +14,12 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed.rpc as rpc
@@ -264,13 +265,19 @@ def _work(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: O
     try:
         worker, delays = plan.worker(number), plan.delays(number)
         model = build_model(plan.config.dataset, plan.config.alt_model)
-        snapshot = rpc.rpc_sync(SERVER, _join, args=(number, _essence(plan)))
+        snapshot = _ask(_join, number, _essence(plan))
         while snapshot is not None:
             push = worker.compute(mailbox.open_snapshot(snapshot), model, samples)
             time.sleep(delays.next_ms() / 1000)
-            snapshot = rpc.rpc_sync(SERVER, _exchange, args=(mailbox.post_push(push),))
+            snapshot = _ask(_exchange, mailbox.post_push(push))
         together = plan.config.rank is not None
-    except RuntimeError as error:  # torch's word for a connection that broke
-        raise DataError(f"Worker_{number} lost the server ({str(error).splitlines()[0]})") from error
     finally:
         rpc.shutdown(graceful=together)
+
+
+def _ask(function: Callable[..., Any], *arguments: object) -> Snapshot | None:
+    """The server's answer."""
+    try:
+        return rpc.rpc_sync(SERVER, function, args=arguments)
+    except RuntimeError as error:  # torch's word for a connection that broke
+        raise DataError(f"the server was lost ({str(error).splitlines()[0]})") from error
