@@ -1,8 +1,12 @@
 """What the tests share: command lines run for real, and the folder of real data where there is one."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+# On a busy machine, threads that spin while they wait for one another make a gradient take ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
