@@ -58,6 +58,7 @@ class Coordinator:
         self.error: BaseException | None = None
         self.done = os.eventfd(0)
         self._lock = threading.Lock()
+        self._closed = False
         self._training = set(plan.steps)
         self._replies: dict[int, torch.futures.Future] = {}
 
@@ -80,6 +81,8 @@ class Coordinator:
     def exchange(self, push: Push) -> torch.futures.Future:
         """Take one gradient; the future is the model to go on with, or None behind the worker's last gradient."""
         with self._lock:
+            if self._closed:
+                raise RuntimeError("the run is over")
             self._replies[push.worker] = reply = torch.futures.Future()
             try:
                 self._take(self.mailboxes[push.worker].open_push(push))
@@ -123,8 +126,9 @@ class Coordinator:
 
     def close(self) -> None:
         """Let nothing more in; afterwards the model changes no more."""
-        self._lock.acquire()
-        os.close(self.done)
+        with self._lock:  # not held beyond: a push that waited for it would keep RPC from shutting down
+            self._closed = True
+            os.close(self.done)
 
 
 # The object that remote calls reach: RPC addresses functions of a module, not objects.
