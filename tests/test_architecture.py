@@ -60,4 +60,5 @@ def test_analysis_reads_records_alone(path):
 
 def test_only_the_engine_of_processes_knows_rpc():
     files = [path for folder in (".", "training", "analysis", "interface") for path in (ROOT / folder).glob("*.py")]
-    assert [path.stem for path in files if any("distributed" in name for name in imported(path))] == ["rpc"]
+    assert {path.stem for path in files if any("distributed" in name for name in imported(path))} == {"agents", "rpc"}
+    assert {path.stem for path in files if "training.agents" in imported(path)} == {"rpc"}

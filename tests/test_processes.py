@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, train, weights_of
 from training.record import read_log
 
-LONG = ("--dataset", "digits", "--epochs", "500", "--seed", "1")
+LONG = ("--dataset", "digits", "--epochs", "500", "--seed", "1")  # unless a test says otherwise
 
 
 class Run:
@@ -37,6 +37,18 @@ class Run:
     def children(self) -> list[int]:
         pid = self.process.pid
         return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+    def wait_for_workers(self, count: int) -> list[int]:
+        """Return the moment that so many workers are forked: they have not joined the run yet."""
+        command = Path(f"/proc/{self.process.pid}/cmdline")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            children = self.children()
+            if len(children) >= count:
+                forked = [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == command.read_bytes()]
+                if len(forked) == count:
+                    return forked
+        raise AssertionError("no workers")
 
     def end(self, timeout: float = 60) -> tuple[int, str, str]:
         out, error = self.process.communicate(timeout=timeout)
@@ -93,6 +105,70 @@ def test_sync_ends_when_a_worker_dies(start, tmp_path):
     files = partial_files(tmp_path)
     assert read_log(files["log"]).result["status"] == "partial"
     assert len(torch.load(files["model"], weights_only=True)) == 10
+    wait_until_gone(workers)
+
+
+@pytest.mark.parametrize("victims", [(0,), (2,), (0, 1)])
+def test_async_goes_on_without_workers_that_die_at_start_up(victims, start, tmp_path):
+    run = start("dist_async.py", "--world_size", 4, "--epochs", 2, "--split_dataset")
+    workers = run.wait_for_workers(3)
+    for victim in victims:
+        os.kill(workers[victim], signal.SIGKILL)
+    code, _, error = run.end()
+    assert code == 0, error
+    log = read_log(next(tmp_path.glob("*_log.log")))
+    assert log.result["status"] == "complete"
+    assert sorted(log.result["lost_workers"]) == [f"Worker_{victim + 1}" for victim in victims]
+    assert set(log.updates.worker) == {1, 2, 3} - {victim + 1 for victim in victims}
+    wait_until_gone(workers)
+
+
+def test_sync_ends_when_a_worker_dies_at_start_up(start):
+    run = start("dist_sync.py", "--world_size", 4)
+    workers = run.wait_for_workers(3)
+    os.kill(workers[1], signal.SIGKILL)
+    code, _, error = run.end(timeout=10)
+    assert code == 1
+    assert "error: Worker_2 was lost (killed by SIGKILL)" in error.splitlines()[-1]
+    wait_until_gone(workers)
+
+
+def test_a_launcher_that_dies_at_start_up_takes_its_workers_along(start):
+    run = start("dist_async.py", "--world_size", 4)
+    workers = run.wait_for_workers(3)
+    run.process.kill()
+    run.process.wait()
+    wait_until_gone(workers)
+
+
+def test_async_completes_when_a_worker_dies_in_the_last_updates(start, tmp_path):
+    run = start("dist_async.py", "--world_size", 3, "--epochs", 1, "--split_dataset", "--delay", "--delay_type",
+                "constant", "--delay_ms", 100)  # fmt: skip
+    workers = run.wait_until_training(updates=2 * 23 - 4)
+    os.kill(workers[0], signal.SIGKILL)
+    code, _, error = run.end()
+    assert code == 0, error
+    log = read_log(next(tmp_path.glob("*_log.log")))
+    assert log.result["lost_workers"] == ["Worker_1"]
+    assert len(log.updates.of_worker(1)) < 23 == len(log.updates.of_worker(2))
+    wait_until_gone(workers)
+
+
+@pytest.mark.parametrize("script", ["dist_async.py", "dist_sync.py"])
+def test_a_stopped_worker_is_waited_for(script, start, tmp_path):
+    run = start(script, "--world_size", 3, "--epochs", 10, "--split_dataset")
+    workers = run.wait_until_training()
+    os.kill(workers[1], signal.SIGSTOP)
+    warning = run.process.stderr.readline()
+    assert warning == f"{script}: warning: Worker_2 is stopped (SIGSTOP): waiting for it\n"
+    assert run.process.poll() is None
+    os.kill(workers[1], signal.SIGCONT)
+    code, _, error = run.end()
+    assert code == 0, error
+    log = read_log(next(tmp_path.glob("*_log.log")))
+    assert (log.result["status"], log.result["lost_workers"]) == ("complete", [])
+    assert len(log.warnings) == 1
+    assert len(log.gradients) == 10 * 46
     wait_until_gone(workers)
 
 
@@ -161,16 +237,23 @@ def test_a_local_run_listens_on_loopback_alone(start):
     assert addresses, "RPC listens somewhere, or this test looks in the wrong place"
 
 
-def test_two_runs_of_one_name_do_not_meet(tmp_path):
-    """Both in one folder at once: each completes, and the files are those of one of them, whole."""
-    command = [sys.executable, str(ROOT / "dist_async.py"), "--dataset", "digits", "--seed", "1", "--subfolder",
-               str(tmp_path), "--world_size", "3"]  # fmt: skip
-    runs = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
+def test_runs_at_once_do_not_meet(tmp_path):
+    """Ten in one folder, in pairs of one name: each completes, its files are whole, and nothing else is left."""
+    folder, temporary = tmp_path / "runs", tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, str(ROOT / "dist_async.py"), "--dataset", "digits", "--subfolder", str(folder)]
+    environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+    runs = [
+        subprocess.Popen([*command, "--seed", str(seed)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                         env=environment, cwd=temporary)
+        for seed in (1, 2, 3, 4, 5, 1, 2, 3, 4, 5)
+    ]  # fmt: skip
     for process in runs:
-        assert process.wait(timeout=90) == 0, process.stderr.read()
+        assert process.wait(timeout=120) == 0, process.stderr.read()
         process.stderr.close()
-    assert len(list(tmp_path.iterdir())) == 2
-    assert read_log(next(tmp_path.glob("*.log"))).result["status"] == "complete"
+    assert len(list(folder.iterdir())) == 5 * 2
+    assert {read_log(path).result["status"] for path in folder.glob("*.log")} == {"complete"}
+    assert list(temporary.iterdir()) == []
 
 
 def test_more_processes_than_cores(tmp_path):

@@ -6,6 +6,7 @@
 import argparse
 import dataclasses
 import logging
+import os
 import secrets
 import sys
 from dataclasses import dataclass
@@ -22,6 +23,22 @@ DELAY_TYPES = ("constant", "gaussian")
 COMPENSATION_MODES = ("constant", "adaptive")
 CLOCKS = ("wall", "virtual")
 DEFAULT_MASTER_ADDR, DEFAULT_MASTER_PORT = "localhost", 29500
+
+# What may differ between the machines of one run.
+LOCAL_SETTINGS = frozenset(
+    [
+        "data_dir",
+        "subfolder",
+        "rank",
+        "master_addr",
+        "master_port",
+        "model_accuracy",
+        "no_save_model",
+        "saves_per_epoch",
+    ]
+)
+# As torchrun sets them: variable → flag.
+ENVIRONMENT = {"RANK": "rank", "WORLD_SIZE": "world_size", "MASTER_ADDR": "master_addr", "MASTER_PORT": "master_port"}
 
 
 def flag(
@@ -83,6 +100,12 @@ class RunConfig:
     rank: int | None = flag(
         None, "run this rank alone and meet the others at the master's address", Interval(int, "[0,inf)"), DISTRIBUTED
     )
+    peer_timeout: float | None = flag(
+        None,
+        "with --rank: seconds of silence after which another machine counts as lost (default 8)",
+        Interval(float, "(0,inf)"),
+        DISTRIBUTED,
+    )
     delay: bool = flag(False, "every worker sleeps at each mini-batch, before it pushes", modes=DISTRIBUTED)
     slow_worker_1: bool = flag(False, "worker 1 sleeps twice as long; alone, only worker 1 sleeps", modes=DISTRIBUTED)
     delay_intensity: str | None = flag(
@@ -128,6 +151,7 @@ class RunConfig:
         self._fill_in("compensation_mode", "constant", self.compensation)
         self._fill_in("compensation_lambda", 2.0, self.compensation)
         self._fill_in("compute_ms", 10.0, self.clock == "virtual")
+        self._fill_in("peer_timeout", 8.0, self.rank is not None)
 
     def _check_values(self) -> None:
         if self.mode not in MODES:
@@ -163,6 +187,7 @@ class RunConfig:
         for name in ("compensation_mode", "compensation_lambda"):
             self._refuse(name, not self.compensation, "without --compensation")
         self._refuse("compute_ms", self.clock != "virtual", "without --clock virtual")
+        self._refuse("peer_timeout", self.rank is None, "without --rank")
         self._refuse("rank", self.clock == "virtual", "with --clock virtual, which runs in one process")
         self._refuse("replay", self.clock == "virtual", "with --clock virtual: a replay takes its times from the log")
         self._refuse("replay", self.rank is not None, "with --rank: a replay runs in one process")
@@ -237,8 +262,21 @@ def add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
 
 
 def parse_flags(mode: str, description: str) -> dict[str, Any]:
-    """The settings that the command line gives, for RunConfig; exit code 2 if one is not valid."""
-    return vars(make_parser(mode, description).parse_args())
+    """The settings that the command line gives, for RunConfig; exit code 2 if one is not valid.
+
+    Under torchrun its environment variables give what the command line leaves open.
+    """
+    parser = make_parser(mode, description)
+    flags = vars(parser.parse_args())
+    one_process = mode not in DISTRIBUTED or flags.get("clock") == "virtual" or "replay" in flags
+    return flags if one_process or "RANK" not in os.environ else flags_of_environment(parser) | flags
+
+
+def flags_of_environment(parser: ArgumentParser) -> dict[str, Any]:
+    """The settings that torchrun's environment variables give."""
+    given = {name: os.environ[variable] for variable, name in ENVIRONMENT.items() if variable in os.environ}
+    parser.prog += f" ({', '.join(ENVIRONMENT)} of the environment)"
+    return vars(parser.parse_args([f"--{name}={value}" for name, value in given.items()]))
 
 
 def choose_seed(config: RunConfig) -> int:

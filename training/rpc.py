@@ -11,137 +11,65 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed.rpc as rpc
+from torch.distributed.rpc.functions import async_execution
 
 from common import DataError, Samples, build_model
 from interface.processes import obey
+from training.agents import (
+    MEETING_SECONDS,
+    SERVER,
+    DistantServer,
+    ask,
+    leave,
+    meet,
+    use_interface_towards,
+    wait_for_server,
+)
+from training.coordinator import Answer, Coordinator, shared_settings
 from training.mailbox import Mailbox, OnTheWire
-from training.names import run_name
 from training.observer import Observer
 from training.plan import Plan, available_cores
 from training.protocol import Push, Snapshot
 from training.server import AsyncServer, SyncServer
 
-SERVER = "server"
-TIMEOUT_SECONDS = 20 * 24 * 3600  # of any call; torch counts it in 31 bits of milliseconds
-SERVER_THREADS = 4  # that take pushes; they only wait for one another
+SERVER_THREADS = 4  # that take pushes of a local run; they only wait for one another
+WATCH_SECONDS = 1  # between two looks at the workers
 EXIT_SECONDS = 10  # how long a process may take to end once the run is over
-
-
-Mailboxes = Mapping[int, OnTheWire]  # worker → how its tensors travel
-
-
-class WorkerLost(DataError):
-    """A worker died, and the run cannot go on without it."""
-
-
-class Coordinator:
-    """The server's end of the wire: takes pushes one at a time and answers each with the next model."""
-
-    def __init__(self, plan: Plan, server: AsyncServer | SyncServer, observer: Observer, mailboxes: Mailboxes) -> None:
-        self.plan = plan
-        self.mailboxes = mailboxes
-        self.server = server
-        self.observer = observer
-        self.start = time.perf_counter()
-        self.error: BaseException | None = None
-        self.done = os.eventfd(0)
-        self._lock = threading.Lock()
-        self._closed = False
-        self._training = set(plan.steps)
-        self._replies: dict[int, torch.futures.Future] = {}
-
-    @property
-    def seconds(self) -> float:
-        """Since training started."""
-        return time.perf_counter() - self.start
-
-    def join(self, worker: int, plan: dict[str, object]) -> Snapshot:
-        """The model that `worker` starts from. Raises ValueError, by name, if it was started for another run."""
-        for name, value in _essence(self.plan).items():
-            if plan[name] != value:
-                raise ValueError(f"Worker_{worker} was started with {name} {plan[name]}, the server with {value}")
-        with self._lock:
-            return self._snapshot_for(worker)
-
-    def _snapshot_for(self, worker: int) -> Snapshot:
-        return self.mailboxes[worker].post_snapshot(self.server.fetch(worker))
-
-    def exchange(self, push: Push) -> torch.futures.Future:
-        """Take one gradient; the future is the model to go on with, or None behind the worker's last gradient."""
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the run is over")
-            self._replies[push.worker] = reply = torch.futures.Future()
-            try:
-                self._take(self.mailboxes[push.worker].open_push(push))
-            except BaseException as error:  # of the observer's: a full disk, say; it must reach the main thread
-                self.error = self.error or error
-                os.eventfd_write(self.done, 1)
-                raise
-            return reply
-
-    def _take(self, push: Push) -> None:
-        update = self.server.push(push)
-        self.observer.push(self.seconds, push)
-        if update is None:
-            return
-        self.observer.update(self.seconds, update)
-        for part in update.pushes:
-            if part.step < self.plan.steps[part.worker]:
-                self._replies.pop(part.worker).set_result(self._snapshot_for(part.worker))
-            else:
-                self._leave(part.worker)
-                self._replies.pop(part.worker).set_result(None)
-
-    def _leave(self, worker: int) -> None:
-        self._training.discard(worker)
-        if not self._training:
-            os.eventfd_write(self.done, 1)
-
-    def lose(self, worker: int, how: str) -> None:
-        """A worker's process ended. Raises WorkerLost if the run needs it."""
-        with self._lock:
-            if worker not in self._training:
-                return
-            message = f"Worker_{worker} was lost ({how})"
-            if self.plan.config.mode == "sync":
-                raise WorkerLost(f"{message}: a synchronous run cannot go on")
-            self.observer.lost.append(worker)
-            self.observer.warn(self.seconds, f"{message}: going on without it")
-            self._leave(worker)
-            if not self._training and len(self.observer.lost) == len(self.plan.steps):
-                raise WorkerLost(f"{message}, the last one")
-
-    def close(self) -> None:
-        """Let nothing more in; afterwards the model changes no more."""
-        with self._lock:  # not held beyond: a push that waited for it would keep RPC from shutting down
-            self._closed = True
-            os.close(self.done)
 
 
 # The object that remote calls reach: RPC addresses functions of a module, not objects.
 _coordinator: Coordinator
 
 
-def _join(worker: int, plan: dict[str, object]) -> Snapshot:
-    return _coordinator.join(worker, plan)
+@async_execution
+def _join(worker: int, settings: dict[str, object]) -> torch.futures.Future[Answer]:
+    return _coordinator.join(worker, settings)
 
 
-@rpc.functions.async_execution
-def _exchange(push: Push) -> torch.futures.Future:
+@async_execution
+def _exchange(push: Push) -> torch.futures.Future[Answer]:
     return _coordinator.exchange(push)
+
+
+def _hear(worker: int) -> None:
+    _coordinator.hear(worker)
+
+
+def _say_goodbye(worker: int) -> None:
+    _coordinator.say_goodbye(worker)
+
+
+# ----------------------------------------------------------------------------------------------------
+# The server, rank 0
+# ----------------------------------------------------------------------------------------------------
 
 
 def train(plan: Plan, samples: Samples, server: AsyncServer | SyncServer, observer: Observer) -> None:
@@ -150,32 +78,26 @@ def train(plan: Plan, samples: Samples, server: AsyncServer | SyncServer, observ
     Raises WorkerLost, with the name of the worker, if the run cannot be completed.
     """
     if plan.config.rank is not None:
-        mailboxes = dict.fromkeys(plan.steps, OnTheWire())
-        _serve(Coordinator(plan, server, observer, mailboxes), _master(plan), {})
+        _train_with_distant_workers(Coordinator(plan, server, observer, dict.fromkeys(plan.steps, OnTheWire())))
         return
     mailboxes = {worker: Mailbox(server.parameters, server.buffers) for worker in plan.steps}
+    os.environ["TP_SOCKET_IFNAME"] = "lo"
     with tempfile.TemporaryDirectory(prefix="rendezvous-") as folder:
         rendezvous = f"file://{Path(folder) / 'store'}"
         workers = _start_workers(plan, samples, rendezvous, mailboxes)
         try:
-            _serve(Coordinator(plan, server, observer, mailboxes), rendezvous, workers)
+            _train_with_own_workers(Coordinator(plan, server, observer, mailboxes), rendezvous, workers)
         finally:
             for process in workers.values():
                 process.kill()
             for process in workers.values():
                 process.join()
+            torch.set_num_threads(available_cores())
 
 
-def _essence(plan: Plan) -> dict[str, object]:
-    """What all processes of a run must agree on."""
-    return {"settings": run_name(plan.config), "seed": plan.seed, "data": plan.fingerprint}
-
-
-def _master(plan: Plan) -> str:
-    return f"tcp://{plan.config.master_addr}:{plan.config.master_port}"
-
-
-def _start_workers(plan: Plan, samples: Samples, rendezvous: str, mailboxes: Mailboxes) -> dict[int, BaseProcess]:
+def _start_workers(
+    plan: Plan, samples: Samples, rendezvous: str, mailboxes: Mapping[int, OnTheWire]
+) -> dict[int, BaseProcess]:
     context = multiprocessing.get_context("fork")
     sys.stdout.flush()
     sys.stderr.flush()
@@ -192,37 +114,29 @@ def _start_workers(plan: Plan, samples: Samples, rendezvous: str, mailboxes: Mai
     return workers
 
 
-def _serve(coordinator: Coordinator, rendezvous: str, workers: dict[int, BaseProcess]) -> None:
+def _train_with_own_workers(coordinator: Coordinator, rendezvous: str, workers: dict[int, BaseProcess]) -> None:
     global _coordinator
-    _coordinator, plan = coordinator, coordinator.plan
-    # Meeting blocks until everyone is there, and so happens aside: somebody may die on the way.
-    met = os.eventfd(0)
-    meeting = threading.Thread(target=lambda: (_meet(SERVER, 0, plan, rendezvous), os.eventfd_write(met, 1)))
-    meeting.daemon = True
-    meeting.start()
+    _coordinator = coordinator
     running = {process.sentinel: worker for worker, process in workers.items()}
-    while met not in (ready := wait_for_any([met, *running])):
-        worker = running[ready[0]]
-        raise WorkerLost(f"Worker_{worker} was lost ({_how(workers[worker])}) before training started")
-    meeting.join()
-    os.close(met)
-    coordinator.start = time.perf_counter()
-    together = False
+    stopped: set[int] = set()
+    meet(SERVER, 0, rendezvous, SERVER_THREADS)
     try:
-        while coordinator.done not in (ready := wait_for_any([coordinator.done, *running])):
+        while coordinator.done not in (ready := wait_for_any([coordinator.done, *running], WATCH_SECONDS)):
             for sentinel in ready:
                 worker = running.pop(sentinel)
                 coordinator.lose(worker, _how(workers[worker]))
+            now_stopped = {worker for worker in running.values() if _is_stopped(workers[worker])}
+            for worker in sorted(now_stopped - stopped):
+                coordinator.warn(f"Worker_{worker} is stopped (SIGSTOP): waiting for it")
+            stopped = now_stopped
         if coordinator.error is not None:
             raise coordinator.error
         wait_until = time.monotonic() + EXIT_SECONDS
         for process in workers.values():  # they still have to hear that they are through
             process.join(max(0.0, wait_until - time.monotonic()))
-        together = plan.config.rank is not None
     finally:
         coordinator.close()
-        rpc.shutdown(graceful=together)
-        torch.set_num_threads(available_cores())
+        leave()
 
 
 def _how(process: BaseProcess) -> str:
@@ -231,21 +145,45 @@ def _how(process: BaseProcess) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _meet(name: str, rank: int, plan: Plan, rendezvous: str) -> None:
-    """Join the group of processes; returns when all are there."""
-    if plan.config.rank is None:
-        os.environ["TP_SOCKET_IFNAME"] = os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    options = rpc.TensorPipeRpcBackendOptions(
-        num_worker_threads=SERVER_THREADS if rank == 0 else 1,
-        init_method=rendezvous,
-        rpc_timeout=TIMEOUT_SECONDS,
-        # With more processes than cores, polling shared memory takes the time of those who compute.
-        _transports=["uv"],
-        _channels=["basic"],
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own use of its deprecated API
-        rpc.init_rpc(name, rank=rank, world_size=plan.config.world_size, rpc_backend_options=options)
+def _is_stopped(process: BaseProcess) -> bool:
+    with suppress(OSError):  # it may just have ended
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
+
+
+def _train_with_distant_workers(coordinator: Coordinator) -> None:
+    global _coordinator
+    _coordinator = coordinator
+    plan = coordinator.plan
+    print(f"Waiting for {plan.config.workers} workers at {_master(plan)}", flush=True)
+    deadline = time.monotonic() + MEETING_SECONDS
+    use_interface_towards(plan.config.master_addr)
+    # A thread for each worker's push, and one that always hears signs of life.
+    meet(SERVER, 0, _master(plan), len(plan.steps) + 1)
+    try:
+        while coordinator.done not in wait_for_any(
+            [coordinator.done], min(WATCH_SECONDS, plan.config.peer_timeout / 4)
+        ):
+            for worker in coordinator.silent(plan.config.peer_timeout):
+                coordinator.lose(worker, f"silent for {plan.config.peer_timeout:g} s")
+            if coordinator.awaited and time.monotonic() > deadline:
+                for worker in sorted(coordinator.awaited):
+                    coordinator.lose(worker, f"did not come within {MEETING_SECONDS} s")
+        if coordinator.error is not None:
+            raise coordinator.error
+        coordinator.wait_for_goodbyes(EXIT_SECONDS)
+    except DataError as error:
+        coordinator.error = error
+        raise
+    finally:
+        coordinator.close()
+        leave()
+        torch.set_num_threads(available_cores())
+
+
+# ----------------------------------------------------------------------------------------------------
+# A worker, rank 1…N
+# ----------------------------------------------------------------------------------------------------
 
 
 def _live(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: Mailbox, parent: int) -> None:
@@ -254,34 +192,43 @@ def _live(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: M
     with suppress(OSError):  # where it is not allowed, an exchange takes longer
         # Those who compute all the time leave the cores to the short turns of the server.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    _work(plan, samples, number, rendezvous, mailbox)
+    meet(f"Worker_{number}", number, rendezvous, threads=1)
+    _work(plan, samples, number, mailbox, ask)
+    leave()
 
 
 def work(plan: Plan, samples: Samples) -> None:
-    """Be the one worker that --rank names, for a server on some machine."""
-    _work(plan, samples, plan.config.rank, _master(plan), OnTheWire())
+    """Be the one worker that --rank names, for a server on some machine.
 
-
-def _work(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: OnTheWire) -> None:
-    torch.set_num_threads(plan.threads_per_gradient)
-    _meet(f"Worker_{number}", number, plan, rendezvous)
-    together = False
+    Raises DataError if the server is lost, or will not have this worker.
+    """
+    number, address, port = plan.config.rank, plan.config.master_addr, plan.config.master_port
+    print(f"Waiting for the server at {_master(plan)}", flush=True)
+    wait_for_server(address, port)
+    use_interface_towards(address)
+    meet(f"Worker_{number}", number, _master(plan), threads=1)
+    server = DistantServer(number, _hear, plan.config.peer_timeout)
     try:
-        worker, delays = plan.worker(number), plan.delays(number)
-        model = build_model(plan.config.dataset, plan.config.alt_model)
-        snapshot = _ask(_join, number, _essence(plan))
-        while snapshot is not None:
-            push = worker.compute(mailbox.open_snapshot(snapshot), model, samples)
-            time.sleep(delays.next_ms() / 1000)
-            snapshot = _ask(_exchange, mailbox.post_push(push))
-        together = plan.config.rank is not None
+        _work(plan, samples, number, OnTheWire(), server.ask)
+        with suppress(DataError):  # the server may be quicker
+            server.ask(_say_goodbye, number)
     finally:
-        rpc.shutdown(graceful=together)
+        server.leave()
+        leave()
 
 
-def _ask(function: Callable[..., Any], *arguments: object) -> Snapshot | None:
-    """The server's answer."""
-    try:
-        return rpc.rpc_sync(SERVER, function, args=arguments)
-    except RuntimeError as error:  # torch's word for a connection that broke
-        raise DataError(f"the server was lost ({str(error).splitlines()[0]})") from error
+def _master(plan: Plan) -> str:
+    return f"tcp://{plan.config.master_addr}:{plan.config.master_port}"
+
+
+def _work(plan: Plan, samples: Samples, number: int, mailbox: OnTheWire, ask_server: Callable[..., Answer]) -> None:
+    torch.set_num_threads(plan.threads_per_gradient)
+    worker, delays = plan.worker(number), plan.delays(number)
+    model = build_model(plan.config.dataset, plan.config.alt_model)
+    answer = ask_server(_join, number, shared_settings(plan))
+    while isinstance(answer, Snapshot):
+        push = worker.compute(mailbox.open_snapshot(answer), model, samples)
+        time.sleep(delays.next_ms() / 1000)
+        answer = ask_server(_exchange, mailbox.post_push(push))
+    if answer is not None:
+        raise DataError(answer.reason)

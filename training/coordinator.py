@@ -1,0 +1,191 @@
+"""The server's end of the wire: lets workers in, takes their pushes one at a time, and answers with the next model."""
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from common import DataError
+from training.mailbox import OnTheWire
+from training.observer import Observer
+from training.options import LOCAL_SETTINGS
+from training.plan import Plan
+from training.protocol import Push, Snapshot
+from training.server import AsyncServer, SyncServer
+
+
+class WorkerLost(DataError):
+    """A worker died, and the run cannot go on without it."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The server's answer to a worker that it will not have."""
+
+    reason: str
+
+
+Answer = Snapshot | Refusal | None  # None: there is nothing more to do
+
+
+def shared_settings(plan: Plan) -> dict[str, object]:
+    """What all processes of a run must agree on."""
+    settings = {f"--{name}": value for name, value in dataclasses.asdict(plan.config).items()
+                if name not in LOCAL_SETTINGS}  # fmt: skip
+    return settings | {"--seed": plan.seed, "data of fingerprint": plan.fingerprint}
+
+
+class Coordinator:
+    """Training starts once every worker that lives has joined; all futures are answers to a worker.
+
+    done: becomes readable when the run is over, well or not; `error` tells why not.
+    heard: worker → when it last gave a sign of life, by `time.monotonic`.
+    """
+
+    def __init__(
+        self, plan: Plan, server: AsyncServer | SyncServer, observer: Observer, mailboxes: Mapping[int, OnTheWire]
+    ) -> None:
+        self.plan = plan
+        self.mailboxes = mailboxes
+        self.server = server
+        self.observer = observer
+        self.error: BaseException | None = None
+        self.done = os.eventfd(0)
+        self.heard: dict[int, float] = {}
+        self.awaited = set(plan.steps)  # who has not joined yet
+        self._training = set(plan.steps)
+        self._saying_goodbye = set(plan.steps)
+        self._all_gone = threading.Event()
+        self._replies: dict[int, torch.futures.Future[Answer]] = {}
+        self._start = time.perf_counter()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    def join(self, worker: int, settings: dict[str, object]) -> torch.futures.Future[Answer]:
+        """Let a worker in; the future is the model to start from. A worker of another run calls off this one."""
+        reply = torch.futures.Future()
+        with self._lock:
+            for name, value in shared_settings(self.plan).items():
+                if settings.get(name) != value:
+                    reason = f"Worker_{worker} was started with {name} {settings.get(name)}, the server with {value}"
+                    if self.awaited and not self._closed:
+                        self._fail(DataError(reason))
+                    reply.set_result(Refusal(reason))
+                    return reply
+            if worker not in self.awaited or self._closed:
+                reply.set_result(Refusal(f"this run has, or had, a Worker_{worker} already"))
+                return reply
+            self.hear(worker)
+            self._replies[worker] = reply
+            self.awaited.remove(worker)
+            self._start_when_all_are_there()
+        return reply
+
+    def _start_when_all_are_there(self) -> None:
+        if not self.awaited:
+            self._start = time.perf_counter()
+            for worker in sorted(self._replies):
+                self._answer(worker)
+
+    def hear(self, worker: int) -> None:
+        """A worker gives a sign of life."""
+        self.heard[worker] = time.monotonic()
+
+    def exchange(self, push: Push) -> torch.futures.Future[Answer]:
+        """Take one gradient; the future is the model to go on with, or None behind the worker's last gradient."""
+        self.hear(push.worker)
+        reply = torch.futures.Future()
+        with self._lock:
+            if self._closed or push.worker not in self._training:
+                reply.set_result(Refusal(f"the run goes on without Worker_{push.worker}"))
+                return reply
+            self._replies[push.worker] = reply
+            try:
+                self._take(self.mailboxes[push.worker].open_push(push))
+            except BaseException as error:  # of the observer's: a full disk, say
+                self._fail(error)
+                raise
+        return reply
+
+    def _take(self, push: Push) -> None:
+        update = self.server.push(push)
+        self.observer.push(self._seconds, push)
+        if update is None:
+            return
+        self.observer.update(self._seconds, update)
+        for part in update.pushes:
+            if part.step < self.plan.steps[part.worker]:
+                self._answer(part.worker)
+            else:
+                self._leave(part.worker)
+                self._replies.pop(part.worker).set_result(None)
+
+    def _answer(self, worker: int) -> None:
+        self._replies.pop(worker).set_result(self.mailboxes[worker].post_snapshot(self.server.fetch(worker)))
+
+    def _leave(self, worker: int) -> None:
+        self._training.discard(worker)
+        if not self._training:
+            os.eventfd_write(self.done, 1)
+
+    def _fail(self, error: BaseException) -> None:
+        self.error = self.error or error
+        os.eventfd_write(self.done, 1)
+
+    def warn(self, text: str) -> None:
+        """Tell the user and the log."""
+        with self._lock:
+            self.observer.warn(self._seconds, text)
+
+    def lose(self, worker: int, how: str) -> None:
+        """A worker is gone. Raises WorkerLost if the run needs it."""
+        with self._lock:
+            if worker not in self._training:
+                return
+            message = f"Worker_{worker} was lost ({how})"
+            if self.plan.config.mode == "sync":
+                raise WorkerLost(f"{message}: a synchronous run cannot go on")
+            self.observer.lost.append(worker)
+            if len(self.observer.lost) == len(self.plan.steps):
+                raise WorkerLost(f"{message}, the last one")
+            self.observer.warn(self._seconds, f"{message}: going on without it")
+            self._replies.pop(worker, None)
+            self.say_goodbye(worker)
+            self._leave(worker)
+            if worker in self.awaited:
+                self.awaited.remove(worker)
+                self._start_when_all_are_there()
+
+    def silent(self, seconds: float) -> list[int]:
+        """The workers in training that gave no sign of life for so long."""
+        with self._lock:  # behind those whose push waits for its turn
+            now = time.monotonic()
+            return [worker for worker, heard in self.heard.items()
+                    if worker in self._training and now - heard > seconds]  # fmt: skip
+
+    def say_goodbye(self, worker: int) -> None:
+        """A worker knows that there is nothing more to do."""
+        self._saying_goodbye.discard(worker)
+        if not self._saying_goodbye:
+            self._all_gone.set()
+
+    def wait_for_goodbyes(self, seconds: float) -> None:
+        """Return when all workers have said goodbye, or after some seconds."""
+        self._all_gone.wait(seconds)
+
+    def close(self) -> None:
+        """Let nothing more in; afterwards the model changes no more. Who still waits learns why."""
+        with self._lock:  # not held beyond: a push that waited for it would keep RPC from shutting down
+            self._closed = True
+            for reply in self._replies.values():
+                reply.set_result(Refusal(f"the run was called off: {self.error}"))
+            self._replies.clear()
+            os.close(self.done)
