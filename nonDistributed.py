@@ -42,10 +42,7 @@ def main() -> None:
             loss = F.nll_loss(model.network(images), labels)
             model.gradients.zero_()
             loss.backward()
-
-            optimizer.param_groups[0]["lr"] = plan.learning_rate(step)
-            optimizer.param_groups[0]["params"][0].grad = model.gradients
-            optimizer.step()
+            optimizer.step(model.gradients, plan.learning_rate(step))
 
             push = Push(1, step + 1, step, loss.item(), model.gradients, model.buffers)
             weight_norm = torch.linalg.vector_norm(model.parameters).item()

@@ -155,8 +155,7 @@ def test_a_training_is_a_non_distributed_run_to_the_bit(samples, alr):
     worker, optimizer = plan.worker(1), plan.optimizer(model)
     for step in range(plan.updates):
         push = worker.compute(Snapshot(step, model.parameters, model.buffers), borrowed, samples)
-        optimizer.param_groups[0]["params"][0].grad = push.gradient
-        optimizer.step()
+        optimizer.step(push.gradient, plan.learning_rate(step))
     assert score == evaluate(samples, model, fold.held_out)
 
 

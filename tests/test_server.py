@@ -8,13 +8,14 @@ import math
 import pytest
 import torch
 
+from training.optimizers import SGD, Adam
 from training.protocol import Push
 from training.server import AsyncServer, DelayCompensation, SyncServer
 
 
 def make_server(kind: str, momentum: float = 0.0, compensation: DelayCompensation | None = None, steps=None):
     weight = torch.ones(1)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(weight)], lr=99.0, momentum=momentum, fused=True)
+    optimizer = SGD(weight, momentum)
     arguments = (weight, torch.zeros(0), optimizer, lambda update: 0.5)
     if kind == "sync":
         return SyncServer(*arguments, steps=steps or {1: 2, 2: 2})
@@ -124,7 +125,7 @@ def test_sync_sums_in_worker_order():
 @pytest.mark.parametrize("kind", ["async", "sync"])
 def test_running_statistics_are_the_mean_of_the_latest(kind):
     weight, buffers = torch.ones(1), torch.zeros(2)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(weight)], lr=1.0)
+    optimizer = SGD(weight, momentum=0.0)
     steps = {"steps": {1: 2, 2: 2}} if kind == "sync" else {}
     server = (SyncServer if kind == "sync" else AsyncServer)(weight, buffers, optimizer, lambda update: 0.5, **steps)
     for step, (first, second) in enumerate([([1.0, 2.0], [3.0, 6.0]), ([5.0, 5.0], [7.0, 9.0])], start=1):
@@ -136,8 +137,30 @@ def test_running_statistics_are_the_mean_of_the_latest(kind):
 
 def test_learning_rate_follows_the_schedule():
     weight = torch.ones(1)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(weight)], lr=1.0)
+    optimizer = SGD(weight, momentum=0.0)
     server = AsyncServer(weight, torch.zeros(0), optimizer, lambda update: [1.0, 0.25][update])
     for step in (1, 2):
         server.push(Push(1, step, step - 1, 0.0, torch.ones(1), torch.zeros(0)))
     assert weight.item() == 1 - 1 - 0.25
+
+
+@pytest.mark.parametrize(
+    ("ours", "torchs"),
+    [
+        (lambda weights: SGD(weights, 0.9), lambda weights: torch.optim.SGD([weights], momentum=0.9, fused=True)),
+        (lambda weights: SGD(weights, 0.0), lambda weights: torch.optim.SGD([weights], fused=True)),
+        (Adam, lambda weights: torch.optim.Adam([weights], fused=True)),
+    ],
+    ids=["momentum", "plain", "adam"],
+)
+def test_optimizers_are_those_of_torch(ours, torchs):
+    generator = torch.Generator().manual_seed(1)
+    start = torch.randn(1000, generator=generator)
+    weights, reference = start.clone(), torch.nn.Parameter(start.clone())
+    one, other = ours(weights), torchs(reference)
+    for step in range(1, 6):
+        gradient = torch.randn(1000, generator=generator)
+        one.step(gradient, 0.1 / step)
+        reference.grad, other.param_groups[0]["lr"] = gradient, 0.1 / step
+        other.step()
+        assert torch.equal(weights, reference)

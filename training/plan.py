@@ -5,11 +5,11 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from common import PARTITIONS, FlatModel, Samples, hold_out, make_generator, take_subset
 from training.delays import ComputeTimes, Delays
+from training.optimizers import SGD, Adam
 from training.options import RunConfig
 from training.worker import Worker
 
@@ -73,12 +73,9 @@ class Plan:
             return self.config.lr * (1 + math.cos(math.pi * update / self.updates)) / 2
         return self.config.lr
 
-    def optimizer(self, model: FlatModel) -> torch.optim.Optimizer:
+    def optimizer(self, model: FlatModel) -> SGD | Adam:
         """SGD or Adam over the flat parameters of a model."""
-        parameters = [torch.nn.Parameter(model.parameters)]
-        if self.config.alr:
-            return torch.optim.Adam(parameters, lr=self.config.lr, fused=True)
-        return torch.optim.SGD(parameters, lr=self.config.lr, momentum=self.config.momentum, fused=True)
+        return Adam(model.parameters) if self.config.alr else SGD(model.parameters, self.config.momentum)
 
     def worker(self, number: int) -> Worker:
         """Worker 1…N with its shard and its own random streams."""

@@ -4,11 +4,18 @@
 """
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from training.protocol import Push, Snapshot, Update
+
+
+class Optimizer(Protocol):
+    """Changes parameters (P,) in place by one step along a gradient (P,)."""
+
+    def step(self, gradient: Tensor, learning_rate: float) -> None: ...
 
 
 class DelayCompensation:
@@ -50,7 +57,7 @@ class ParameterServer:
         self,
         parameters: Tensor,
         buffers: Tensor,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         learning_rate: Callable[[int], float],
     ) -> None:
         self.parameters = parameters
@@ -68,10 +75,7 @@ class ParameterServer:
         return self._snapshot
 
     def _apply(self, gradient: Tensor, pushes: tuple[Push, ...]) -> Update:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.version)
-        self.optimizer.param_groups[0]["params"][0].grad = gradient
-        self.optimizer.step()
+        self.optimizer.step(gradient, self.learning_rate(self.version))
         self.version += 1
         if len(self.buffers):
             self._latest_buffers |= {push.worker: push.buffers for push in pushes}
@@ -88,7 +92,7 @@ class AsyncServer(ParameterServer):
         self,
         parameters: Tensor,
         buffers: Tensor,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         learning_rate: Callable[[int], float],
         compensation: DelayCompensation | None = None,
     ) -> None:
@@ -119,7 +123,7 @@ class SyncServer(ParameterServer):
         self,
         parameters: Tensor,
         buffers: Tensor,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         learning_rate: Callable[[int], float],
         steps: Mapping[int, int],
     ) -> None:

@@ -1,0 +1,41 @@
+"""Optimisers over one flat vector of parameters: torch's own, without its objects.
+
+torch.optim.SGD and Adam load torch's compiler when they are made, which takes a second of every start.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+
+class SGD:
+    """Stochastic gradient descent as torch.optim.SGD: velocity = momentum · velocity + gradient."""
+
+    def __init__(self, parameters: Tensor, momentum: float) -> None:
+        self._parameters = [parameters]
+        self._velocities: list[Tensor | None] = [None]
+        self._sgd = partial(
+            sgd, momentum=momentum, weight_decay=0.0, dampening=0.0, nesterov=False, maximize=False, fused=True
+        )
+
+    def step(self, gradient: Tensor, learning_rate: float) -> None:
+        """Change the parameters (P,) in place by one step along `gradient` (P,)."""
+        self._sgd(self._parameters, [gradient], self._velocities, lr=learning_rate)
+
+
+class Adam:
+    """Adam (Kingma and Ba, arXiv 1412.6980) as torch.optim.Adam, with its default betas."""
+
+    def __init__(self, parameters: Tensor) -> None:
+        self._parameters = [parameters]
+        self._state = [torch.zeros_like(parameters)], [torch.zeros_like(parameters)], [], [torch.zeros(())]
+        self._adam = partial(
+            adam, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False, fused=True
+        )
+
+    def step(self, gradient: Tensor, learning_rate: float) -> None:
+        """Change the parameters (P,) in place by one step along `gradient` (P,)."""
+        self._adam(self._parameters, [gradient], *self._state, lr=learning_rate)
