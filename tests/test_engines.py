@@ -14,7 +14,7 @@ from training.plan import make_plan
 from training.protocol import Snapshot
 from training.record import read_log
 from training.server import AsyncServer, SyncServer
-from training.virtual import GradientPool, run_events
+from training.virtual import GradientPool, events
 
 EASY = ("--epochs", 2, "--seed", 3)
 
@@ -103,8 +103,8 @@ def run_schedule(durations_ms: dict[int, float], steps: int, threads: int | None
     model = common.build_model("digits", config.alt_model, 5)
     server = AsyncServer(model.parameters, model.buffers, plan.optimizer(model), plan.learning_rate)
     watcher = Watcher()
-    with GradientPool(plan, digits, threads) as pool:
-        run_events(dict.fromkeys(durations_ms, steps), durations_ms.get, server, watcher, pool)
+    pool = GradientPool(plan, digits, threads)
+    pool.run(events(dict.fromkeys(durations_ms, steps), durations_ms.get, server, watcher, pool))
     return watcher.updates, model.parameters
 
 

@@ -135,8 +135,9 @@ class Observer:
         if not self.plan.config.no_save_model:
             self.record.save_model(self.model.state_dict())
         paths = self.record.finish(self.seconds, result)
+        whose = " of virtual time" if self.plan.config.clock == "virtual" else ""
         print(
-            f"Finished {self.updates} updates in {self.seconds:.2f} s "
+            f"Finished {self.updates} updates in {self.seconds:.2f} s{whose} "
             f"({self.updates / max(self.seconds, 1e-9):.1f} updates/s), mean staleness {result['mean_staleness']:.2f}"
         )
         for path in paths:
