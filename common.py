@@ -4,6 +4,7 @@ Nothing here knows of processes, clocks, files written or figures. The two table
 drive everything: their keys are the choices of the command line.
 """
 
+import functools
 import gzip
 import hashlib
 from collections.abc import Callable
@@ -172,8 +173,9 @@ class DataError(Exception):
     """A file of data, a log, a model or weights that cannot be used; the text names it and says why."""
 
 
+@functools.cache
 def load_dataset(name: str, data_dir: str | Path) -> Dataset:
-    """Read, decode and standardise one data set of DATASETS.
+    """Read, decode and standardise one data set of DATASETS, once a process and for those that it forks.
 
     Images are scaled with the one mean and one standard deviation over all pixels of the training set.
     Raises DataError if the data is neither on disk nor to be downloaded, or is not what it should be.
@@ -199,6 +201,9 @@ def load_dataset(name: str, data_dir: str | Path) -> Dataset:
             )
         if len(labels) == 0 or labels.min() < 0 or labels.max() >= spec.labels:
             raise DataError(f"data set {name}: the {part} labels in {data_dir} are not 0 to {spec.labels - 1}")
+    darkest, brightest = raw.train_images.aminmax()
+    if darkest == brightest:
+        raise DataError(f"data set {name}: all pixels of the training images in {data_dir} are {darkest}")
     train_images = raw.train_images.float()
     mean, deviation = train_images.mean(), train_images.std(correction=0)
     train_images.sub_(mean).div_(deviation)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from analysis.cross_validation import Grid, Result, ResultsFile, Settings, Study, make_folds, rank, search
+from analysis.cross_validation import Grid, Result, ResultsFile, Settings, Spread, Study, make_folds, rank, search
+from analysis.evaluate import in_digits
 from common import DATASETS, DEFAULT_SEED, Samples, load_dataset, make_generator, network_name, take_subset
 from interface.command_line import ArgumentParser, Interval, run_script
 from training.plan import available_cores
@@ -154,7 +155,7 @@ def table(ranking: list[Result]) -> str:
         [
             f"{place}.",
             f"{result.accuracy:.2f}",
-            f"{result.loss:.4f}" if result.converged else "diverged",
+            tell_loss(result.loss) if result.converged else "diverged",
             str(result.configuration.learning_rate),
             str(result.configuration.momentum),
             str(result.configuration.batch_size),
@@ -165,6 +166,11 @@ def table(ranking: list[Result]) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def tell_loss(loss: Spread) -> str:
+    """Mean ± standard deviation."""
+    return f"{in_digits(loss.mean)} ± {in_digits(loss.deviation)}"
 
 
 def tell_best(best: Result, arguments: argparse.Namespace) -> str:
@@ -178,7 +184,7 @@ def tell_best(best: Result, arguments: argparse.Namespace) -> str:
     command += ["--alt_model"] if arguments.alt_model else []
     command += ["--data_dir", arguments.data_dir] if arguments.data_dir != "data" else []
     command += ["--seed", arguments.seed]
-    return f"Best: accuracy {best.accuracy:.2f} %, loss {best.loss:.4f}: {shlex.join(map(str, command))}"
+    return f"Best: accuracy {best.accuracy:.2f} %, loss {tell_loss(best.loss)}: {shlex.join(map(str, command))}"
 
 
 if __name__ == "__main__":

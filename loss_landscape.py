@@ -21,7 +21,10 @@ def main() -> None:
     base = base_of(arguments.weights)
     model = Source(arguments.model, parse_run_name(base_of(arguments.model)))
     weights = Source(arguments.weights, parse_run_name(base))
-    survey, evaluation = prepare(model, [weights], ["trajectory"], Settings.of(arguments))
+    prepared = prepare(model, [weights], ["trajectory"], Settings.of(arguments))
+    if prepared is None:
+        return
+    survey, evaluation = prepared
 
     files = Files.within(arguments.subfolder, f"{base}_loss_landscape")
     landscape = survey.measure(evaluation, files.unfinished)

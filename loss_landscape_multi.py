@@ -24,7 +24,10 @@ def main() -> None:
     labels = arguments.labels or default_labels(weights)
     if len(labels) != len(weights):
         raise ValueError(f"--labels names {len(labels)} runs, but there are {len(weights)}: give one label for each")
-    survey, evaluation = prepare(model, weights, labels, Settings.of(arguments))
+    prepared = prepare(model, weights, labels, Settings.of(arguments))
+    if prepared is None:
+        return
+    survey, evaluation = prepared
 
     files = Files.within(arguments.subfolder, f"{arguments.name or shared_name(bases)}_loss_landscape_multi")
     if arguments.grid_losses:

@@ -9,6 +9,7 @@ the virtual clock, or (replay) the times in the log that was replayed.
 """
 
 import argparse
+import math
 import re
 from pathlib import Path
 
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.evaluate import BATCH_SIZE, predict, score
+from analysis.evaluate import BATCH_SIZE, in_digits, predict, score
 from common import DataError, FlatModel, Samples, build_model, load_dataset, network_name
 from interface.command_line import ArgumentParser, Interval, run_script
-from interface.files import written_whole
+from interface.files import make_folder, written_whole
 from training.names import base_of, parse_run_name, run_name
 from training.options import RunConfig
 from training.record import RunLog, Score, read_log, read_model
@@ -31,8 +32,8 @@ def main() -> None:
     base = base_of_run(arguments.model, log)
     model = build_model(log.config.dataset, log.config.alt_model)
     read_model(arguments.model, model)
-    folder = Path(arguments.subfolder)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_norm(arguments.model, model, log)
+    folder = make_folder(Path(arguments.subfolder))
     dataset = load_dataset(log.config.dataset, arguments.data_dir)
     report = Report()
 
@@ -103,6 +104,17 @@ def base_of_run(model: str, log: RunLog) -> str:
     if base_of(model) != base:
         raise DataError(f"{model} and {log.path} belong to different runs: {base_of(model)} and {base}")
     return base
+
+
+def check_norm(path: str, model: FlatModel, log: RunLog) -> None:
+    """Raises DataError if the model is not what a complete run of this suite ended with, though it is called so."""
+    if log.header is None or log.result is None or log.result["status"] != "complete" or len(log.updates) == 0:
+        return
+    logged, norm = log.updates.weight_norm[-1], torch.linalg.vector_norm(model.parameters).item()
+    if math.isfinite(logged) and not math.isclose(norm, logged, rel_tol=1e-4):
+        raise DataError(
+            f"{path}: not the model of {log.path}: its weights have norm {norm:.6g}, the run's {logged:.6g}"
+        )
 
 
 def log_probabilities(samples: Samples, model: FlatModel, batch_size: int) -> Tensor:
@@ -184,7 +196,7 @@ def count(number: int, noun: str) -> str:
 
 def describe_score(score: Score) -> str:
     """Accuracy and loss."""
-    return f"accuracy: {score.accuracy:.2f} % ({score.correct}/{score.total}), loss: {score.loss:.4f}"
+    return f"accuracy: {score.accuracy:.2f} % ({score.correct}/{score.total}), loss: {in_digits(score.loss)}"
 
 
 def minutes(seconds: float) -> str:

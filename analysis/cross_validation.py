@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from analysis.evaluate import evaluate
 from common import DATASETS, DataError, FlatModel, Samples, build_model, make_generator
+from interface.files import make_folder, naming
 from interface.processes import obey
 from training.record import Score
 
@@ -259,7 +260,7 @@ class ResultsFile:
         self.path = path
         self.settings = settings
         self.results: dict[tuple[Configuration, int], Result] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._file = path.open("a+b")
 
     def __enter__(self) -> "ResultsFile":
@@ -267,12 +268,14 @@ class ResultsFile:
             self._lock()
             self._read()
         except BaseException:
-            self._file.close()
+            with suppress(OSError):  # of what could not be written, which is told already
+                self._file.close()
             raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a row that could not be written, which is told already
+            self._file.close()
 
     def of(self, grid: Grid) -> list[Result]:
         """The results of a grid, all of which must be there."""
@@ -285,8 +288,9 @@ class ResultsFile:
         self._write(",".join(self._row(result)))
 
     def _write(self, line: str) -> None:
-        self._file.write(f"{line}\n".encode())
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(f"{line}\n".encode())
+            self._file.flush()
 
     def _lock(self) -> None:
         try:
@@ -333,9 +337,11 @@ class ResultsFile:
                 float(value["learning_rate"]), float(value["momentum"]), int(value["batch_size"])
             )
             result = Result(configuration, int(value["epochs"]), losses, accuracies, float(value["seconds"]))
-            if len(losses) == len(accuracies) == self.settings.folds and self._row(result) == row:
+            possible = min(configuration.learning_rate, configuration.batch_size, result.epochs) > 0
+            possible = possible and configuration.momentum >= 0 and all(0 <= value <= 100 for value in accuracies)
+            if len(losses) == len(accuracies) == self.settings.folds and possible and self._row(result) == row:
                 return result
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
         raise DataError(f"{self.path}, line {number}: damaged; remove the line, and its configuration is trained again")
 

@@ -1,5 +1,6 @@
 """The picture of a grid search: heat maps of the mean accuracy over learning rate and batch size."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ COLOURS = colormaps["cividis"]  # reads the same with any colour vision, and in 
 DIVERGED_COLOUR, BEST_COLOUR = "0.85", "#d62728"
 CELL = (0.62, 0.42)  # width and height, inches
 DOTS_PER_INCH = 150
+CHARACTERS_PER_INCH = 11.5  # of the title
 
 
 def draw_grid(path: Path, settings: Settings, grid: Grid, ranking: list[Result]) -> None:
@@ -39,12 +41,11 @@ def draw_grid(path: Path, settings: Settings, grid: Grid, ranking: list[Result])
         if result is ranking[0] and result.converged:
             frame(panel, place)
     label(panels, settings, grid)
-    figure.suptitle(
+    title = (
         f"{settings.dataset}, {settings.network}, {settings.optimizer}: accuracy in percent, mean ± standard deviation "
-        f"over {settings.folds} folds of {settings.samples:,} samples",
-        fontsize="medium",
-        wrap=True,
+        f"over {settings.folds} folds of {settings.samples:,} samples"
     )
+    figure.suptitle(textwrap.fill(title, int(CHARACTERS_PER_INCH * width)), fontsize="medium")
     bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=panels, extend="min", aspect=5 * (height - 1.3), pad=0.02)
     bar.set_label("mean accuracy, %")
     with written_whole(path) as unfinished:

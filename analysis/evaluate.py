@@ -8,6 +8,7 @@ from common import FlatModel, Samples
 from training.record import Score
 
 BATCH_SIZE = 1000
+EXPLODED = 1e6
 
 
 def predict(samples: Samples, model: FlatModel, indices: Tensor | None = None, batch_size: int = BATCH_SIZE) -> Tensor:
@@ -22,6 +23,11 @@ def score(log_probabilities: Tensor, labels: Tensor) -> Score:
     """Mean negative log-likelihood and accuracy of log-probabilities (n, labels) against labels (n,)."""
     loss = F.nll_loss(log_probabilities, labels).item()
     return Score(loss, int((log_probabilities.argmax(dim=1) == labels).sum()), len(labels))
+
+
+def in_digits(loss: float) -> str:
+    """A loss with four decimals; one that exploded, with its power of ten."""
+    return f"{loss:.4g}" if abs(loss) > EXPLODED else f"{loss:.4f}"
 
 
 def evaluate(samples: Samples, model: FlatModel, indices: Tensor | None = None, batch_size: int = BATCH_SIZE) -> Score:

@@ -23,9 +23,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import (
-    DataError,
-)
+from analysis.evaluate import in_digits
+from common import DataError
 from interface.files import written_whole
 
 Loss = Callable[[np.ndarray], float]  # parameters (P,) → loss
@@ -220,12 +219,13 @@ class Progress:
     @classmethod
     def resume(cls, path: Path, about: dict[str, str], points: int) -> "Progress":
         """The progress that `path` keeps, if it is of this very survey; else none, with a warning."""
+        fresh = cls(path, about, losses=np.full(points, np.nan), done=np.zeros(points, dtype=bool))
         if path.exists():
             try:
-                return cls(path, about, *read_numbers(path, about, "losses", "done"))
+                return cls(path, about, *read_numbers(path, about, losses=fresh.losses, done=fresh.done))
             except DataError as error:
                 logging.warning("%s; starting afresh", error)
-        return cls(path, about, np.full(points, np.nan), np.zeros(points, dtype=bool))
+        return fresh
 
     def keep(self) -> None:
         """Write what there is."""
@@ -297,11 +297,11 @@ class Trajectory:
     plane_losses: np.ndarray
 
     def __str__(self) -> str:
-        end = f"{self.losses[-1]:.4f} ({self.plane_losses[-1]:.4f} in the plane)"
+        end = f"{in_digits(self.losses[-1])} ({in_digits(self.plane_losses[-1])} in the plane)"
         if len(self.losses) == 1:
             return f"{self.label}: loss {end}, {self.distances[-1]:.3g} away from the plane"
         return (
-            f"{self.label}: loss {self.losses[0]:.4f} at the start, {end} at the end; "
+            f"{self.label}: loss {in_digits(self.losses[0])} at the start, {end} at the end; "
             f"{self.distances.mean():.3g} away from the plane on average, {self.distances.max():.3g} at most"
         )
 
@@ -337,10 +337,13 @@ class Landscape:
         return int((~np.isfinite(self.losses)).sum())
 
     @property
+    def finite(self) -> bool:
+        """Whether there is a finite loss on the grid, and so something to draw."""
+        return self.masked < self.losses.size
+
+    @property
     def lowest(self) -> tuple[float, float, float]:
-        """x, y and loss of the lowest grid point; raises DataError if no loss is finite."""
-        if self.masked == self.losses.size:
-            raise DataError("no point of the grid has a finite loss: there is nothing to draw")
+        """x, y and loss of the lowest grid point, of a landscape that is `finite`."""
         row, column = np.unravel_index(np.nanargmin(self.masked_losses), self.losses.shape)
         return float(self.grid.x[column]), float(self.grid.y[row]), float(self.losses[row, column])
 
@@ -369,22 +372,21 @@ class Landscape:
     @classmethod
     def load(cls, path: Path, survey: Survey) -> "Landscape":
         """What `save` wrote, with the labels of `survey`; raises DataError if it is not of this very survey."""
-        losses = read_numbers(path, survey.about, "losses", "plane_losses", "row_losses")
-        try:
-            return survey.landscape(*losses)
-        except ValueError as error:
-            raise DataError(f"{path}: not the numbers of a landscape ({error})") from error
+        grid, rows = np.empty((len(survey.grid.y), len(survey.grid.x))), np.empty(len(survey.rows))
+        return survey.landscape(*read_numbers(path, survey.about, losses=grid, plane_losses=rows, row_losses=rows))
 
     def report(self) -> str:
         """What was measured, in a few lines."""
         first, second = 100 * self.plane.explained
-        x, y, loss = self.lowest
+        lowest = "no loss is finite"
+        if self.finite:
+            x, y, loss = self.lowest
+            lowest = f"lowest loss {in_digits(loss)} at ({x:.3g}, {y:.3g})"
         rows = sum(len(run.epochs) for run in self.trajectories)
         lines = [
             f"{self.about['network']} on {self.about['data']}",
             f"plane: PC1 {first:.1f} %, PC2 {second:.1f} % of the variance of {rows} saved weights",
-            f"grid: {self.about['grid']}; lowest loss {loss:.4f} at ({x:.3g}, {y:.3g}); "
-            f"{self.masked} of {self.losses.size} points not finite",
+            f"grid: {self.about['grid']}; {lowest}; {self.masked} of {self.losses.size} points not finite",
         ]
         if "running statistics" in self.about:
             lines.append(f"running statistics: {self.about['running statistics']}")
@@ -397,21 +399,30 @@ def write_numbers(path: Path, about: dict[str, str], **numbers: np.ndarray) -> N
         np.savez(unfinished, about=np.array(json.dumps(about)), **numbers)
 
 
-def read_numbers(path: Path, about: dict[str, str], *names: str) -> list[np.ndarray]:
-    """The arrays `names` of what `write_numbers` wrote. Raises DataError if they belong to anything but `about`."""
+def read_numbers(path: Path, about: dict[str, str], **like: np.ndarray) -> list[np.ndarray]:
+    """Some arrays of what `write_numbers` wrote; `like` has their names, shapes and types.
+
+    Raises DataError if they belong to anything but `about`, or are none of these.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             found = json.loads(str(file["about"]))
             differences = [
                 f"{key} {found.get(key)}, not {value}" for key, value in about.items() if found.get(key) != value
             ]
-            numbers = [] if differences else [file[name] for name in names]
+            numbers = [] if differences else [file[name] for name in like]
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # numpy, zipfile, zlib and json each have their own
         raise DataError(f"{path}: not the numbers of a landscape, or not whole") from error
     if differences:
         raise DataError(f"{path}: of another landscape: {'; '.join(differences)}")
+    for values, (name, expected) in zip(numbers, like.items(), strict=True):
+        if (values.shape, values.dtype) != (expected.shape, expected.dtype):
+            raise DataError(
+                f"{path}: not the numbers of a landscape: {name} is {values.dtype} {values.shape}, "
+                f"not {expected.dtype} {expected.shape}"
+            )
     return numbers
 
 

@@ -1,6 +1,7 @@
 """Figures of a landscape: interactive contour and surface (HTML), and the contour as an image. Never evaluates."""
 
 import html
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +30,13 @@ STEPS_BETWEEN_ROWS = 20  # of a line that follows the surface
 
 
 def draw(landscape: Landscape, stem: Path, *, shared_plotly: bool) -> list[Path]:
-    """Write {stem}_contour.html, {stem}_surface.html and {stem}_contour.png; return their paths."""
+    """Write {stem}_contour.html, {stem}_surface.html and {stem}_contour.png; return their paths.
+
+    Nothing, with a warning, where no loss of the grid is finite.
+    """
+    if not landscape.finite:
+        logging.warning("nothing to draw: no loss of the grid is finite")
+        return []
     contour, surface, image = (
         stem.with_name(stem.name + end) for end in ("_contour.html", "_surface.html", "_contour.png")
     )

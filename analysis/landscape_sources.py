@@ -10,14 +10,9 @@ import numpy as np
 
 from analysis.landscape import Evaluation, Run, Settings, Survey
 from analysis.network_loss import evaluation_of
-from common import (
-    DataError,
-    FlatModel,
-    build_model,
-    load_dataset,
-    network_name,
-)
+from common import DataError, FlatModel, build_model, load_dataset, network_name
 from interface.command_line import ArgumentParser, Interval
+from interface.files import make_folder
 from training.record import read_log, read_model, read_weights
 
 LEAST_ROWS = 3  # a plane needs three points
@@ -34,8 +29,7 @@ class Files:
     @classmethod
     def within(cls, folder: Path, name: str) -> "Files":
         """Files of one landscape in a folder, which is made."""
-        folder.mkdir(parents=True, exist_ok=True)
-        return cls(folder / name)
+        return cls(make_folder(folder) / name)
 
     @property
     def numbers(self) -> Path:
@@ -92,9 +86,10 @@ class Source:
 
 def prepare(
     model: Source, weights: Sequence[Source], labels: Sequence[str], settings: Settings
-) -> tuple[Survey, Evaluation]:
+) -> tuple[Survey, Evaluation] | None:
     """Read a model, the saved weights of runs and their data set: what to survey, and how.
 
+    None, with a warning, if none of the runs converged.
     Raises ValueError where a file is missing or of another network or data set, DataError where one cannot be used.
     """
     for source in (model, *weights):
@@ -111,15 +106,20 @@ def prepare(
     read = (read_run(source, label, network) for source, label in zip(weights, labels, strict=True))
     runs = [run for run in read if run is not None]
     if not runs:
-        raise DataError("none of the runs has three saved rows that are finite: there is no plane to show")
+        logging.warning("nothing to draw: no run has the three rows that a plane needs")
+        return None
     evaluation = evaluation_of(load_dataset(model.config.dataset, settings.data_dir), model.config.alt_model, settings)
-    return Survey.around(runs, model_apart(model, network, runs), settings, evaluation.about), evaluation
+    try:
+        return Survey.around(runs, model_apart(model, network, runs), settings, evaluation.about), evaluation
+    except DataError as error:
+        raise DataError(f"{', '.join(str(source.path) for source in weights)}: {error}") from error
 
 
 def read_run(source: Source, label: str, network: FlatModel) -> Run | None:
     """The parameters that a run saved, without its buffers; None, with a warning, if it did not converge at all.
 
-    Rows that are not finite are left out, with a warning. Raises DataError if the file cannot be used.
+    Rows without a finite norm are left out, with a warning.
+    Raises DataError if the file cannot be used.
     """
     state = network.network.state_dict()
     names = dict(network.network.named_parameters())
@@ -130,14 +130,22 @@ def read_run(source: Source, label: str, network: FlatModel) -> Run | None:
         )
     is_parameter = np.concatenate([np.full(value.numel(), name in names) for name, value in state.items()])
     parameters = rows[:, is_parameter]
-    finite = np.isfinite(parameters).all(axis=1)
-    if not finite.all():
-        kept = "they are" if finite.sum() >= LEAST_ROWS else "the run is"
-        logging.warning("%s: %d of %d saved rows are not finite (no convergence); %s left out",
-                        source.path, (~finite).sum(), len(rows), kept)  # fmt: skip
-    if finite.sum() < LEAST_ROWS:
+    if not np.isfinite(parameters[0]).all():
+        raise DataError(f"{source.path}: its first row is not finite: no run starts so")
+    usable = can_be_squared(parameters)
+    if not usable.all():
+        kept = "they are" if usable.sum() >= LEAST_ROWS else "the run is"
+        logging.warning("%s: %d of %d saved rows have no finite norm (no convergence); %s left out",
+                        source.path, (~usable).sum(), len(rows), kept)  # fmt: skip
+    if usable.sum() < LEAST_ROWS:
         return None
-    return Run(label, parameters[finite], saved_epochs(source, rows)[finite])
+    return Run(label, parameters[usable], saved_epochs(source, rows)[usable])
+
+
+def can_be_squared(parameters: np.ndarray) -> np.ndarray:
+    """(n,): whether each of some parameters (n, P) has a finite norm, as a plane needs it."""
+    with np.errstate(all="ignore"):
+        return np.isfinite([row @ row for row in parameters])
 
 
 def saved_epochs(source: Source, rows: np.ndarray) -> np.ndarray:
@@ -158,7 +166,8 @@ def saved_epochs(source: Source, rows: np.ndarray) -> np.ndarray:
     if log.header is not None or len(log.updates) == 0:
         return even
     norms = np.linalg.norm(rows[1:].astype(float), axis=1)
-    updates = 1 + np.abs(log.updates.weight_norm - norms[:, None]).argmin(axis=1)
+    with np.errstate(invalid="ignore"):  # of runs that did not converge
+        updates = 1 + np.abs(log.updates.weight_norm - norms[:, None]).argmin(axis=1)
     return np.array([0, *updates]) * log.config.epochs / len(log.updates)
 
 
@@ -167,7 +176,7 @@ def model_apart(source: Source, network: FlatModel, runs: Sequence[Run]) -> Run 
     parameters = network.parameters.numpy().copy()
     if any(np.array_equal(parameters, run.parameters[-1]) for run in runs):
         return None
-    if not np.isfinite(parameters).all():
-        logging.warning("%s: its parameters are not finite; it is not marked", source.path)
+    if not can_be_squared(parameters[None]).all():
+        logging.warning("%s: its parameters have no finite norm; it is not marked", source.path)
         return None
     return Run("given model (not the last saved row)", parameters[None], np.array([float(source.config.epochs)]))

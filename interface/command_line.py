@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-import math
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Interval:
         self.what = f"{'an integer' if kind is int else 'a number'} in {text}"
 
     def __contains__(self, value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, (int, self.kind)) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, (int, self.kind)) or value != value:  # NaN
             return False
         above = self.low <= value if self.text[0] == "[" else self.low < value
         below = value <= self.high if self.text[-1] == "]" else value < self.high
@@ -69,7 +69,10 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     logging.addLevelName(logging.WARNING, "warning")
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        main()
+        try:
+            main()
+        finally:
+            flush_output()
         sys.exit(0)
     except ValueError as error:
         sys.exit(complain(script, error, 2))
@@ -79,7 +82,18 @@ def run_script(main: Callable[[], None]) -> NoReturn:
         sys.exit(complain(script, "interrupted", 130))
 
 
+def flush_output() -> None:
+    """Raises OSError, once and for all, if what was printed cannot be written."""
+    try:
+        print(end="", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again at the end
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
 def complain(script: str, error: object, code: int) -> int:
     """Print an error as one line; return the exit code."""
+    if isinstance(error, OSError) and error.filename is not None:
+        error = f"{error.filename2 or error.filename}: {error.strerror}"
     print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
     return code

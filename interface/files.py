@@ -1,17 +1,51 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, in folders that are made, and errors that name them."""
 
+import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def make_folder(path: Path) -> Path:
+    """The folder that --subfolder names, made if it is not there.
+
+    Raises ValueError where a file is in its place, OSError where it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"--subfolder {path} is not valid: a file is in its place") from error
+    return path
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Around reading or writing: an OSError names the file, as those of a full disk do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+
+
+@contextmanager
+def whole_or_gone(path: Path) -> Iterator[None]:
+    """Around writing a file: an error names it, and leaves nothing of it."""
+    try:
+        with naming(path):
+            yield
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A path to write to, which is renamed to `path` once it is whole."""
     unfinished = path.with_name(f"{path.stem}_partial{os.getpid()}{path.suffix}")
-    try:
+    with whole_or_gone(unfinished), naming(path):
         yield unfinished
         unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Processes that a script forks: they leave Ctrl-C to it, and end when it ends, however it ends."""
+"""Processes that a script forks: they end when it ends, however it ends."""
 
 import ctypes
 import os
@@ -7,10 +7,15 @@ import signal
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def obey(parent: int) -> None:
-    """Called first in a forked process: from now on the process `parent` alone decides when this one ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def end_with(parent: int, signal_number: int) -> None:
+    """Called first in a forked process: it gets this signal when the process `parent` is gone."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number)
     if os.getppid() != parent:  # it died before this process could ask to be told
         os._exit(1)
+
+
+def obey(parent: int) -> None:
+    """Called first in a forked process: `parent` alone, not Ctrl-C, decides from now on when it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with(parent, signal.SIGKILL)

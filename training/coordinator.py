@@ -58,8 +58,8 @@ class Coordinator:
         self.heard: dict[int, float] = {}
         self.awaited = set(plan.steps)  # who has not joined yet
         self._training = set(plan.steps)
-        self._saying_goodbye = set(plan.steps)
-        self._all_gone = threading.Event()
+        self._here: set[int] = set()  # who came, and did not say goodbye
+        self._goodbyes = threading.Condition()
         self._replies: dict[int, torch.futures.Future[Answer]] = {}
         self._start = time.perf_counter()
         self._lock = threading.Lock()
@@ -72,6 +72,7 @@ class Coordinator:
     def join(self, worker: int, settings: dict[str, object]) -> torch.futures.Future[Answer]:
         """Let a worker in; the future is the model to start from. A worker of another run calls off this one."""
         reply = torch.futures.Future()
+        self._here.add(worker)
         with self._lock:
             for name, value in shared_settings(self.plan).items():
                 if settings.get(name) != value:
@@ -105,14 +106,13 @@ class Coordinator:
         reply = torch.futures.Future()
         with self._lock:
             if self._closed or push.worker not in self._training:
-                reply.set_result(Refusal(f"the run goes on without Worker_{push.worker}"))
+                reply.set_result(self._called_off() if self._closed else Refusal("the run goes on without this worker"))
                 return reply
             self._replies[push.worker] = reply
             try:
                 self._take(self.mailboxes[push.worker].open_push(push))
             except BaseException as error:  # of the observer's: a full disk, say
-                self._fail(error)
-                raise
+                self._fail(error)  # those who wait for an answer learn it from `close`
         return reply
 
     def _take(self, push: Push) -> None:
@@ -151,6 +151,7 @@ class Coordinator:
             if worker not in self._training:
                 return
             message = f"Worker_{worker} was lost ({how})"
+            self.say_goodbye(worker)
             if self.plan.config.mode == "sync":
                 raise WorkerLost(f"{message}: a synchronous run cannot go on")
             self.observer.lost.append(worker)
@@ -158,7 +159,6 @@ class Coordinator:
                 raise WorkerLost(f"{message}, the last one")
             self.observer.warn(self._seconds, f"{message}: going on without it")
             self._replies.pop(worker, None)
-            self.say_goodbye(worker)
             self._leave(worker)
             if worker in self.awaited:
                 self.awaited.remove(worker)
@@ -172,20 +172,24 @@ class Coordinator:
                     if worker in self._training and now - heard > seconds]  # fmt: skip
 
     def say_goodbye(self, worker: int) -> None:
-        """A worker knows that there is nothing more to do."""
-        self._saying_goodbye.discard(worker)
-        if not self._saying_goodbye:
-            self._all_gone.set()
+        """A worker knows that there is nothing more to do, or never will."""
+        with self._goodbyes:
+            self._here.discard(worker)
+            self._goodbyes.notify()
 
     def wait_for_goodbyes(self, seconds: float) -> None:
-        """Return when all workers have said goodbye, or after some seconds."""
-        self._all_gone.wait(seconds)
+        """Return when all workers that came have said goodbye, or after some seconds."""
+        with self._goodbyes:
+            self._goodbyes.wait_for(lambda: not self._here, seconds)
 
     def close(self) -> None:
         """Let nothing more in; afterwards the model changes no more. Who still waits learns why."""
         with self._lock:  # not held beyond: a push that waited for it would keep RPC from shutting down
             self._closed = True
             for reply in self._replies.values():
-                reply.set_result(Refusal(f"the run was called off: {self.error}"))
+                reply.set_result(self._called_off())
             self._replies.clear()
             os.close(self.done)
+
+    def _called_off(self) -> Refusal:
+        return Refusal(f"the run was called off: {self.error}")

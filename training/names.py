@@ -111,7 +111,14 @@ def parse_run_name(name: str) -> RunConfig:
     match = NAME.fullmatch(name)
     if match is None:
         raise ValueError(f"{name}: not the name of a run ({{dataset}}_{{mode}}_{{world_size}}_…_{{SGD|ADAM}}…)")
-    part = match.groupdict()
+    try:
+        return RunConfig(**settings_of(match.groupdict()))
+    except ValueError as error:
+        raise ValueError(f"{name}: not the name of a run ({error})") from error
+
+
+def settings_of(part: dict[str, str | None]) -> dict[str, object]:
+    """The settings that the groups of NAME hold."""
     settings = {
         "dataset": part["dataset"],
         "mode": part["mode"],
@@ -131,18 +138,18 @@ def parse_run_name(name: str) -> RunConfig:
     if part["mode"] != "classic":
         settings["world_size"] = int(part["world_size"])
     for suffix in filter(None, part["extra"].split("_")):
-        settings |= parse_suffix(suffix, name)
-    return RunConfig(**settings)
+        settings |= parse_suffix(suffix)
+    return settings
 
 
-def parse_suffix(suffix: str, name: str) -> dict[str, object]:
+def parse_suffix(suffix: str) -> dict[str, object]:
     if suffix in FLAG_SUFFIXES:
         return dict([FLAG_SUFFIXES[suffix]])
     if suffix == "replay":
         return {"replay": "log"}  # of which log, its own record tells
     key, value = re.fullmatch(r"([a-z]+?)([-+.\d].*)?", suffix).groups()
     if key not in EXTRA_SUFFIXES or value is None:
-        raise ValueError(f"{name}: unknown part _{suffix}")
+        raise ValueError(f"unknown part _{suffix}")
     field, kind = EXTRA_SUFFIXES[key]
     return {field: kind(value)}
 

@@ -10,13 +10,17 @@ While a run goes on, its files carry `_partial` and the process number in their 
 """
 
 import dataclasses
+import errno
+import io
 import json
+import math
 import os
 import platform
 import re
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -28,6 +32,7 @@ import torch
 from torch import Tensor
 
 from common import DataError, FlatModel
+from interface.files import make_folder, naming, whole_or_gone
 from training.names import ARTIFACTS, base_of, parse_run_name, run_name
 from training.options import RunConfig
 from training.plan import Plan, available_cores
@@ -80,27 +85,37 @@ def header(plan: Plan, clock: str) -> dict[str, Any]:
 class Record:
     """Writes the files of one run. Use it as a context; what is not `finish`ed stays as a partial run.
 
-    Raises OSError where the folder cannot be made or written to.
+    Raises OSError, which names the file, where something cannot be written, ValueError for a folder that is a file.
     """
 
     def __init__(self, plan: Plan, clock: str) -> None:
         self.plan = plan
-        self.folder = Path(plan.config.subfolder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = make_folder(Path(plan.config.subfolder))
         self.base = run_name(plan.config)
-        self._log = self._partial("log").open("w", encoding="utf-8", buffering=1)
+        for path in map(self.path, ARTIFACTS):
+            if path.is_dir():  # renaming would fail, when all the work is done
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path = self._partial("log")
+        with whole_or_gone(path):
+            path.write_text(json.dumps(header(plan, clock)) + "\n", encoding="utf-8")
+        self._log = path.open("a", encoding="utf-8", buffering=1)
         self._weights = None
         self._rows = 0
         self._written = ["log"]
-        self._log.write(json.dumps(header(plan, clock)) + "\n")
 
     def __enter__(self) -> "Record":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._log.close()
-        if self._weights is not None:
-            self._weights.close()
+        with suppress(OSError):  # of what could not be written before
+            self._close()
+        if self._weights is not None and self._rows == 0:
+            self._partial("weights").unlink()
+
+    def _close(self) -> None:
+        for file in filter(None, (self._weights, self._log)):
+            with naming(file.name):
+                file.close()
 
     def _partial(self, kind: str) -> Path:
         return self.folder / f"{self.base}_partial{os.getpid()}{ARTIFACTS[kind]}"
@@ -110,7 +125,8 @@ class Record:
         return self.folder / f"{self.base}{ARTIFACTS[kind]}"
 
     def _line(self, seconds: float, *fields: str) -> None:
-        self._log.write("  ".join((f"{seconds:.6f} s", *fields)) + "\n")
+        with naming(self._log.name):
+            self._log.write("  ".join((f"{seconds:.6f} s", *fields)) + "\n")
 
     def _whose(self, push: Push) -> tuple[str, ...]:
         batches = self.plan.batches_per_epoch[push.worker - 1]
@@ -154,11 +170,15 @@ class Record:
         """Append one row (S,) to the saved weights."""
         if self._weights is None:
             self._weights = self._partial("weights").open("wb")
-            self._written.append("weights")
+        with naming(self._weights.name):
+            if self._rows == 0:
+                self._write_weights_header(len(state))
+            self._weights.write(state.numpy().astype(np.float32, copy=False).tobytes())
+            self._weights.flush()  # a row counts once it is there
+            self._rows += 1
             self._write_weights_header(len(state))
-        self._weights.write(state.numpy().astype(np.float32, copy=False).tobytes())
-        self._rows += 1
-        self._write_weights_header(len(state))
+        if self._rows == 1:
+            self._written.append("weights")
 
     def _write_weights_header(self, columns: int) -> None:
         # numpy pads the header so that the number of rows can grow in place.
@@ -171,21 +191,26 @@ class Record:
 
     def save_model(self, state: dict[str, Tensor]) -> None:
         """Write the model's state dict."""
+        content = io.BytesIO()  # torch.save has an error of its own for a full disk
+        torch.save(state, content)
+        path = self._partial("model")
+        with whole_or_gone(path):
+            path.write_bytes(content.getbuffer())
         self._written.append("model")
-        torch.save(state, self._partial("model"))
 
     def finish(self, seconds: float, result: dict[str, Any]) -> list[Path]:
-        """Close the log with the result of a complete run and give all files their final names."""
+        """Close the log with the result of a complete run and give all files their final names, the log last."""
         self._close_log(seconds, {"status": "complete", **result})
-        self.__exit__()
-        for kind in self._written:
+        self._close()
+        for kind in reversed(self._written):
             self._partial(kind).replace(self.path(kind))
         return [self.path(kind) for kind in self._written]
 
     def abandon(self, seconds: float, reason: str, result: dict[str, Any]) -> list[Path]:
         """Close the log of a run that ends early; its files keep their partial names."""
-        self._close_log(seconds, {"status": "partial", "reason": reason, **result})
-        return [self._partial(kind) for kind in self._written]
+        if not self._log.closed:  # as it is where only the new names could not be given
+            self._close_log(seconds, {"status": "partial", "reason": reason, **result})
+        return [path for path in map(self._partial, self._written) if path.exists()]
 
     def _close_log(self, seconds: float, result: dict[str, Any]) -> None:
         self._line(seconds, "result " + json.dumps(result))
@@ -293,50 +318,53 @@ def read_log(path: str | Path) -> RunLog:
     lines = text.split("\n")
     lines.pop()  # behind the last line feed: nothing, or a line that was cut off
     if not lines:
-        raise DataError(f"{path}: not a log: it is empty")
-    if lines[0].startswith("{"):
-        return _read_own(path, lines)
-    return _read_published(path, lines)
+        raise DataError(f"{path}: not a log: it is empty, or cut in its first line")
+    try:
+        return _read_own(path, lines) if lines[0].startswith("{") else _read_published(path, lines)
+    except WRONG as error:  # of numbers that no array holds
+        raise DataError(f"{path}: not a log ({error})") from error
+
+
+WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)  # of damaged text
 
 
 def _read_own(path: Path, lines: list[str]) -> RunLog:
     try:
-        head = json.loads(lines[0])
-        config = RunConfig(**head["config"])
-        batches = head["worker_batches_per_epoch"]
-        clock = head["clock"]
-    except (ValueError, KeyError, TypeError) as error:
+        head, config = _own_header(lines[0])
+    except WRONG as error:
         raise DataError(f"{path}, line 1: not the header of a log ({error})") from error
-    updates, gradients, validations, warned, result, seconds = [], [], [], [], None, 0.0
+    course, validations, warned, result, seconds = _Course(head, config), [], [], None, 0.0
     for number, line in enumerate(lines[1:], start=2):
         try:
+            _demand(result is None, "it stands behind the result")
             time, kind, *fields = line.split("  ")
-            seconds = float(time.removesuffix(" s"))
+            seconds = _within(float(time.removesuffix(" s")), 0, sys.float_info.max, "time")
             kind, _, value = kind.partition(" ")
             pairs = dict(field.partition(" ")[::2] if " " in field else ("worker", field) for field in fields)
             if kind == "update":
-                updates.append(_own_event(seconds, value, pairs, batches))
+                course.update(seconds, value, pairs)
             elif kind == "gradient":
-                gradients.append(_own_event(seconds, value, pairs, batches))
+                course.gradient(seconds, value, pairs)
             elif kind == "validation":
                 validations.append(_own_validation(seconds, value, pairs))
+                _demand(len(validations) == validations[-1].epoch <= config.epochs, "an epoch is missing")
             elif kind == "warning":
                 warned.append("  ".join((value, *fields)))
             elif kind == "result":
-                result = json.loads("  ".join((value, *fields)))
-                seconds = float(result["seconds"])
+                result = _own_result("  ".join((value, *fields)))
+                seconds = result["seconds"]
             else:
                 raise ValueError(f"unknown kind {kind!r}")
-        except (ValueError, KeyError, TypeError) as error:
+        except WRONG as error:
             raise DataError(f"{path}, line {number}: not a line of a log ({error})") from error
-    all_updates = Events.from_rows(updates)
+    updates = Events.from_rows(course.updates)
     return RunLog(
         path,
         head,
         config,
-        clock,
-        all_updates,
-        Events.from_rows(gradients) if config.mode == "sync" else all_updates,
+        head["clock"],
+        updates,
+        Events.from_rows(course.gradients) if config.mode == "sync" else updates,
         tuple(validations),
         tuple(warned),
         seconds,
@@ -344,26 +372,76 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
     )
 
 
-def _own_event(seconds: float, number: str, pairs: dict[str, str], batches: list[int]) -> tuple:
-    worker = int(pairs["worker"].removeprefix("Worker_")) if "worker" in pairs else 0
-    step = int(number.partition("/")[0])
-    if worker:
+def _own_header(line: str) -> tuple[dict[str, Any], RunConfig]:
+    head = json.loads(line)
+    config = RunConfig(**head["config"])
+    for key, kind in {"seed": int, "threads_per_gradient": int, "clock": str, "data": str}.items():
+        _demand(type(head[key]) is kind, f"{key} {head[key]!r}")
+    _within(head["threads_per_gradient"], 1, head["cores"], "threads a gradient")
+    batches = [math.ceil(samples / config.batch_size) for samples in head["worker_samples"]]
+    _demand(head["worker_batches_per_epoch"] == batches, "mini-batches that do not fit the samples")
+    _demand(len(batches) == config.workers, f"{len(batches)} workers in place of {config.workers}")
+    return head, config
+
+
+def _demand(true: bool, otherwise: str) -> None:
+    if not true:
+        raise ValueError(otherwise)
+
+
+def _within(value: Any, low: float, high: float, name: str) -> Any:
+    _demand(low <= value <= high, f"{name} {value}, not in {low} to {high}")
+    return value
+
+
+class _Course:
+    """The gradients and updates of a log so far, which the next line must follow from; rows as in `Events`."""
+
+    def __init__(self, head: dict[str, Any], config: RunConfig) -> None:
+        self.updates: list[tuple] = []
+        self.gradients: list[tuple] = []
+        self._sync, self._epochs = config.mode == "sync", config.epochs
+        self._batches = dict(enumerate(head["worker_batches_per_epoch"], start=1))
+        self._steps = dict.fromkeys(self._batches, 0)
+        self._fetched = dict.fromkeys(self._batches, 0)  # worker → the earliest version it may have fetched
+
+    def gradient(self, seconds: float, number: str, pairs: dict[str, str]) -> None:
+        """Of a synchronous run."""
+        worker, step = self._whose(pairs)
+        fetched = _within(int(pairs["fetched"]), len(self.updates), len(self.updates), "version fetched")
+        self.gradients.append((seconds, worker, step, float(pairs["loss"]), 0, fetched, math.nan))
+
+    def update(self, seconds: float, number: str, pairs: dict[str, str]) -> None:
+        """Of any run; of a synchronous one, the lines of its gradients tell whose."""
+        last, version = len(self.updates), int(number.partition("/")[0])
+        _demand(version == last + 1, f"update {version} follows update {last}")
+        worker, step = (0, version) if self._sync else self._whose(pairs)
+        fetched = _within(int(pairs["fetched"]), last if self._sync else self._fetched[worker], last, "version fetched")
+        stale = _within(int(pairs["staleness"]), last - fetched, last - fetched, "staleness")
+        self._fetched[worker] = version
+        self.updates.append((seconds, worker, step, float(pairs["loss"]), stale, fetched, float(pairs["weight_norm"])))
+
+    def _whose(self, pairs: dict[str, str]) -> tuple[int, int]:
+        worker = int(pairs["worker"].removeprefix("Worker_"))
         batch, epoch = (int(pairs[key].partition("/")[0]) for key in ("batch", "epoch"))
-        step = (epoch - 1) * batches[worker - 1] + batch
-    return (
-        seconds,
-        worker,
-        step,
-        float(pairs["loss"]),
-        int(pairs.get("staleness", 0)),
-        int(pairs["fetched"]),
-        float(pairs.get("weight_norm", "nan")),
-    )
+        step = (epoch - 1) * self._batches[worker] + batch
+        _demand(step == self._steps[worker] + 1, f"mini-batch {step} follows mini-batch {self._steps[worker]}")
+        _within(step, 1, self._epochs * self._batches[worker], "mini-batch")
+        self._steps[worker] = step
+        return worker, step
 
 
 def _own_validation(seconds: float, number: str, pairs: dict[str, str]) -> Validation:
     names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     return Validation(seconds, int(number.partition("/")[0]), *(float(pairs[name].split(" ")[0]) for name in names))
+
+
+def _own_result(text: str) -> dict[str, Any]:
+    result = json.loads(text)
+    _within(result["seconds"], 0, sys.float_info.max, "time")
+    _demand(result["status"] in ("complete", "partial"), f"status {result['status']!r}")
+    ", ".join(result.get("lost_workers", []))  # names, or none
+    return result
 
 
 _NUMBER = r"[-+\w.]+"
@@ -398,29 +476,32 @@ def _read_published(path: Path, lines: list[str]) -> RunLog:
     updates, gradients, validations = [], [], []
     versions: dict[int, int] = {}  # worker → the version it fetched last, which was right behind its own update
     start = seconds = None
-    finished = False
+    step, finished = 0, False
     for number, line in enumerate(lines, start=1):
-        kind, found, moment = _match_published(path, number, line)
-        start = moment if start is None else start
-        seconds = (moment - start).total_seconds()
-        if kind == "got":
-            step = int(found["step"])
-        elif kind == "updated":
-            worker, fetched = int(found["worker"]), versions.get(int(found["worker"]), 0)
-            stale = len(updates) - fetched
-            updates.append((seconds, worker, step, float(found["loss"]), stale, fetched, float(found["norm"])))
-            versions[worker] = len(updates)
-        elif kind == "gradient":
-            gradients.append((seconds, int(found["worker"]), int(found["step"]), np.nan, 0, len(updates), np.nan))
-        elif kind in ("round", "classic"):
-            count = len(updates)
-            worker = 0 if kind == "round" else 1
-            updates.append((seconds, worker, count + 1, float(found["loss"]), 0, count, float(found["norm"])))
-        elif kind == "validation":
-            validations.append(
-                Validation(seconds, int(found["epoch"]), *(float(found[name]) for name in
-                           ("train_loss", "train_accuracy", "val_loss", "val_accuracy")))
-            )  # fmt: skip
+        try:
+            kind, found, moment = _match_published(line)
+            start = moment if start is None else start
+            seconds = (moment - start).total_seconds()
+            count, worker = len(updates), _within(int(found.get("worker", 1)), 1, config.workers, "worker")
+            if kind == "got":
+                step = int(found["step"])
+            elif kind == "updated":
+                fetched = versions.get(worker, 0)
+                loss, norm = float(found["loss"]), float(found["norm"])
+                updates.append((seconds, worker, step, loss, count - fetched, fetched, norm))
+                versions[worker] = count + 1
+            elif kind == "gradient":
+                gradients.append((seconds, worker, int(found["step"]), np.nan, 0, count, np.nan))
+            elif kind in ("round", "classic"):
+                whose = 0 if kind == "round" else 1
+                updates.append((seconds, whose, count + 1, float(found["loss"]), 0, count, float(found["norm"])))
+            elif kind == "validation":
+                validations.append(
+                    Validation(seconds, int(found["epoch"]), *(float(found[name]) for name in
+                               ("train_loss", "train_accuracy", "val_loss", "val_accuracy")))
+                )  # fmt: skip
+        except WRONG as error:
+            raise DataError(f"{path}, line {number}: not a line of a training log ({error})") from error
         finished |= line.endswith("Finished training")
     all_updates = Events.from_rows(updates)
     return RunLog(
@@ -437,14 +518,13 @@ def _read_published(path: Path, lines: list[str]) -> RunLog:
     )
 
 
-def _match_published(path: Path, number: int, line: str) -> tuple[str, dict[str, str], datetime]:
-    prefix = PUBLISHED_PREFIX.fullmatch(line)
-    if prefix:
+def _match_published(line: str) -> tuple[str, dict[str, str], datetime]:
+    if prefix := PUBLISHED_PREFIX.fullmatch(line):
         moment = datetime.strptime(prefix[1], "%Y-%m-%d %H:%M:%S,%f")
         for kind, pattern in PUBLISHED_LINES.items():
             if match := pattern.fullmatch(prefix[2]):
                 return kind, match.groupdict(), moment
-    raise DataError(f"{path}, line {number}: not a line of a training log: {line[:80]!r}")
+    raise ValueError(repr(line[:80]))
 
 
 def read_model(path: str | Path, model: FlatModel) -> None:
@@ -462,16 +542,23 @@ def read_model(path: str | Path, model: FlatModel) -> None:
         raise DataError(f"{path}: not a model: torch.load refuses it ({first_line(error)})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{path}: not a model: it holds no state dict")
-    expected = {name: tuple(value.shape) for name, value in model.network.state_dict().items()}
-    found = {str(name): tuple(value.shape) for name, value in state.items()}
-    if found != expected:
-        name = next(name for name in {**expected, **found} if found.get(name) != expected.get(name))
-        network = type(model.network).__name__
-        raise DataError(
-            f"{path}: not a model of {network}: {name} has shape {found.get(name, 'none')}, "
-            f"{network} wants {expected.get(name, 'none')}"
-        )
-    model.load_state_dict(state)
+    network = type(model.network).__name__
+    try:
+        expected, found = kinds(model.state_dict()), kinds(state)
+        if found != expected:
+            name = next(name for name in {**expected, **found} if found.get(name) != expected.get(name))
+            raise DataError(
+                f"{path}: not a model of {network}: {name} is {found.get(name, 'not there')}, "
+                f"{network} wants {expected.get(name, 'none')}"
+            )
+        model.load_state_dict(state)
+    except RuntimeError as error:  # torch's word for tensors without plain values
+        raise DataError(f"{path}: not a model of {network}: {first_line(error)}") from error
+
+
+def kinds(state: dict[str, Tensor]) -> dict[str, str]:
+    """Type and shape of each entry of a state dict."""
+    return {str(name): f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.") for name, value in state.items()}
 
 
 def read_weights(path: str | Path, columns: int) -> np.ndarray:

@@ -46,7 +46,10 @@ def fit_plan(plan: Plan, log: RunLog) -> Plan:
             f"that of {plan.config.dataset} in {plan.config.data_dir} is {found}"
         )
     samples = [len(shard) for shard in plan.shards]
-    assert samples == log.header["worker_samples"], "the same data, seed and flags are partitioned in the same way"
+    if samples != log.header["worker_samples"]:
+        raise DataError(
+            f"{log.path}: its workers had {log.header['worker_samples']} samples, those of its flags {samples}"
+        )
     if len(log.updates) < plan.updates:
         logging.warning("%s ends at update %d of %d: replaying these", log.path, len(log.updates), plan.updates)
     return dataclasses.replace(plan, threads_per_gradient=log.header["threads_per_gradient"])

@@ -33,7 +33,7 @@ from training.agents import (
     use_interface_towards,
     wait_for_server,
 )
-from training.coordinator import Answer, Coordinator, shared_settings
+from training.coordinator import Answer, Coordinator, Refusal, shared_settings
 from training.mailbox import Mailbox, OnTheWire
 from training.observer import Observer
 from training.plan import Plan, available_cores
@@ -51,7 +51,10 @@ _coordinator: Coordinator
 
 @async_execution
 def _join(worker: int, settings: dict[str, object]) -> torch.futures.Future[Answer]:
-    return _coordinator.join(worker, settings)
+    reply = _coordinator.join(worker, settings)
+    if _coordinator.plan.config.rank is not None and worker not in _coordinator.awaited:
+        print(f"Worker_{worker} is here", flush=True)
+    return reply
 
 
 @async_execution
@@ -171,12 +174,12 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
                     coordinator.lose(worker, f"did not come within {MEETING_SECONDS} s")
         if coordinator.error is not None:
             raise coordinator.error
-        coordinator.wait_for_goodbyes(EXIT_SECONDS)
     except DataError as error:
         coordinator.error = error
         raise
     finally:
         coordinator.close()
+        coordinator.wait_for_goodbyes(plan.config.peer_timeout)  # what they are told is on its way
         leave()
         torch.set_num_threads(available_cores())
 
@@ -193,7 +196,10 @@ def _live(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: M
         # Those who compute all the time leave the cores to the short turns of the server.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     meet(f"Worker_{number}", number, rendezvous, threads=1)
-    _work(plan, samples, number, mailbox, ask)
+    try:
+        _heed(_work(plan, samples, number, mailbox, ask))
+    except DataError:  # the server says why the run ended, or is gone
+        sys.exit(1)
     leave()
 
 
@@ -209,19 +215,27 @@ def work(plan: Plan, samples: Samples) -> None:
     meet(f"Worker_{number}", number, _master(plan), threads=1)
     server = DistantServer(number, _hear, plan.config.peer_timeout)
     try:
-        _work(plan, samples, number, OnTheWire(), server.ask)
+        refusal = _work(plan, samples, number, OnTheWire(), server.ask)
         with suppress(DataError):  # the server may be quicker
             server.ask(_say_goodbye, number)
     finally:
         server.leave()
         leave()
+    _heed(refusal)
 
 
 def _master(plan: Plan) -> str:
     return f"tcp://{plan.config.master_addr}:{plan.config.master_port}"
 
 
-def _work(plan: Plan, samples: Samples, number: int, mailbox: OnTheWire, ask_server: Callable[..., Answer]) -> None:
+def _heed(refusal: Refusal | None) -> None:
+    if refusal is not None:
+        raise DataError(refusal.reason)
+
+
+def _work(
+    plan: Plan, samples: Samples, number: int, mailbox: OnTheWire, ask_server: Callable[..., Answer]
+) -> Refusal | None:
     torch.set_num_threads(plan.threads_per_gradient)
     worker, delays = plan.worker(number), plan.delays(number)
     model = build_model(plan.config.dataset, plan.config.alt_model)
@@ -230,5 +244,4 @@ def _work(plan: Plan, samples: Samples, number: int, mailbox: OnTheWire, ask_ser
         push = worker.compute(mailbox.open_snapshot(answer), model, samples)
         time.sleep(delays.next_ms() / 1000)
         answer = ask_server(_exchange, mailbox.post_push(push))
-    if answer is not None:
-        raise DataError(answer.reason)
+    return answer

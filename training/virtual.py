@@ -45,22 +45,23 @@ class GradientPool:
         self._pending.append((worker, snapshot))
 
     def run(self, schedule: Schedule) -> None:
-        """Play a schedule to its end, in this thread and some more."""
+        """Play a schedule to its end, in some threads; this one waits for them, and for Ctrl-C."""
         self._schedule = schedule
         self._wanted = next(schedule)
-        helpers = [threading.Thread(target=self._help) for _ in range(self.threads - 1)]
-        for helper in helpers:
-            helper.start()
+        threads = [threading.Thread(target=self._live) for _ in range(self.threads)]
+        for thread in threads:
+            thread.start()
         try:
-            self._take_part()
+            for thread in threads:
+                thread.join()
         finally:
             self._end()
-            for helper in helpers:
-                helper.join()
+            for thread in threads:
+                thread.join()
         if self._error is not None:
             raise self._error
 
-    def _help(self) -> None:
+    def _live(self) -> None:
         try:
             self._take_part()
         except BaseException as error:  # a full disk, say; the thread that started the run raises it

@@ -1,0 +1,71 @@
+"""The best settings that grid searches found: a table over all results files of a folder.
+
+python3 -m analysis.cross_validation_summary results/kfold
+"""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+from analysis.cross_validation import Result, ResultsFile, Settings, rank
+from common import DataError
+from interface.command_line import ArgumentParser, run_script
+from interface.files import written_whole
+
+Best = tuple[Settings, Result]
+
+
+def read_best(path: Path) -> Best:
+    """The settings of a search and its best result. Raises DataError for a file that holds none."""
+    try:
+        first = next(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        settings = Settings(**{field.name: field.type(first[field.name]) for field in dataclasses.fields(Settings)})
+    except (StopIteration, KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: it holds no result of a search") from error
+    with ResultsFile(path, settings) as file:
+        return settings, rank(list(file.results.values()))[0]
+
+
+def row_of(best: Best) -> dict[str, object]:
+    """A row of the table, each value under its title."""
+    settings, result = best
+    configuration = result.configuration
+    return {
+        "data set": settings.dataset,
+        "network": settings.network,
+        "optimizer": settings.optimizer,
+        "lr": configuration.learning_rate,
+        "momentum": configuration.momentum if settings.optimizer == "SGD" else "",
+        "batch size": configuration.batch_size,
+        "epochs": result.epochs,
+        "accuracy, %": f"{result.accuracy:.2f}",
+        "loss": f"{result.loss:.4f}" if result.converged else "diverged",
+        "folds": settings.folds,
+        "samples": settings.samples,
+        "seed": settings.seed,
+    }
+
+
+def main() -> None:
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the results of kfold.py are")
+    folder = parser.parse_args().folder
+    rows = [row_of(read_best(path)) for path in sorted(folder.glob("kfold_*.csv"))]
+    if not rows:
+        raise DataError(f"{folder}: no result of a search to summarise")
+    table, numbers = folder / "best.md", folder / "best.csv"
+    with written_whole(table) as unfinished:
+        lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]
+        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        unfinished.write_text(
+            f"Accuracy and loss: mean ± standard deviation over the folds.\n\n{text}\n", encoding="utf-8"
+        )
+    with written_whole(numbers) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"The best of {len(rows)} searches:\n  {table}\n  {numbers}")
+
+
+if __name__ == "__main__":
+    run_script(main)

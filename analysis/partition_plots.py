@@ -1,0 +1,100 @@
+"""Draw who trains on what: the samples of each label that each worker gets, under every way of partitioning.
+
+python3 -m analysis.partition_plots --dataset mnist --workers 2 --output plots/partitioning.png
+"""
+
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from analysis.training_plots import DPI, OKABE_ITO
+from common import DATASETS, DEFAULT_SEED, PARTITIONS, Dataset, load_dataset, make_generator
+from interface.command_line import ArgumentParser, Interval, run_script
+from interface.files import make_folder, written_whole
+
+HEADINGS = {
+    "none": "no split flag\nevery worker: everything, in its own order",
+    "split_dataset": "--split_dataset\ndistinct samples, all labels",
+    "split_labels": "--split_labels\ndistinct labels, equally many samples",
+    "split_labels_unscaled": "--split_labels_unscaled\ndistinct labels, every sample of them",
+}
+EXAMPLES = 10  # images of each worker
+
+
+def partition_figure(dataset: Dataset, workers: int, seed: int) -> Figure:
+    """A column for each way of partitioning: above, samples of each label by worker; below, some of each worker's."""
+    figure = Figure(figsize=(3.4 * len(PARTITIONS), 3.6 + 0.45 * workers), dpi=DPI, layout="constrained")
+    everything = torch.arange(len(dataset.train))
+    columns = figure.subfigures(1, len(PARTITIONS))
+    for column, (name, split) in zip(columns, PARTITIONS.items(), strict=True):
+        shards = split(everything, dataset.train.labels, workers, make_generator(seed, "partition"))
+        above, below = column.subfigures(2, 1, height_ratios=(6, workers))
+        counts = above.subplots()
+        draw_counts(counts, dataset, shards)
+        counts.set_title(HEADINGS[name], fontsize="medium")
+        draw_examples(below, dataset, shards, make_generator(seed, "examples"))
+        if column is columns[0]:
+            counts.set_ylabel("samples")
+    figure.legend(
+        handles=[Patch(color=OKABE_ITO[worker], label=f"Worker_{worker + 1}") for worker in range(workers)],
+        loc="outside lower center",
+        ncols=workers,
+        frameon=False,
+    )
+    return figure
+
+
+def draw_counts(axes: Axes, dataset: Dataset, shards: list[Tensor]) -> None:
+    """Bars side by side: how many samples of each label each worker has, and in words how many altogether."""
+    labels = len(dataset.classes)
+    width = 0.8 / len(shards)
+    for worker, shard in enumerate(shards):
+        counts = dataset.train.labels[shard].bincount(minlength=labels)
+        places = torch.arange(labels) + (worker - (len(shards) - 1) / 2) * width
+        axes.bar(places.numpy(), counts.numpy(), width, color=OKABE_ITO[worker])
+    axes.set_xticks(range(labels))
+    axes.set_xlabel("label\n" + ", ".join(f"{len(shard):,}" for shard in shards) + " samples")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_examples(part: SubFigure, dataset: Dataset, shards: list[Tensor], generator: torch.Generator) -> None:
+    """A row of random images of each worker's, in a frame of its colour."""
+    grid = part.subplots(len(shards), 1)
+    for worker, (axes, shard) in enumerate(zip(grid, shards, strict=True)):
+        chosen = shard[torch.randperm(len(shard), generator=generator)[:EXAMPLES]]
+        images = dataset.train.images[chosen]
+        strip = torch.cat(list(images), dim=1)
+        low, high = strip.amin(), strip.amax()
+        axes.imshow(((strip - low) / (high - low)).numpy(), cmap="gray_r")
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set(color=OKABE_ITO[worker], linewidth=2)
+
+
+def main() -> None:
+    parser = ArgumentParser(__doc__)
+    add = parser.add_argument
+    add("--dataset", choices=DATASETS, default="mnist", help="whose training set (default mnist)")
+    add("--data_dir", default="data", metavar="DIR", help="where data sets lie or are downloaded to (default data)")
+    add("--workers", type=Interval(int, f"[2,{len(OKABE_ITO)}]"), default=2, metavar="N", help="workers (default 2)")
+    add("--seed", type=Interval(int, "[0,inf)"), default=DEFAULT_SEED, metavar="N",
+        help=f"of the partition (default {DEFAULT_SEED})")  # fmt: skip
+    add("--output", type=Path, default=Path("plots/partitioning.png"), metavar="FILE",
+        help="the picture (default plots/partitioning.png)")  # fmt: skip
+    arguments = parser.parse_args()
+    labels = DATASETS[arguments.dataset].labels
+    if labels % arguments.workers:
+        raise ValueError(f"--workers {arguments.workers} is not valid: the {labels} labels must divide among them")
+    figure = partition_figure(load_dataset(arguments.dataset, arguments.data_dir), arguments.workers, arguments.seed)
+    make_folder(arguments.output.parent)
+    with written_whole(arguments.output) as unfinished:
+        figure.savefig(unfinished)
+    print(f"  {arguments.output}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,75 @@
+"""Grid search by k-fold cross-validation: the suite's search against a loop over DataLoaders."""
+
+import statistics
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+import torch
+from sklearn.model_selection import KFold
+from torch import nn
+from torch.utils.data import DataLoader, SubsetRandomSampler
+
+from analysis.cross_validation import Grid, ResultsFile, Settings, Study, make_folds, search
+from benchmarks.data_loader import decoded
+from benchmarks.limit import make_network, make_optimizer, train
+from benchmarks.measure import BATCH_SIZE, LEARNING_RATE, MOMENTUM, Sample, Stopwatch, Task, cores
+from common import load_dataset
+
+FOLDS = 5
+EPOCHS = (2, 4, 6)  # as kfold.py's defaults
+WARM_UP = 5  # mini-batches of the plain loop
+HOUR = 3600
+
+
+def suite_search(task: Task) -> Sample:
+    """Configurations/h of the search that kfold.py makes, over two learning rates and the default numbers of epochs."""
+    torch.set_num_threads(1)  # as kfold.py, which forks
+    samples = load_dataset("fashion_mnist", task.data_dir).train
+    settings = Settings("fashion_mnist", task.network, "SGD", task.amount, FOLDS, 1, samples.fingerprint())
+    study = Study(settings, samples, make_folds(torch.arange(task.amount), FOLDS, seed=1))
+    grid = Grid((LEARNING_RATE, 2 * LEARNING_RATE), (MOMENTUM,), (BATCH_SIZE,), EPOCHS)
+    configurations = len(grid.configurations) * len(EPOCHS)
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        stopwatch = Stopwatch()
+        with ResultsFile(Path(folder) / "results.csv", settings) as file:
+            search(study, grid, file, jobs=cores())
+        return stopwatch.rate(configurations, per_piece=HOUR)
+
+
+def plain_loop(task: Task, loader_workers: int) -> Sample:
+    """Configurations/h of a loop over folds that trains each configuration for itself.
+
+    Measured is one epoch of training and one evaluation of a fold, and scaled to the folds and to the mean number of
+    epochs of a configuration.
+    """
+    data = decoded(task, train=True)
+    folds = KFold(FOLDS, shuffle=True, random_state=0).split(range(task.amount))
+    train_indices, held_out = next(folds)
+    options = {"batch_size": BATCH_SIZE, "num_workers": loader_workers}
+    train_loader = DataLoader(data, sampler=SubsetRandomSampler(train_indices), **options)
+    test_loader = DataLoader(data, sampler=SubsetRandomSampler(held_out), **options)
+    network = make_network(task.network)
+    optimizer = make_optimizer(network)
+    train(network, optimizer, islice(train_loader, WARM_UP))
+
+    stopwatch = Stopwatch()
+    train(network, optimizer, train_loader)
+    training = stopwatch.read()
+    stopwatch = Stopwatch()
+    accuracy(network, test_loader)
+    evaluation = stopwatch.read()
+    times = zip(training, evaluation, strict=True)
+    seconds, cpu = (FOLDS * (statistics.mean(EPOCHS) * epoch + test) for epoch, test in times)
+    return Sample.rate(1, seconds, cpu, per_piece=HOUR)
+
+
+def accuracy(network: nn.Module, loader: DataLoader) -> float:
+    """Percent of the samples of a loader."""
+    network.eval()
+    correct = total = 0
+    with torch.no_grad():
+        for images, labels in loader:
+            correct += (network(images).argmax(dim=1) == labels).sum().item()
+            total += len(labels)
+    return 100 * correct / total

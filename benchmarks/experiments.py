@@ -1,0 +1,269 @@
+"""What is measured against what, and what would be enough: the table of goals as experiments."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.measure import BATCH_SIZE, Contestant, Task, cores
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What one contestant is to reach, measured against the best of some others.
+
+    "≥ ×" and "≤ ×": `bound` times their value; "≤ +": `bound` seconds more than theirs.
+    """
+
+    subject: str
+    against: tuple[str, ...]
+    sign: Literal["≥ ×", "≤ ×", "≤ +"]
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.sign[0]} {self.text(self.bound, digits='g')}"
+
+    def text(self, comparison: float, digits: str = ".2f") -> str:
+        """A result of `compare`, with its unit."""
+        return f"{comparison:{digits}} ×" if "×" in self.sign else f"{comparison:+{digits}} s"
+
+    def compare(self, subject: float, peer: float) -> float:
+        """How many times as large, or how much larger, a subject's value is than a peer's."""
+        return subject / peer if "×" in self.sign else subject - peer
+
+    def is_reached(self, comparison: float) -> bool:
+        """Whether a result of `compare` is enough."""
+        return comparison >= self.bound if "≥" in self.sign else comparison <= self.bound
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Contestants that are measured in turn, and the goals that tie them.
+
+    row: its key on the command line; unit: of the values; piece: the work that times refer to; about: what each number
+    is.
+    """
+
+    row: str
+    title: str
+    unit: str
+    piece: str
+    about: str
+    contestants: tuple[Contestant, ...]
+    goals: tuple[Goal, ...]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work a measurement is.
+
+    gradients: of each network; virtual: gradients on the virtual clock; test_images: of each network, a point of a
+    landscape; points: of a plain landscape; grid_size: of the suite's; samples: to search on.
+    """
+
+    gradients: dict[str, int]
+    virtual: int
+    test_images: dict[str, int]
+    points: int
+    grid_size: int
+    samples: int
+
+
+FULL = Effort({"LeNet5": 600, "CNN1": 100}, 2000, {"LeNet5": 10_000, "CNN1": 2000}, 2, 4, 4000)
+QUICK = Effort({"LeNet5": 200, "CNN1": 20}, 1000, {"LeNet5": 500, "CNN1": 250}, 1, 2, 250)
+
+WORKERS = (("LeNet5", 2), ("LeNet5", 5), ("CNN1", 2))
+LOADER_WORKERS = (0, 2)
+SECONDS_BEYOND_IMPORTS = {2: 1, 10: 2, 40: 6}  # workers → goal of a start
+
+
+def all_experiments(data_dir: str, effort: Effort) -> list[Experiment]:
+    """Every experiment, in the order of the table of goals."""
+    tasks = [Task(data_dir, network, workers, effort.gradients[network]) for network, workers in WORKERS]
+    return [
+        *(non_distributed(Task(data_dir, network, 1, gradients)) for network, gradients in effort.gradients.items()),
+        *map(asynchronous, tasks),
+        *map(synchronous, tasks),
+        virtual_clock(data_dir, effort.virtual),
+        start_up(data_dir),
+        memory(Task(data_dir, workers=10, amount=effort.gradients["LeNet5"])),
+        *(landscape(Task(data_dir, network, 1, images), effort) for network, images in effort.test_images.items()),
+        cross_validation(Task(data_dir, amount=effort.samples)),
+    ]
+
+
+def non_distributed(task: Task) -> Experiment:
+    subject = Contestant(
+        "nonDistributed.py", "suite.gradients", task, {"script": "nonDistributed.py", "per_gradient": BATCH_SIZE}
+    )
+    limits = [
+        Contestant(f"bare loop, threads: {threads}", "limit.bare_loop", task, {"threads": threads})
+        for threads in sorted({1, cores()})
+    ]
+    loops = [
+        Contestant(f"DataLoader, loader workers: {count}", "data_loader.training_loop", task, {"loader_workers": count})
+        for count in LOADER_WORKERS
+    ]
+    return Experiment(
+        "nondistributed",
+        f"nonDistributed.py, {task.network}",
+        unit="samples/s",
+        piece="gradient",
+        about="nonDistributed.py: by the time stamps of its own log. Bare loop: zero_grad, forward, backward and step "
+        "over standardised tensors in memory, indexed by torch.randperm, with torch.optim.SGD; it logs nothing. "
+        "DataLoader: torchvision's FashionMNIST with ToTensor and Normalize, shuffled, torch's default of threads.",
+        contestants=(subject, *limits, *loops),
+        goals=(
+            Goal(subject.name, names(limits), "≥ ×", 0.95),
+            Goal(subject.name, names(loops), "≥ ×", 2),
+        ),
+    )
+
+
+def asynchronous(task: Task) -> Experiment:
+    subject = Contestant("dist_async.py", "suite.gradients", task, {"script": "dist_async.py"})
+    limit = Contestant("Hogwild", "hogwild.gradients", task)
+    ray = Contestant("Ray, asynchronous parameter server", "ray_server.asynchronous", task, needs="ray")
+    return Experiment(
+        "async",
+        f"dist_async.py, {task.network}, {task.workers} workers",
+        unit="gradients/s",
+        piece="gradient",
+        about="Gradients of all workers together. dist_async.py: over RPC, with --split_dataset, by the time stamps of "
+        "its own log. Hogwild: PyTorch's example mnist_hogwild, a process a worker, over tensors in memory. Ray: the "
+        "page “Parameter Server” of its documentation, over tensors in memory, without its evaluations.",
+        contestants=(subject, limit, ray),
+        goals=(
+            Goal(subject.name, (limit.name,), "≥ ×", 0.8),
+            Goal(subject.name, (ray.name,), "≥ ×", 2.5),
+        ),
+    )
+
+
+def synchronous(task: Task) -> Experiment:
+    subject = Contestant("dist_sync.py", "suite.gradients", task, {"script": "dist_sync.py"})
+    ddp = Contestant("DistributedDataParallel", "ddp.gradients", task)
+    ray = Contestant("Ray, synchronous parameter server", "ray_server.synchronous", task, needs="ray")
+    return Experiment(
+        "sync",
+        f"dist_sync.py, {task.network}, {task.workers} workers",
+        unit="gradients/s",
+        piece="gradient",
+        about="Gradients of all workers together, one of each in an update. dist_sync.py: over RPC, with "
+        "--split_dataset, by the time stamps of its own log. DistributedDataParallel: PyTorch's tutorial, on Gloo, a "
+        "process a worker, over tensors in memory. Ray: the same page, its synchronous loop.",
+        contestants=(subject, ddp, ray),
+        goals=(
+            Goal(subject.name, (ddp.name,), "≥ ×", 1.2),
+            Goal(subject.name, (ray.name,), "≥ ×", 2),
+        ),
+    )
+
+
+def virtual_clock(data_dir: str, gradients: int) -> Experiment:
+    options = {"script": "dist_async.py", "flags": ["--clock", "virtual"]}
+    subjects = [
+        Contestant(f"{workers} workers", "suite.gradients", Task(data_dir, "LeNet5", workers, gradients), options)
+        for workers in (2, 10, 1000)
+    ]
+    limit = Contestant("Hogwild, 2 workers", "hogwild.gradients", Task(data_dir, "LeNet5", 2, gradients))
+    return Experiment(
+        "virtual",
+        "dist_async.py --clock virtual, LeNet5",
+        unit="gradients/s",
+        piece="gradient",
+        about="Gradients a second of real time. dist_async.py --clock virtual: all gradients of a run, with "
+        "--split_dataset, from the moment the log is there until it is whole. Hogwild: as above.",
+        contestants=(*subjects, limit),
+        goals=tuple(Goal(subject.name, (limit.name,), "≥ ×", 1.2) for subject in subjects),
+    )
+
+
+def start_up(data_dir: str) -> Experiment:
+    options = {"script": "dist_async.py"}
+    goals = {f"{workers + 1} processes": seconds for workers, seconds in SECONDS_BEYOND_IMPORTS.items()}
+    subjects = [
+        Contestant(name, "startup.first_update", Task(data_dir, workers=workers, amount=1800), options)
+        for name, workers in zip(goals, SECONDS_BEYOND_IMPORTS, strict=True)
+    ]
+    imports = Contestant("import torch, torchvision", "startup.import_torch", Task(data_dir))
+    return Experiment(
+        "startup",
+        "Start of dist_async.py",
+        unit="s",
+        piece="start",
+        about="From launching the command until the first update stands in the log: imports, reading of the data, "
+        "processes, rendezvous, first gradient. Against a process that imports torch and torchvision, and ends.",
+        contestants=(*subjects, imports),
+        goals=tuple(Goal(name, (imports.name,), "≤ +", seconds) for name, seconds in goals.items()),
+    )
+
+
+def memory(task: Task) -> Experiment:
+    def contestant(name: str, script: str, *flags: str) -> Contestant:
+        return Contestant(name, "memory.peak", task, {"script": script, "flags": flags})
+
+    subject = contestant("11 processes", "dist_async.py")
+    same = contestant("dist_async.py --clock virtual, one process", "dist_async.py", "--clock", "virtual")
+    control = contestant("nonDistributed.py, one process", "nonDistributed.py")
+    return Experiment(
+        "memory",
+        "Memory of dist_async.py",
+        unit="MiB",
+        piece="run",
+        about="The largest sum of the proportional set sizes (PSS) of all processes of a run, from start to end.",
+        contestants=(subject, same, control),
+        goals=(
+            Goal(subject.name, (same.name,), "≤ ×", 3),
+            Goal(subject.name, (control.name,), "≤ ×", 3),
+        ),
+    )
+
+
+def landscape(task: Task, effort: Effort) -> Experiment:
+    subject = Contestant("loss_landscape.py", "landscape.survey", task, {"grid_size": effort.grid_size})
+    loops = [
+        Contestant(
+            f"plain loop, loader workers: {count}",
+            "landscape.plain_loop",
+            task,
+            {"loader_workers": count, "points": effort.points},
+        )
+        for count in LOADER_WORKERS
+    ]
+    return Experiment(
+        "landscape",
+        f"loss_landscape.py, {task.network}, {task.amount:,} test images",
+        unit="points/s",
+        piece="point",
+        about=f"loss_landscape.py: its survey alone, called as the script does, of a grid with {effort.grid_size} "
+        "points a side and of the saved rows. Plain loop: for each point load_state_dict, then a DataLoader with "
+        "ToTensor and Normalize, in batches of the script's size, torch's default of threads; points of a measurement: "
+        f"{effort.points}.",
+        contestants=(subject, *loops),
+        goals=(Goal(subject.name, names(loops), "≥ ×", 10),),
+    )
+
+
+def cross_validation(task: Task) -> Experiment:
+    subject = Contestant("kfold.py", "cross_validation.suite_search", task)
+    loops = [
+        Contestant(
+            f"plain loop, loader workers: {count}", "cross_validation.plain_loop", task, {"loader_workers": count}
+        )
+        for count in LOADER_WORKERS
+    ]
+    return Experiment(
+        "kfold",
+        f"kfold.py, {task.network}, {task.amount:,} samples",
+        unit="configurations/h",
+        piece="configuration",
+        about="Five folds; 2, 4 and 6 epochs. kfold.py: its search alone, over two learning rates, called as the "
+        "script does; one training serves all three numbers of epochs. Plain loop: KFold, SubsetRandomSampler and a "
+        "DataLoader with ToTensor and Normalize, each configuration for itself; measured over one epoch and one "
+        "evaluation of one fold, and scaled.",
+        contestants=(subject, *loops),
+        goals=(Goal(subject.name, names(loops), "≥ ×", 8),),
+    )
+
+
+def names(contestants: list[Contestant]) -> tuple[str, ...]:
+    return tuple(contestant.name for contestant in contestants)

@@ -1,0 +1,75 @@
+"""Loss landscapes: the suite's survey against a loop over state dicts and a DataLoader."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
+from torch.utils.data import DataLoader, Subset
+
+from analysis.landscape import Run, Settings, Survey
+from analysis.landscape_sources import BATCH_SIZE, MARGIN
+from analysis.network_loss import evaluation_of
+from benchmarks.data_loader import decoded
+from benchmarks.limit import make_network
+from benchmarks.measure import Sample, Stopwatch, Task
+from common import load_dataset
+
+SAVED_ROWS = 3
+
+
+def trajectory(network: nn.Module) -> np.ndarray:
+    """Saved weights (rows, parameters) as training might have left them: a walk at random, always the same."""
+    start = parameters_to_vector(network.parameters()).detach().numpy()
+    walk = 0.003 * np.random.default_rng(0).standard_normal((SAVED_ROWS, len(start)), dtype=np.float32)
+    return start + walk.cumsum(axis=0)
+
+
+def survey(task: Task, grid_size: int) -> Sample:
+    """Points/s of the survey that loss_landscape.py makes, in batches of its default size."""
+    weights = trajectory(make_network(task.network))
+    settings = Settings(grid_size, BATCH_SIZE, MARGIN, test_samples=task.amount, data_dir=Path(task.data_dir))
+    dataset = load_dataset("fashion_mnist", task.data_dir)
+    evaluation = evaluation_of(dataset, task.network == "CNN1", settings)
+    whole = Survey.around([Run("a walk", weights, np.arange(SAVED_ROWS))], None, settings, evaluation.about)
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        stopwatch = Stopwatch()
+        whole.measure(evaluation, Path(folder) / "unfinished.npz")
+        return stopwatch.rate(len(whole))
+
+
+def plain_loop(task: Task, loader_workers: int, points: int) -> Sample:
+    """Points/s of a loop that loads the weights of each point and evaluates them over a DataLoader."""
+    network = make_network(task.network)
+    origin, first, second = (state_of(row, network) for row in trajectory(network))
+    data = Subset(decoded(task, train=False), range(task.amount))
+    loader = DataLoader(data, batch_size=BATCH_SIZE, num_workers=loader_workers)
+    network(next(iter(loader))[0])  # a warm-up
+
+    stopwatch = Stopwatch()
+    for x in np.linspace(0, 1, points).tolist():
+        network.load_state_dict(
+            {name: value + x * (first[name] - value) + x * (second[name] - value) for name, value in origin.items()}
+        )
+        mean_loss(network, loader)
+    return stopwatch.rate(points)
+
+
+def state_of(row: np.ndarray, network: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a network without buffers from one row (P,) of saved weights."""
+    state = network.state_dict()
+    parts = torch.from_numpy(row).split([value.numel() for value in state.values()])
+    return {name: part.view_as(value) for (name, value), part in zip(state.items(), parts, strict=True)}
+
+
+def mean_loss(network: nn.Module, loader: DataLoader) -> float:
+    """The mean negative log-likelihood over a data set."""
+    network.eval()
+    total = 0.0
+    with torch.no_grad():
+        for images, labels in loader:
+            total += F.nll_loss(network(images), labels, reduction="sum").item()
+    return total / len(loader.dataset)

@@ -1,0 +1,128 @@
+"""The suite's own training scripts, run as a user runs them: real command lines, watched from outside."""
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from benchmarks.data import TRAIN_IMAGES
+from benchmarks.measure import BATCH_SIZE, LEARNING_RATE, MOMENTUM, ROOT, MeasurementFailedError, Sample, Task
+from benchmarks.processes import cpu_seconds, running
+
+WATCH_INTERVAL = 0.05  # seconds between two looks at a process; longer the more processes, so that they cost little
+
+
+def command(task: Task, script: str, flags: Sequence[str], folder: str) -> list[object]:
+    """A command line that computes the gradients of a task, each of a full mini-batch."""
+    workers = ["--world_size", task.workers + 1, "--split_dataset"] if script != "nonDistributed.py" else []
+    epochs = math.ceil(task.amount * BATCH_SIZE / TRAIN_IMAGES)
+    return [
+        *(sys.executable, ROOT / script, "--dataset", "fashion_mnist", "--data_dir", task.data_dir, *workers),
+        *("--train_split", task.amount / epochs * BATCH_SIZE / TRAIN_IMAGES, "--epochs", epochs),
+        *("--batch_size", BATCH_SIZE, "--lr", LEARNING_RATE, "--momentum", MOMENTUM, "--seed", 1),
+        *("--no_save_model", "--subfolder", folder, *flags, *(["--alt_model"] if task.network == "CNN1" else [])),
+    ]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A script at work in a folder, where it leaves its log; errors: what it says on its standard error."""
+
+    process: subprocess.Popen
+    folder: Path
+    errors: IO[bytes]
+
+    @property
+    def log_bytes(self) -> int:
+        """The length of its log so far; 0 before there is one."""
+        with os.scandir(self.folder) as entries:
+            return sum(entry.stat().st_size for entry in entries if entry.name.endswith("_log.log"))
+
+    def has_begun(self) -> bool:
+        """Whether its log holds an update."""
+        return any(b"  update " in log.read_bytes() for log in self.folder.glob("*_log.log"))
+
+    def check(self) -> None:
+        """Raises MeasurementFailedError, with the script's own words, if it ended badly."""
+        if self.process.poll():
+            self.errors.seek(0)
+            lines = self.errors.read().decode().strip().splitlines()
+            raise MeasurementFailedError(lines[-1] if lines else f"exit code {self.process.returncode}")
+
+
+@contextmanager
+def running_script(task: Task, script: str, flags: Sequence[str]) -> Iterator[Run]:
+    """A script at work on a task; left, it is ended."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, tempfile.TemporaryFile() as errors:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": errors, "cwd": folder}
+        with running(command(task, script, flags, folder), **quiet) as process:
+            yield Run(process, Path(folder), errors)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What was seen of a run at one moment: seconds on the clock, CPU seconds so far, the length of its log so far."""
+
+    seconds: float
+    cpu: float
+    log_bytes: int
+
+
+def watch(run: Run, interval: float) -> list[Moment]:
+    """Look at a run every so many seconds, until it ends."""
+    moments = []
+    while run.process.poll() is None:
+        moments.append(Moment(time.perf_counter(), cpu_seconds(run.process.pid), run.log_bytes))
+        time.sleep(interval)
+    run.check()
+    return moments
+
+
+def gradients(task: Task, script: str, flags: Sequence[str] = (), per_gradient: float = 1.0) -> Sample:
+    """Gradients/s of a run (or `per_gradient` times as many of something else), without its start-up.
+
+    Those behind the warm-up, by the time stamps of the run's own log. The log of a virtual clock does not tell real
+    time, and many gradients are computed ahead of their updates: there, it is all gradients, from the moment the log
+    is there until it is whole. CPU time is always taken from outside.
+    """
+    virtual = "virtual" in flags
+    processes = 1 if virtual or script == "nonDistributed.py" else task.workers + 1
+    with running_script(task, script, flags) as run:
+        moments = [moment for moment in watch(run, WATCH_INTERVAL * processes) if moment.log_bytes]
+        log = next(run.folder.glob("*_log.log")).read_bytes()
+    if virtual:
+        whole = next((number for number, count in enumerate(done(moments, log)) if count == task.amount), -1)
+        return between(moments[0], moments[whole], task.amount, per_gradient)
+    times = [float(line.split(b" ")[0]) for line in log.splitlines() if b"  update " in line]
+    seconds = times[-1] - times[len(times) // 10 - 1]
+    cpu_ms = cpu_ms_behind_warm_up(task, moments, log)
+    return dataclasses.replace(Sample.rate(task.measured, seconds, math.nan, per_gradient), cpu_ms=cpu_ms)
+
+
+def done(moments: list[Moment], log: bytes) -> list[int]:
+    """How many gradients the log of a run told of at each moment."""
+    line = b"  gradient " if b"  gradient " in log else b"  update "  # the first one: a synchronous run
+    return [log[: moment.log_bytes].count(line) for moment in moments]
+
+
+def between(first: Moment, last: Moment, pieces: int, per_piece: float = 1.0) -> Sample:
+    """So many gradients in between two moments."""
+    return Sample.rate(pieces, last.seconds - first.seconds, last.cpu - first.cpu, per_piece)
+
+
+def cpu_ms_behind_warm_up(task: Task, moments: list[Moment], log: bytes) -> float:
+    """CPU time of a gradient, ms, in what was seen between the warm-up and the end; NaN if that is too little."""
+    counts = done(moments, log)
+    inside = [number for number, count in enumerate(counts) if task.warm_up <= count < task.amount]
+    if not inside or counts[inside[0]] == counts[inside[-1]]:
+        return math.nan
+    pieces = counts[inside[-1]] - counts[inside[0]]
+    return between(moments[inside[0]], moments[inside[-1]], pieces).cpu_ms

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Build the Dockerfile and run the quickstart in the image, without a Docker engine: buildah in chroot isolation, on a
+# Debian base made by debootstrap. As root, with the packages buildah and debootstrap; about ten minutes.
+#
+#   bash docker/try.sh [PATH...]
+#
+# PATHs of this machine are mounted at the same place while the image is built: what pip and apt need to reach their
+# packages, where that is not the public network.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+work=$(mktemp -d)
+container=
+trap '[[ -z $container ]] || buildah rm "$container" >/dev/null; rm -rf "$work"' EXIT
+export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
+
+echo "==> A base image"
+debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$work/base" >"$work/log"
+tar --create --directory "$work/base" --file "$work/base.tar" .
+base=$(buildah from scratch)
+buildah add --quiet "$base" "$work/base.tar" /
+buildah commit --quiet --rm "$base" optml-base
+
+echo "==> The image"
+mounts=()
+for path in "$@"; do
+  mounts+=(--volume "$path:$path:ro")
+done
+buildah build --quiet "${mounts[@]}" --build-arg BASE=localhost/optml-base -f "$root/docker/Dockerfile" -t optml "$root"
+
+echo "==> The quickstart inside"
+git clone --quiet "$root" "$work/checkout"
+chown -R 1000 "$work/checkout"
+container=$(buildah from optml)
+buildah run --volume "$work/checkout:/work" "$container" -- bash scripts/quickstart.sh

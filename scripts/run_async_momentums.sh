@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# What does momentum do in asynchronous SGD?
+#
+#   bash scripts/run_async_momentums.sh --clock virtual
+#
+# Trains once for each momentum with validation, tests each model, and draws the loss landscape with the ways that all
+# of them took: 5 runs and a landscape.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+momentums=(0.99 0.95 0.9 0.5 0.0)
+world_sizes=(4)
+grid_size=50                 # of the landscape
+results=results/async_momentums
+
+read_settings "${training_settings[@]}" momentums world_sizes grid_size -- "$@"
+
+done_when=files  # the landscape needs them
+
+for world_size in "${world_sizes[@]}"; do
+  for momentum in "${momentums[@]}"; do
+    train dist_async.py --world_size "$world_size" --momentum "$momentum" --val --saves_per_epoch 3
+  done
+done
+names=$(sweep --names)
+run_planned
+
+weights=()
+for name in $names; do
+  test_run "$results/$name"
+  weights+=("$results/${name}_weights.npy")
+done
+run_planned
+
+plan "$results/async_momentums_loss_landscape_multi_contour.html" \
+  loss_landscape_multi.py "${weights[0]/%_weights.npy/_model.pt}" "${weights[@]}" --name async_momentums \
+  --grid_size "$grid_size" --shared_plotly --data_dir "$data_dir" --subfolder "$results"
+run_planned
+finish summarise

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Which settings are best? Cross-validated grid search for some data sets and networks, with SGD, or Adam by --alr.
+#
+#   bash scripts/run_kfold.sh --dataset mnist fashion_mnist
+#   bash scripts/run_kfold.sh --alr --max_samples 6000
+#
+# The searches run one after another, each with --jobs processes. An interrupted one goes on where it was.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+dataset=(mnist fashion_mnist)
+networks=(default)           # default: LeNet5 / ResNet18; alt: CNN1 / CNN2
+optimizers=(SGD)             # --alr: ADAM
+k_splits=5
+epochs=(2 4 6)
+learning_rates=()            # none here: those of kfold.py, which depend on the optimiser
+batch_sizes=(32 64 128)
+momentums=(0.9 0.95 0.99)    # of SGD
+max_samples=                 # to search on (default all)
+seeds=(42)
+jobs=$(nproc)
+results=results/kfold
+
+arguments=()
+for argument in "$@"; do
+  if [[ $argument == --alr ]]; then
+    optimizers=(ADAM)
+  else
+    arguments+=("$argument")
+  fi
+done
+read_settings dataset networks optimizers k_splits epochs learning_rates batch_sizes momentums max_samples seeds \
+  -- "${arguments[@]}"
+
+for optimizer in "${optimizers[@]}"; do
+  for name in "${dataset[@]}"; do
+    for network in "${networks[@]}"; do
+      for seed in "${seeds[@]}"; do
+        flags=(--dataset "$name" --data_dir "$data_dir" --k_splits "$k_splits" --epochs "${epochs[@]}")
+        flags+=(--batch_sizes "${batch_sizes[@]}" --seed "$seed" --jobs "$jobs" --subfolder "$results")
+        flags+=(${learning_rates[@]+--learning_rates "${learning_rates[@]}"} ${max_samples:+--max_samples "$max_samples"})
+        [[ $optimizer == ADAM ]] && flags+=(--alr) || flags+=(--momentums "${momentums[@]}")
+        [[ $network == default ]] || flags+=(--alt_model)
+        plan - kfold.py "${flags[@]}"
+      done
+    done
+  done
+done
+
+run_planned 1
+finish python3 -m analysis.cross_validation_summary "$results"

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# How fast, and how good, is synchronous against asynchronous training?
+#
+#   bash scripts/run_speed_comp.sh --train_split 0.2
+#
+# One non-distributed run, then synchronous and asynchronous × world sizes × no split, samples split, labels split
+# (which takes world size 3 in place of 2) × LeNet5, CNN1: 1 + 36 runs.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+world_sizes=(2 6 11)
+partitions=(none split_dataset split_labels)
+networks=(LeNet5 CNN1)
+results=results/speed_comp
+
+read_settings "${training_settings[@]}" momentum world_sizes partitions networks -- "$@"
+
+train nonDistributed.py --momentum "$momentum"
+for network in "${networks[@]}"; do
+  for world_size in "${world_sizes[@]}"; do
+    for partition in "${partitions[@]}"; do
+      read -ra flags <<<"$(split "$partition" "$world_size") --momentum $momentum"
+      [[ $network == LeNet5 ]] || flags+=(--alt_model)
+      train dist_sync.py "${flags[@]}"
+      train dist_async.py "${flags[@]}"
+    done
+  done
+done
+
+run_planned
+finish summarise

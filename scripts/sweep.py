@@ -1,0 +1,214 @@
+"""Do the runs that a driver has planned, several at a time; the scripts' lib.sh calls this.
+
+Reads one command of this suite a line, each behind what shows that it is done: for a training, "row", its row in
+trials.csv, or "files", its log as well; for the others the file that they write last, or "-" if they know themselves.
+A run is a process forked from this one, which has imported torch already. What is done is skipped; a run that fails
+does not keep the others from theirs.
+"""
+
+import importlib
+import logging
+import multiprocessing
+import os
+import runpy
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+
+# Read when torch is imported, here in place of the scripts: see dist_async.py.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+import torch
+from tqdm import tqdm
+
+from analysis.summary import Trial, Trials
+from common import DataError, load_dataset
+from interface.command_line import ArgumentParser, Interval, run_script
+from interface.processes import end_with
+from training.names import run_name
+from training.options import RunConfig, make_parser
+from training.plan import available_cores
+
+ROOT = Path(__file__).resolve().parent.parent
+MODES = {"nonDistributed.py": "classic", "dist_sync.py": "sync", "dist_async.py": "async"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command: its script and arguments, what shows that it is done, and of a training its settings."""
+
+    words: tuple[str, ...]
+    proof: str
+    config: RunConfig | None = None
+
+    @classmethod
+    def parse(cls, line: str) -> "Run":
+        """A line of a plan. Raises ValueError for flags of a training that are not valid."""
+        proof, *words = shlex.split(line)
+        mode = MODES.get(words[0])
+        config = RunConfig(mode=mode, **vars(make_parser(mode, "").parse_args(words[1:]))) if mode else None
+        return cls(tuple(words), proof, config)
+
+    @property
+    def name(self) -> str:
+        """Of a training, that of its files; else what is done to what."""
+        if self.config:
+            return run_name(self.config)
+        return " ".join(self.words) if self.proof == "-" else f"{self.words[0]} → {Path(self.proof).name}"
+
+    @property
+    def log(self) -> Path:
+        """The log of a training once it is complete."""
+        return Path(self.config.subfolder) / f"{self.name}_log.log"
+
+    @property
+    def command(self) -> str:
+        """The command line that does it."""
+        return shlex.join(["python3", *self.words])
+
+    def is_done(self, trials: Trials) -> bool:
+        """Whether there is nothing left to do."""
+        if self.config:
+            return self.name in trials.rows and (self.proof == "row" or self.log.exists())
+        return Path(self.proof).exists()
+
+
+def execute(run: Run, trials: Trials, output: int, parent: int) -> None:
+    """Do a run, and measure what was trained, in a process of its own whose words go to the file `output`."""
+    os.setpgrp()  # Ctrl-C reaches the sweep alone, which passes it on
+    end_with(parent, signal.SIGTERM)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    logging.getLogger().handlers.clear()  # the script sets up its own
+    sys.argv = [str(ROOT / run.words[0]), *run.words[1:]]
+    if not run.config or not run.log.exists():
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise
+    if run.config:
+        torch.set_num_threads(available_cores())
+        trials.add(Trial.of(run.log, run.config.data_dir))
+
+
+def warm_up(runs: list[Run]) -> None:
+    """Import what the runs need, and read their data, once for all of them."""
+    torch.set_num_threads(1)  # a process that forks must have no pool of threads
+    for script in {run.words[0] for run in runs}:
+        importlib.import_module(Path(script).stem)
+    for dataset, data_dir in {(run.config.dataset, run.config.data_dir) for run in runs if run.config}:
+        with suppress(DataError):  # each run will tell
+            load_dataset(dataset, data_dir)
+
+
+class Sweep:
+    """Runs in progress, and how they ended."""
+
+    def __init__(self, runs: list[Run], trials: Trials) -> None:
+        self.trials = trials
+        self.waiting = [run for run in runs if not run.is_done(trials)]
+        self.total, self.skipped = len(runs), len(runs) - len(self.waiting)
+        self.failures: list[str] = []
+        self.ended = 0
+        self._running: dict[multiprocessing.Process, tuple[Run, object]] = {}
+        self._started = time.monotonic()
+
+    def finish(self, jobs: int) -> None:
+        """Do all that wait, `jobs` at a time."""
+        tqdm.monitor_interval = 0  # no thread of tqdm's: this process forks
+        warm_up(self.waiting)
+        with tqdm(total=self.total, initial=self.skipped, unit=" runs", dynamic_ncols=True, disable=None) as bar:
+            try:
+                while self.waiting or self._running:
+                    while self.waiting and len(self._running) < jobs:
+                        self._start(self.waiting.pop(0))
+                    wait([process.sentinel for process in self._running], timeout=1)
+                    for process in [process for process in self._running if process.exitcode is not None]:
+                        bar.write(self._end(process), file=sys.stdout)
+                        sys.stdout.flush()
+                        bar.update()
+                    bar.refresh()
+            except BaseException:
+                self._stop()
+                raise
+
+    def _start(self, run: Run) -> None:
+        output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - `_end` closes it
+        arguments = (run, self.trials, output.fileno(), os.getpid())
+        process = multiprocessing.get_context("fork").Process(target=execute, args=arguments)
+        process.start()
+        self._running[process] = run, output
+
+    def _end(self, process: multiprocessing.Process) -> str:
+        run, output = self._running.pop(process)
+        process.join()
+        self.ended += 1
+        place = self.skipped + self.ended
+        left = (time.monotonic() - self._started) / self.ended * (self.total - place)
+        verdict = "" if process.exitcode == 0 else f"  FAILED: {self._fail(run, process.exitcode, output)}"
+        output.close()
+        return f"{place}/{self.total}  {tqdm.format_interval(left)} left  {run.name}{verdict}"
+
+    def _fail(self, run: Run, code: int, output: object) -> str:
+        output.seek(0)
+        lines = [line for line in output.read().split("\n") if line.strip()]
+        errors = [line for line in lines if ": error: " in line]
+        reason = signal.Signals(-code).name if code < 0 else (errors or lines or ["without a word"])[-1]
+        self.failures.append(f"{run.command}\n    exit code {code}: {reason}")
+        return reason
+
+    def _stop(self) -> None:
+        for process in self._running:
+            process.terminate()
+        for process in self._running:
+            process.join()
+
+
+def parse_plan(lines: Iterable[str]) -> list[Run]:
+    """The runs of a plan, each once."""
+    runs = (Run.parse(line) for line in lines)
+    return list({run.name: run for run in runs}.values())
+
+
+def tell_plan(runs: list[Run], trials: Trials) -> None:
+    """What would be done, one command a line."""
+    done = [run.is_done(trials) for run in runs]
+    for run, is_done in zip(runs, done, strict=True):
+        print(f"{run.command}{'  # done' if is_done else ''}")
+    print(f"{len(runs)} runs: {sum(done)} done, {len(runs) - sum(done)} to do")
+
+
+def main() -> None:
+    parser = ArgumentParser(__doc__)
+    add = parser.add_argument
+    add("--jobs", type=Interval(int, "[1,inf)"), default=1, metavar="N", help="runs at a time (default 1)")
+    add("--dry_run", action="store_true", help="only tell what would be done")
+    add("--names", action="store_true", help="only tell the names of the runs")
+    add("--summary_dir", type=Path, required=True, metavar="DIR", help="where trials.csv is")
+    arguments = parser.parse_args()
+    trials = Trials(arguments.summary_dir)
+    runs = parse_plan(sys.stdin)
+    if arguments.names:
+        print(*(run.name for run in runs), sep="\n")
+        return
+    if arguments.dry_run:
+        tell_plan(runs, trials)
+        return
+    sweep = Sweep(runs, trials)
+    print(f"{sweep.total} runs, {sweep.skipped} of them done already", flush=True)
+    sweep.finish(arguments.jobs)
+    if sweep.failures:
+        print(f"{len(sweep.failures)} of {sweep.total} runs failed:", *sweep.failures, sep="\n  ")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Test every complete run in a folder: reports, training plots, and a summary of all of them.
+#
+#   bash scripts/test_model.sh FOLDER --jobs 2
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+read_folder "$@"
+read_settings -- "${@:2}"
+
+while read -r base; do
+  test_run "$base"
+done < <(runs_in "$folder")
+
+run_planned
+finish summarise "$folder"

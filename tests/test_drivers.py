@@ -1,0 +1,293 @@
+"""The drivers as a user runs them: their plans, whole sweeps on the digits, and what survives an interruption."""
+
+import csv
+import os
+import re
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from training.names import run_name
+from training.options import RunConfig, make_parser
+
+DRIVERS = ("run_delay_exps", "run_speed_comp", "run_async_momentums", "run_kfold", "run_kfold_full")
+QUICK = ("--clock", "virtual", "--dataset", "digits", "--epochs", 1)
+
+
+def command(driver: str, *arguments: object) -> list[str]:
+    return ["bash", str(ROOT / "scripts" / f"{driver}.sh"), *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """The interpreter of the tests, whatever else is installed."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "VENV": "/nowhere"}
+
+
+def drive(driver: str, *arguments: object, cwd: Path, code: int = 0, timeout: float = 300) -> str:
+    """Run a driver in a folder; its words, errors included."""
+    done = subprocess.run(
+        command(driver, *arguments), cwd=cwd, env=environment(), text=True, timeout=timeout,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def planned(words: str) -> list[list[str]]:
+    """The commands of a dry run."""
+    return [shlex.split(line) for line in words.splitlines() if line.startswith("python3 ")]
+
+
+def config_of(words: list[str]) -> RunConfig:
+    """The settings of a planned training."""
+    _, script, *flags = words
+    mode = {"nonDistributed.py": "classic", "dist_sync.py": "sync", "dist_async.py": "async"}[script]
+    return RunConfig(mode=mode, **vars(make_parser(mode, "").parse_args(flags)))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_delay_experiments_are_what_the_study_describes(tmp_path):
+    configs = [config_of(words) for words in planned(drive("run_delay_exps", "--dry_run", cwd=tmp_path))]
+    assert len(configs) == len({run_name(config) for config in configs}) == 36 + 9 + 27 + 144
+    shared = {(c.dataset, c.lr, c.batch_size, c.epochs, c.delay, c.alr, c.clock) for c in configs}
+    assert shared == {("fashion_mnist", 0.005, 32, 6, True, False, "wall")}
+    assert {c.world_size for c in configs if c.partition == "split_dataset"} == {2, 6, 11}
+    assert {c.world_size for c in configs if c.partition == "split_labels"} == {3, 6, 11}
+    assert {c.delay_intensity for c in configs} == {"small", "medium", "long"}
+    kinds = Counter((c.delay_type, c.slow_worker_1, c.compensation, c.momentum) for c in configs)
+    constant = {
+        ("constant", False, False, 0.9): 18,
+        ("constant", True, False, 0.9): 18,
+        ("constant", True, True, 0.9): 9,
+    }
+    constant |= {("constant", True, False, momentum): 9 for momentum in (0, 0.5, 0.99)}
+    gaussian = {
+        ("gaussian", False, compensated, momentum): 18
+        for compensated in (False, True)
+        for momentum in (0, 0.5, 0.9, 0.99)
+    }
+    assert kinds == constant | gaussian
+    other_parts = {c.partition for c in configs if c.slow_worker_1 and (c.compensation or c.momentum != 0.9)}
+    assert other_parts == {"split_labels"}
+
+
+def test_speed_comparison_is_what_the_study_describes(tmp_path):
+    configs = [config_of(words) for words in planned(drive("run_speed_comp", "--dry_run", cwd=tmp_path))]
+    kinds = Counter((c.mode, c.alt_model, c.partition) for c in configs)
+    assert kinds.pop(("classic", False, "none")) == 1
+    assert len(kinds) == 12 and set(kinds.values()) == {3}
+    assert len({run_name(config) for config in configs}) == 37
+
+
+def test_momentum_experiment_is_what_the_study_describes(tmp_path):
+    commands = planned(drive("run_async_momentums", "--dry_run", cwd=tmp_path))
+    trainings, tests, landscapes = commands[:5], commands[5:10], commands[10:]
+    configs = [config_of(words) for words in trainings]
+    assert [c.momentum for c in configs] == [0.99, 0.95, 0.9, 0.5, 0.0]
+    assert all(c.val and c.saves_per_epoch == 3 and c.world_size == 4 for c in configs)
+    assert [Path(words[2]).name for words in tests] == [f"{run_name(config)}_model.pt" for config in configs]
+    assert len(landscapes) == 1 and sum(word.endswith("_weights.npy") for word in landscapes[0]) == 5
+
+
+def test_grid_searches_are_planned_for_one_optimiser_or_both(tmp_path):
+    for arguments, expected in (((), [False]), (("--alr",), [True])):
+        words = planned(drive("run_kfold", "--dry_run", "--dataset", "digits", *arguments, cwd=tmp_path))
+        assert ["--alr" in command for command in words] == expected
+    words = planned(drive("run_kfold_full", "--dry_run", cwd=tmp_path))
+    assert Counter("--alr" in command for command in words) == {True: 8, False: 8}
+
+
+def test_overrides_reach_every_run_and_seeds_multiply(tmp_path):
+    overrides = ("--delays", 30, "--world_sizes", "3 6", "--parts", "a", "b", "--seeds", 1, 2, "--train_split", 0.5)
+    more = ("--compute_ms", 15, "--results", "here")
+    words = drive("run_delay_exps", "--dry_run", *QUICK, *overrides, *more, cwd=tmp_path)
+    configs = [config_of(command) for command in planned(words)]
+    assert len(configs) == (4 + 1) * 2 * 2
+    assert {(c.delay_ms, c.clock, c.compute_ms, c.dataset, c.epochs, c.train_split, c.subfolder) for c in configs} == {
+        (30.0, "virtual", 15.0, "digits", 1, 0.5, "here")
+    }
+    assert {c.world_size for c in configs} == {3, 6} and {c.seed for c in configs} == {1, 2}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--colour", "red"), "--colour"),
+        (("--epochs",), "--epochs"),
+        (("--jobs", "0"), "--jobs"),
+        (("digits",), "digits"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_wrong_command_line_is_refused(driver, arguments, named, tmp_path):
+    words = drive(driver, *arguments, cwd=tmp_path, code=2, timeout=20)
+    assert re.fullmatch(rf"run_\w+\.sh: error: .*{named}.*\n", words)
+
+
+def test_a_value_that_no_run_can_have_ends_the_driver_before_anything_runs(tmp_path):
+    words = drive("run_delay_exps", *QUICK, "--world_sizes", 5, cwd=tmp_path, code=2)
+    assert "--world_size 5 is not valid with --split_labels" in words
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_driver_explains_itself(tmp_path):
+    for driver in (*DRIVERS[:-1], "test_model", "loss_landscape"):
+        words = drive(driver, "--help", cwd=tmp_path, timeout=20)
+        assert f"scripts/{driver}.sh" in words and "--jobs" in words and "--dry_run" in words
+
+
+SWEEP = (
+    *("run_delay_exps", *QUICK, "--parts", "b", "c", "--world_sizes", 3),
+    *("--delays", "small", "--seeds", 1, 2, "--results", "runs"),
+)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> Path:
+    """A small sweep with two seeds, in which no run fails."""
+    folder = tmp_path_factory.mktemp("sweep")
+    drive(*SWEEP, "--jobs", 2, cwd=folder)
+    return folder
+
+
+def test_a_summary_gives_means_and_deviations_over_seeds(swept):
+    trials, groups = rows_of(swept / "runs/trials.csv"), rows_of(swept / "runs/summary.csv")
+    assert len(trials) == 8 and len(groups) == 4
+    for group in groups:
+        same = [t for t in trials if (t["momentum"], t["compensation"]) == (group["momentum"], group["compensation"])]
+        assert len(same) == int(group["runs"]) == 2
+        for measure in ("test_accuracy", "test_loss", "train_accuracy", "seconds", "mean_staleness"):
+            values = [float(trial[measure]) for trial in same]
+            assert float(group[f"{measure}_mean"]) == pytest.approx(statistics.mean(values), rel=1e-5)
+            assert float(group[f"{measure}_std"]) == pytest.approx(statistics.stdev(values), rel=1e-4, abs=1e-9)
+    table = (swept / "runs/summary.md").read_text()
+    assert table.count("\n| ") == 2 + len(groups)
+    assert "dataset digits" in table and "| momentum |" in table.replace("| momentum | compensation |", "| momentum |")
+
+
+def test_the_summary_agrees_with_test_model(swept):
+    drive("test_model", "runs", "--jobs", 2, cwd=swept)
+    for trial in rows_of(swept / "runs/trials.csv"):
+        told = (swept / "runs" / f"{trial['name']}_model_test_performance.txt").read_text()
+        assert f"Test accuracy: {float(trial['test_accuracy']):.2f} %" in told
+        assert f"staleness mean {float(trial['mean_staleness']):.2f}, max {trial['max_staleness']}" in told
+    assert len(list((swept / "runs").glob("*_training_plots.png"))) == 8
+
+
+def test_what_is_done_is_skipped_though_its_model_is_gone(swept):
+    before = (swept / "runs/trials.csv").read_bytes()
+    (removed := min((swept / "runs").glob("*_model.pt"))).unlink()
+    removed.with_name(removed.name.replace("_model.pt", "_log.log")).unlink()
+    words = drive(*SWEEP, cwd=swept)
+    assert "8 runs, 8 of them done already" in words
+    assert (swept / "runs/trials.csv").read_bytes() == before
+    assert not removed.exists()
+
+
+def test_a_failed_run_does_not_keep_the_others_and_is_told_at_the_end(tmp_path):
+    (tmp_path / "runs").mkdir()
+    blocked = "digits_async_6_100_0005_09_32_1_SGD_labels_delay_slow_worker_1_small_constant_comp_virtual_log.log"
+    (tmp_path / "runs" / blocked).mkdir()
+    words = drive("run_delay_exps", *QUICK, "--parts", "b", "--world_sizes", 3, 6, "--delays", "small", "medium",
+                  "--results", "runs", cwd=tmp_path, code=1)  # fmt: skip
+    assert len(rows_of(tmp_path / "runs/trials.csv")) == 3
+    failures = words[words.index("1 of 4 runs failed:") :]
+    assert "python3 dist_async.py" in failures and blocked in failures
+    assert [int(match) for match in re.findall(r"^(\d)/4  .* left  digits", words, re.MULTILINE)] == [1, 2, 3, 4]
+    assert (tmp_path / "runs/summary.md").exists()
+
+
+def wait_for_trials(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while not (folder / "trials.csv").exists() or len(rows_of(folder / "trials.csv")) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def descendants(pid: int) -> set[int]:
+    children = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    return children.union(*map(descendants, children)) if children else set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_driver_leaves_no_process_and_goes_on_where_it_was(number, tmp_path):
+    sweep = command("run_delay_exps", *QUICK, "--parts", "c", "--world_sizes", 3, "--epochs", 8, "--results", "runs",
+                    "--jobs", 2)  # fmt: skip
+    process = subprocess.Popen(sweep, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    try:
+        wait_for_trials(tmp_path / "runs", 2)
+        left = descendants(process.pid)
+        os.killpg(process.pid, number)
+        code = process.wait(timeout=30)
+        assert code == (130 if number == signal.SIGINT else -signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while any(Path(f"/proc/{pid}").exists() for pid in left):
+            assert time.monotonic() < deadline, "processes are left"
+            time.sleep(0.02)
+    finally:
+        process.kill()
+    done = rows_of(tmp_path / "runs/trials.csv")
+    assert 2 <= len(done) < 9
+    words = drive(*("run_delay_exps", *QUICK, "--parts", "c", "--world_sizes", 3, "--epochs", 8, "--results", "runs",
+                    "--jobs", 2), cwd=tmp_path)  # fmt: skip
+    assert f"9 runs, {len(done)} of them done already" in words
+    rows = rows_of(tmp_path / "runs/trials.csv")
+    assert rows[: len(done)] == done and len({row["name"] for row in rows}) == 9
+
+
+def test_momentums_are_trained_tested_and_drawn(tmp_path):
+    drive("run_async_momentums", *QUICK, "--epochs", 2, "--momentums", 0.5, 0, "--grid_size", 4, "--jobs", 2,
+          "--results", "runs", cwd=tmp_path)  # fmt: skip
+    names = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert sum(name.endswith("_test_performance.txt") for name in names) == 2
+    assert {
+        f"async_momentums_loss_landscape_multi_{end}" for end in ("contour.html", "surface.html", "contour.png")
+    } < names
+    assert "plotly.min.js" in names
+    assert "1 runs, 1 of them done already" in drive(
+        "run_async_momentums", *QUICK, "--epochs", 2, "--momentums", 0.5, 0, "--grid_size", 4, "--results", "runs",
+        cwd=tmp_path)  # fmt: skip
+
+
+def test_landscapes_of_a_folder(tmp_path):
+    drive("run_async_momentums", *QUICK, "--epochs", 2, "--momentums", 0.5, "--grid_size", 3, "--results", "runs",
+          cwd=tmp_path)  # fmt: skip
+    drive("loss_landscape", "runs", "--grid_size", 3, "--test_samples", 50, "--results", "figures", cwd=tmp_path)
+    assert len(list((tmp_path / "figures").glob("*_loss_landscape_contour.html"))) == 1
+
+
+def test_grid_searches_end_in_a_table_of_the_best(tmp_path):
+    grid = ("--epochs", 1, 2, "--learning_rates", 0.01, 0.05, "--batch_sizes", 32, "--momentums", 0.5)
+    arguments = ("--dataset", "digits", "--k_splits", 2, *grid, "--max_samples", 400, "--results", "kfold")
+    drive("run_kfold_full", *arguments, "--networks", "default", cwd=tmp_path)
+    best = rows_of(tmp_path / "kfold/best.csv")
+    assert [(row["optimizer"], row["network"]) for row in best] == [("ADAM", "LeNet5"), ("SGD", "LeNet5")]
+    for row in best:
+        rows = rows_of(next((tmp_path / "kfold").glob(f"kfold_digits_{row['optimizer']}_*.csv")))
+        assert float(row["accuracy, %"].split()[0]) == pytest.approx(
+            max(float(r["accuracy_mean"]) for r in rows), abs=0.005
+        )
+
+
+def test_a_whole_driver_runs(tmp_path):
+    """All 37 trainings of the comparison, but for the slow network."""
+    drive("run_speed_comp", *QUICK, "--networks", "LeNet5", "--train_split", 0.5, "--jobs", 2, "--results", "runs",
+          cwd=tmp_path)  # fmt: skip
+    trials = rows_of(tmp_path / "runs/trials.csv")
+    assert Counter(trial["mode"] for trial in trials) == {"classic": 1, "sync": 9, "async": 9}
+    assert len(rows_of(tmp_path / "runs/summary.csv")) == 19

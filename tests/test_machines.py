@@ -1,0 +1,211 @@
+"""Runs that span machines: hosts of the test's own where network namespaces are allowed, else loopback."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import DATA, ROOT, train, weights_of
+from training.record import read_log
+
+FLAGS = ("--dataset", "digits", "--lr", 0.05, "--momentum", 0.9, "--seed", 1, "--split_dataset", "--peer_timeout", 3)
+PORT = 20000 + os.getpid() % 20000
+PEER_TIMEOUT = 3  # seconds, as in FLAGS
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=20)
+
+
+class Hosts:
+    """Three hosts, each in a network namespace, at a switch, which is a bridge in one more."""
+
+    def __init__(self) -> None:
+        self.switch, *self.names = (f"optml{os.getpid()}{part}" for part in ("switch", 0, 1, 2))
+
+    def __enter__(self) -> "Hosts":
+        ip("netns", "add", self.switch)
+        ip("-n", self.switch, "link", "add", "bridge", "type", "bridge")
+        ip("-n", self.switch, "link", "set", "bridge", "up")
+        for number, name in enumerate(self.names):
+            ip("netns", "add", name)
+            ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", f"port{number}", "netns", self.switch)
+            ip("-n", self.switch, "link", "set", f"port{number}", "master", "bridge", "up")
+            ip("-n", name, "address", "add", f"{self.address(number)}/24", "dev", "eth0")
+            for link in ("eth0", "lo"):
+                ip("-n", name, "link", "set", link, "up")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for name in (self.switch, *self.names):
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, timeout=20)
+
+    def address(self, number: int) -> str:
+        return f"10.213.7.{number + 1}"
+
+    def on(self, number: int) -> list[str]:
+        """What a command on a host begins with."""
+        return ["ip", "netns", "exec", self.names[number]]
+
+    def cut(self, number: int) -> None:
+        """Take the link of a host down: nobody is told that it is gone."""
+        ip("-n", self.switch, "link", "set", f"port{number}", "down")
+
+
+class Loopback:
+    """Stands in for `Hosts` where namespaces are not allowed."""
+
+    def address(self, number: int) -> str:
+        return "127.0.0.1"
+
+    def on(self, number: int) -> list[str]:
+        return []
+
+    def cut(self, number: int) -> None:
+        pytest.skip("network namespaces are not allowed here")
+
+
+@pytest.fixture
+def network() -> Iterator[Hosts | Loopback]:
+    hosts = Hosts()
+    try:
+        network = hosts.__enter__()
+    except (OSError, subprocess.CalledProcessError):  # no `ip`, or not allowed
+        network = Loopback()
+    yield network
+    if network is hosts:
+        hosts.__exit__()
+
+
+class Rank:
+    """One rank of a run, on a host of its own; by torchrun's variables in place of flags if told so."""
+
+    def __init__(
+        self, network: Hosts | Loopback, folder: Path, script: str, rank: int, *flags: object, torchrun: bool = False
+    ) -> None:
+        self.output = folder / f"rank{rank}.txt"
+        self.folder = folder / f"rank{rank}"
+        meeting = {"RANK": rank, "WORLD_SIZE": 3, "MASTER_ADDR": network.address(0), "MASTER_PORT": PORT}
+        asked = [] if torchrun else [text for key, value in meeting.items() for text in (f"--{key.lower()}", value)]
+        command = [*network.on(rank), sys.executable, ROOT / script, *FLAGS, *asked, *flags, "--subfolder", self.folder]
+        environment = {key: str(value) for key, value in meeting.items()} if torchrun else {}
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                list(map(str, command)), stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+            )
+
+    def wait_until(self, pattern: str, file: Path | None = None, seconds: float = 60) -> None:
+        """Return once the rank's words, or a file of its folder, hold a pattern."""
+        deadline = time.monotonic() + seconds
+        while True:
+            files = [self.output] if file is None else list(self.folder.glob(str(file)))
+            if any(re.search(pattern, path.read_text()) for path in files):
+                return
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, f"{pattern} did not come: {self.output.read_text()}"
+            time.sleep(0.02)
+
+    def wait_until_training(self) -> None:
+        self.wait_until("update 50/", Path("*_log.log"))
+
+    def end(self, seconds: float = 60) -> tuple[int, str]:
+        return self.process.wait(timeout=seconds), self.output.read_text()
+
+    def files(self) -> dict[str, Path]:
+        return {path.stem.rpartition("_")[2]: path for path in self.folder.iterdir()}
+
+
+@pytest.fixture
+def start(network, tmp_path):
+    ranks = []
+
+    def start(script: str, rank: int, *flags: object, **how: bool) -> Rank:
+        ranks.append(Rank(network, tmp_path, script, rank, *flags, **how))
+        return ranks[-1]
+
+    yield start
+    for rank in ranks:
+        rank.process.kill()
+        rank.process.wait()
+
+
+@pytest.mark.parametrize("torchrun", [False, True], ids=["flags", "torchrun's variables"])
+def test_workers_may_come_before_the_server_and_train_as_on_one_machine(torchrun, start, tmp_path):
+    workers = [start("dist_sync.py", rank, torchrun=torchrun) for rank in (2, 1)]
+    for worker in workers:
+        worker.wait_until("Waiting for the server")
+    server = start("dist_sync.py", 0, torchrun=torchrun)
+    for rank in (server, *workers):
+        assert rank.end()[0] == 0, rank.output.read_text()
+    local = train("dist_sync.py", tmp_path / "local", "--seed", 1, "--split_dataset")
+    assert weights_of(server.files()) == weights_of(local)
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--world_size", 4), "world_size"),
+        (("--seed", 2), "seed"),
+        (("--dataset", "mnist", "--data_dir", DATA), "dataset"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_machine_with_other_settings_is_refused_by_name(flags, complaint, start):
+    if "mnist" in flags and not DATA.is_dir():
+        pytest.skip("real data are not here")
+    server, other = (start("dist_async.py", rank) for rank in range(2))
+    server.wait_until("Worker_1 is here")
+    stranger = start("dist_async.py", 2, *flags)
+    for rank in (server, stranger):
+        code, words = rank.end()
+        last = words.strip().split("\n")[-1]
+        assert code == 1 and complaint in last and "Worker_2" in last
+    code, words = other.end()
+    assert code == 1 and "called off" in words and complaint in words
+
+
+def test_a_host_whose_link_goes_down_is_noticed_and_an_asynchronous_run_goes_on(start, network):
+    server, lost, other = (start("dist_async.py", rank, "--epochs", 40) for rank in range(3))
+    server.wait_until_training()
+    network.cut(1)
+    cut = time.monotonic()
+    server.wait_until(rf"Worker_1 was lost \(silent for {PEER_TIMEOUT} s\)")
+    assert time.monotonic() - cut < 2 * PEER_TIMEOUT
+    code, words = lost.end()
+    assert code == 1 and "server" in words.strip().split("\n")[-1]
+    assert server.end()[0] == 0 and other.end()[0] == 0
+    assert read_log(server.files()["log"]).result["lost_workers"] == ["Worker_1"]
+
+
+def test_a_host_whose_link_goes_down_ends_a_synchronous_run_by_name(start, network):
+    server, lost, other = (start("dist_sync.py", rank, "--epochs", 2000) for rank in range(3))
+    server.wait_until_training()
+    network.cut(2)
+    cut = time.monotonic()
+    code, words = server.end()
+    assert code == 1 and "Worker_2" in words.strip().split("\n")[-1]
+    assert time.monotonic() - cut < 2 * PEER_TIMEOUT + 2
+    assert lost.end()[0] == 1 and other.end()[0] == 1
+
+
+def test_a_killed_worker_on_another_host_is_noticed(start):
+    server, other, killed = (start("dist_async.py", rank, "--epochs", 40) for rank in range(3))
+    server.wait_until_training()
+    killed.process.kill()
+    server.wait_until("Worker_2 was lost", seconds=2 * PEER_TIMEOUT)
+    assert server.end()[0] == 0 and other.end()[0] == 0
+    assert read_log(server.files()["log"]).result["lost_workers"] == ["Worker_2"]
+
+
+def test_a_killed_server_ends_its_workers(start):
+    server, *workers = (start("dist_async.py", rank, "--epochs", 2000) for rank in range(3))
+    server.wait_until_training()
+    server.process.kill()
+    for worker in workers:
+        code, words = worker.end(10)
+        assert code == 1 and "server" in words.strip().split("\n")[-1]
