@@ -29,9 +29,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis.evaluate import evaluate
-from common import DATASETS, DataError, FlatModel, Samples, build_model, make_generator
+from common import DATASETS, DataError, Samples, build_model, make_generator
 from interface.files import make_folder, naming
 from interface.processes import obey
+from training.optimizers import SGD, Adam
 from training.record import Score
 
 # ----------------------------------------------------------------------------------------------------
@@ -149,7 +150,11 @@ def train(study: Study, training: Training) -> tuple[FoldScore, ...]:
     model = build_model(settings.dataset, alternative, fold.seed)
     model.use_generator(make_generator(fold.seed, "dropout", worker=1))
     shuffle = make_generator(fold.seed, "shuffle", worker=1)
-    optimizer = make_optimizer(settings, training.configuration, model)
+    optimizer = (
+        Adam(model.parameters)
+        if settings.optimizer == "ADAM"
+        else SGD(model.parameters, training.configuration.momentum)
+    )
 
     scores, seconds = [], 0.0
     for epoch in range(1, training.epochs[-1] + 1):
@@ -161,20 +166,11 @@ def train(study: Study, training: Training) -> tuple[FoldScore, ...]:
             loss = F.nll_loss(model.network(images), labels)
             model.gradients.zero_()
             loss.backward()
-            optimizer.step()
+            optimizer.step(model.gradients, training.configuration.learning_rate)
         seconds += time.perf_counter() - start
         if epoch in training.epochs:
             scores.append(FoldScore(evaluate(study.samples, model, fold.held_out), seconds))
     return tuple(scores)
-
-
-def make_optimizer(settings: Settings, configuration: Configuration, model: FlatModel) -> torch.optim.Optimizer:
-    """SGD or Adam over the flat parameters of a model and its gradients."""
-    parameters = torch.nn.Parameter(model.parameters)
-    parameters.grad = model.gradients
-    if settings.optimizer == "ADAM":
-        return torch.optim.Adam([parameters], lr=configuration.learning_rate, fused=True)
-    return torch.optim.SGD([parameters], lr=configuration.learning_rate, momentum=configuration.momentum, fused=True)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -417,8 +413,6 @@ def gather(training: Training, folds: list[tuple[FoldScore, ...]]) -> Iterator[R
 @contextmanager
 def worker_pool(study: Study, count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that train, forked from this one; an exception kills them in the middle of their work."""
-    # torch imports half of itself when the first optimiser is made: here once, not in every worker.
-    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
     context = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(study, os.getpid()))
     try:

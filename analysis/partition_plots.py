@@ -56,6 +56,7 @@ def draw_counts(axes: Axes, dataset: Dataset, shards: list[Tensor]) -> None:
         counts = dataset.train.labels[shard].bincount(minlength=labels)
         places = torch.arange(labels) + (worker - (len(shards) - 1) / 2) * width
         axes.bar(places.numpy(), counts.numpy(), width, color=OKABE_ITO[worker])
+    axes.set_ylim(0, 1.05 * int(dataset.train.labels.bincount().max()))
     axes.set_xticks(range(labels))
     axes.set_xlabel("label\n" + ", ".join(f"{len(shard):,}" for shard in shards) + " samples")
     axes.spines[["top", "right"]].set_visible(False)
