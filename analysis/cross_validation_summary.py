@@ -18,9 +18,10 @@ Best = tuple[Settings, Result]
 def read_best(path: Path) -> Best:
     """The settings of a search and its best result. Raises DataError for a file that holds none."""
     try:
-        first = next(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")  # the last row may be cut off
+        first = next(csv.DictReader(lines))
         settings = Settings(**{field.name: field.type(first[field.name]) for field in dataclasses.fields(Settings)})
-    except (StopIteration, KeyError, ValueError, TypeError) as error:
+    except (StopIteration, KeyError, ValueError, TypeError, csv.Error) as error:
         raise DataError(f"{path}: it holds no result of a search") from error
     with ResultsFile(path, settings) as file:
         return settings, rank(list(file.results.values()))[0]

@@ -91,7 +91,7 @@ def main() -> None:
     if labels % arguments.workers:
         raise ValueError(f"--workers {arguments.workers} is not valid: the {labels} labels must divide among them")
     figure = partition_figure(load_dataset(arguments.dataset, arguments.data_dir), arguments.workers, arguments.seed)
-    make_folder(arguments.output.parent)
+    make_folder(arguments.output.parent, "--output")
     with written_whole(arguments.output) as unfinished:
         figure.savefig(unfinished)
     print(f"  {arguments.output}")

@@ -228,7 +228,7 @@ class Trials:
 
     def add(self, trial: Trial) -> None:
         """Append a row."""
-        make_folder(self.path.parent)
+        make_folder(self.path.parent, "--summary_dir")
         with naming(self.path), self.path.open("a+", encoding="utf-8", newline="") as file:
             fcntl.lockf(file, fcntl.LOCK_EX)  # until the file is closed
             whole = self.path.read_bytes().rfind(b"\n") + 1

@@ -7,15 +7,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-def make_folder(path: Path) -> Path:
-    """The folder that --subfolder names, made if it is not there.
+def make_folder(path: Path, flag: str = "--subfolder") -> Path:
+    """The folder that a flag names, made if it is not there.
 
     Raises ValueError where a file is in its place, OSError where it cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"--subfolder {path} is not valid: a file is in its place") from error
+        raise ValueError(f"{flag} {path} is not valid: a file is in its place") from error
     return path
 
 

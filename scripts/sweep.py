@@ -36,6 +36,8 @@ from training.names import run_name
 from training.options import RunConfig, make_parser
 from training.plan import available_cores
 
+WATCH_SECONDS = 0.3  # between two looks at whether there was a signal
+
 ROOT = Path(__file__).resolve().parent.parent
 MODES = {"nonDistributed.py": "classic", "dist_sync.py": "sync", "dist_async.py": "async"}
 
@@ -87,6 +89,7 @@ def execute(run: Run, trials: Trials, output: int, parent: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     logging.getLogger().handlers.clear()  # the script sets up its own
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [str(ROOT / run.words[0]), *run.words[1:]]
     if not run.config or not run.log.exists():
         try:
@@ -118,6 +121,7 @@ class Sweep:
         self.total, self.skipped = len(runs), len(runs) - len(self.waiting)
         self.failures: list[str] = []
         self.ended = 0
+        self._interrupted = False
         self._running: dict[multiprocessing.Process, tuple[Run, object]] = {}
         self._started = time.monotonic()
 
@@ -125,12 +129,16 @@ class Sweep:
         """Do all that wait, `jobs` at a time."""
         tqdm.monitor_interval = 0  # no thread of tqdm's: this process forks
         warm_up(self.waiting)
+        for number in (signal.SIGINT, signal.SIGTERM):  # an exception out of nowhere can get lost in a finaliser
+            signal.signal(number, self._interrupt)
         with tqdm(total=self.total, initial=self.skipped, unit=" runs", dynamic_ncols=True, disable=None) as bar:
             try:
                 while self.waiting or self._running:
                     while self.waiting and len(self._running) < jobs:
                         self._start(self.waiting.pop(0))
-                    wait([process.sentinel for process in self._running], timeout=1)
+                    wait([process.sentinel for process in self._running], timeout=WATCH_SECONDS)
+                    if self._interrupted:
+                        raise KeyboardInterrupt
                     for process in [process for process in self._running if process.exitcode is not None]:
                         bar.write(self._end(process), file=sys.stdout)
                         sys.stdout.flush()
@@ -139,6 +147,9 @@ class Sweep:
             except BaseException:
                 self._stop()
                 raise
+
+    def _interrupt(self, signal_number: int, frame: object) -> None:
+        self._interrupted = True
 
     def _start(self, run: Run) -> None:
         output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - `_end` closes it

@@ -1,8 +1,9 @@
 """What the tests share: command lines run for real, and the folder of real data where there is one."""
 
+import atexit
+import functools
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 # On a busy machine, threads that spin while they wait for one another make a gradient take ten times as long.
@@ -11,7 +12,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from nursery import ROOT, Nursery
+
 SHARED = ROOT.parent / "shared"
 DATA = SHARED / "data"
 PUBLISHED = SHARED / "published_runs"
@@ -20,13 +22,25 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="real data are not her
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="published runs are not here")
 
 
-def run(script: str, *arguments: object, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess:
-    """Run one script of the suite as a user does; fails the test if it fails."""
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+@functools.cache
+def shared_nursery() -> Nursery:
+    """One for all tests, made when the first one asks for it."""
+    nursery = Nursery()
+    atexit.register(nursery.__exit__)
+    return nursery
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Nursery:
+    return shared_nursery()
+
+
+def run(script: str, *arguments: object, timeout: int = 120, check: bool = True) -> subprocess.CompletedProcess:
+    """Run one script of the suite as a user does, but for its start-up; fails the test if it fails."""
+    ended = shared_nursery().run(script, *arguments, folder=Path.cwd(), timeout=timeout)
     if check:
-        assert done.returncode == 0, done.stderr
-    return done
+        assert ended.code == 0, ended.errors
+    return subprocess.CompletedProcess([script, *arguments], ended.code, ended.output, ended.errors)
 
 
 def train(script: str, folder: Path, *arguments: object) -> dict[str, Path]:

@@ -1,23 +1,13 @@
 """Bad input files: refused with one clear line, or read as far as they are whole; never a traceback."""
 
-import gc
-import importlib
 import json
-import multiprocessing
 import os
 import pickle
 import re
-import resource
-import runpy
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,118 +15,8 @@ import pytest
 import torch
 
 from common import build_model
-from conftest import PUBLISHED, ROOT, needs_published
-
-# ----------------------------------------------------------------------------------------------------
-# Command lines without their start-up
-# ----------------------------------------------------------------------------------------------------
-
-IMPORTED_ONCE = ("torchvision.datasets", "sklearn.datasets", "sklearn.model_selection", "sklearn.decomposition",
-                 "sklearn.metrics", "analysis.cross_validation_plots", "analysis.landscape_plots",
-                 "analysis.landscape_sources", "analysis.training_plots", "analysis.summary", "training.replay",
-                 "training.rpc", "training.virtual")  # fmt: skip
-NOWHERE = "http://127.0.0.1:9"  # a proxy that is not there: downloads fail at once, network or not
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command line ended; peak: the largest resident memory of one of its processes, KiB."""
-
-    code: int
-    output: str
-    errors: str
-    peak: int
-
-    @property
-    def warnings(self) -> list[str]:
-        """The lines of warnings on stderr."""
-        return [line for line in self.errors.splitlines() if ": warning: " in line]
-
-    def refused(self, *named: object) -> None:
-        """Exactly one line, which names what is wrong."""
-        assert self.code in (1, 2), (self.code, self.errors)
-        assert re.fullmatch(r"\S+\.py: error: .+\n", self.errors), self.errors
-        for name in named:
-            assert str(name) in self.errors, f"{name} is not named: {self.errors}"
-
-    def went_well(self) -> "Ended":
-        """Without a word on stderr, but for warnings."""
-        assert self.code == 0, self.errors
-        assert self.errors.splitlines() == self.warnings, self.errors
-        return self
-
-
-class Nursery:
-    """A process that has imported everything, and forks one for each command line: a script's own start takes seconds.
-
-    It never computes, so that those it forks have no broken pool of threads.
-    """
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="nursery-")
-        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
-        environment = {**os.environ, **proxies, "TORCH_CPP_LOG_LEVEL": "ERROR", "no_proxy": "",
-                       "PYTHONPATH": str(ROOT)}  # fmt: skip
-        self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         text=True, env=environment)  # fmt: skip
-
-    def run(self, command: str, *arguments: object, folder: Path | str = ".", timeout: int = 60,
-            output: str | None = None, file_size: int | None = None) -> Ended:  # fmt: skip
-        """A script of this repository and its arguments, with `folder` as working directory.
-
-        output: a file for stdout, such as /dev/full; file_size: of how many bytes files can be.
-        """
-        out, errors = (Path(self._folder.name) / name for name in ("output", "errors"))
-        order = {"command": [*command.split(), *map(str, arguments)], "folder": str(folder), "timeout": timeout,
-                 "output": output or str(out), "errors": str(errors), "file_size": file_size}  # fmt: skip
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
-        assert answer["code"] != -signal.SIGALRM, f"{command} took more than {timeout} s"
-        return Ended(answer["code"], "" if output else out.read_text(), errors.read_text(), answer["peak"])
-
-    def __enter__(self) -> "Nursery":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait(timeout=60)
-        self._folder.cleanup()
-
-
-def serve() -> None:
-    """The nursery's own process: an order a line, an answer a line."""
-    sys.path[0] = str(ROOT)
-    for module in IMPORTED_ONCE:
-        importlib.import_module(module)
-    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])  # imports the rest of torch
-    gc.freeze()  # what is never looked at again is never copied
-    for line in sys.stdin:
-        process = multiprocessing.get_context("fork").Process(target=live, kwargs=json.loads(line))
-        process.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(status), "peak": usage.ru_maxrss}), flush=True)
-
-
-def live(command: list[str], folder: str, timeout: int, output: str, errors: str, file_size: int | None) -> None:
-    """Become a script."""
-    signal.alarm(timeout)  # which kills it
-    writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    for descriptor, name, flags in ((0, os.devnull, os.O_RDONLY), (1, output, writing), (2, errors, writing)):
-        os.dup2(os.open(name, flags, 0o600), descriptor)
-    os.chdir(folder)
-    if file_size is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-    sys.argv = [str(ROOT / command[0]), *command[1:]]
-    runpy.run_path(sys.argv[0], run_name="__main__")
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
-
+from conftest import PUBLISHED, needs_published
+from nursery import Nursery
 
 # ----------------------------------------------------------------------------------------------------
 # What is whole, and the command lines that read it
@@ -163,6 +43,7 @@ COMMANDS = {
     "kfold": "kfold.py --dataset digits --max_samples 60 --k_splits 2 --epochs 1 --learning_rates 0.05 0.1 "
     "--batch_sizes 16 --jobs 1 --seed 1 --subfolder search",
     "summary": "analysis/summary.py runs",
+    "summary of searches": "analysis/cross_validation_summary.py search",
     "train on mnist": "nonDistributed.py --dataset mnist --data_dir data --saves_per_epoch 2 --seed 1 --subfolder out",
     "train on cifar10": "nonDistributed.py --dataset cifar10 --data_dir data --subfolder out",
     "train on fashion_mnist": "nonDistributed.py --dataset fashion_mnist --data_dir data --subfolder out",
@@ -297,31 +178,34 @@ def missing(path: Path, good: Path) -> None:
 
 
 DAMAGES = (cut, empty, garbage, zeros, prose, picture, pickled_trap, zipped_trap, array_of_traps, directory, missing)
-READ = (
-    ("test_model", f"{ASYNC}_model.pt"),
-    ("test_model", f"{ASYNC}_log.log"),
-    ("loss_landscape", f"{ASYNC}_model.pt"),
-    ("loss_landscape", f"{ASYNC}_weights.npy"),
-    ("loss_landscape_multi", f"{SYNC}_weights.npy"),
-    ("grid_losses", NUMBERS),
-    ("replay", f"{ASYNC}_log.log"),
-    ("kfold", CSV),
-    ("summary", TRIALS),
-    ("train on mnist", f"{RAW}/train-images-idx3-ubyte"),
-    ("train on mnist", f"{RAW}/t10k-labels-idx1-ubyte"),
-    ("train on cifar10", "data/cifar-10-batches-py/data_batch_1"),
-    ("train on fashion_mnist", "data/FashionMNIST/raw/train-images-idx3-ubyte"),
-)
+FEW = (cut, pickled_trap, directory, missing)  # where the reader of another script is used
+READ = {
+    ("test_model", f"{ASYNC}_model.pt"): DAMAGES,
+    ("test_model", f"{ASYNC}_log.log"): DAMAGES,
+    ("loss_landscape", f"{ASYNC}_model.pt"): FEW,
+    ("loss_landscape", f"{ASYNC}_weights.npy"): DAMAGES,
+    ("loss_landscape_multi", f"{SYNC}_weights.npy"): FEW,
+    ("grid_losses", NUMBERS): DAMAGES,
+    ("replay", f"{ASYNC}_log.log"): FEW,
+    ("kfold", CSV): DAMAGES,
+    ("summary", TRIALS): DAMAGES,
+    ("summary of searches", CSV): DAMAGES,
+    ("train on mnist", f"{RAW}/train-images-idx3-ubyte"): DAMAGES,
+    ("train on mnist", f"{RAW}/t10k-labels-idx1-ubyte"): FEW,
+    ("train on cifar10", "data/cifar-10-batches-py/data_batch_1"): DAMAGES,
+    ("train on fashion_mnist", "data/FashionMNIST/raw/train-images-idx3-ubyte"): FEW,
+}
 # A log is read up to where it is cut, a table as well; a table that is not there, or that has no row yet, is begun.
-FINE = {(command, damage) for command, damages in (
-    ("replay", [cut]), ("kfold", [cut, empty, missing]), ("summary", [cut, empty, missing])
-) for damage in damages}  # fmt: skip
-FINE_LOG = ("test_model", f"{ASYNC}_log.log", cut)
+FINE = {
+    f"{ASYNC}_log.log": {cut},
+    CSV: {cut, empty, missing},
+    TRIALS: {cut, empty, missing},
+}
 EVERYWHERE = [
     pytest.param(command, file, damage, id=f"{command}: {damage.__name__} {Path(file).name}")
-    for command, file in READ
-    for damage in DAMAGES
-    if (command, damage) not in FINE and (command, file, damage) != FINE_LOG
+    for (command, file), damages in READ.items()
+    for damage in damages
+    if damage not in FINE.get(file, ())
 ]
 
 
@@ -1023,7 +907,3 @@ def test_the_log_beside_the_weights_may_be_of_no_use(damage, nursery, copy):
     warnings = nursery.run(COMMANDS["loss_landscape"], folder=copy).went_well().warnings
     assert [f"{ASYNC}_log.log" in warning for warning in warnings] == ([] if damage is cut else [True])
     assert len(list((copy / "out").glob("*.html"))) == 2
-
-
-if __name__ == "__main__":
-    serve()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from test_bad_files import Ended, Nursery, contents
+from nursery import Ended, Nursery
+from test_bad_files import contents
 from test_processes import Run, wait_until_gone
 from training.names import ARTIFACTS
 from training.record import read_log
@@ -37,12 +38,6 @@ LOOKING = {
 }
 WRITING = {name: f"{script} {SMALL}" for name, script in TRAINING.items()} | LOOKING
 SAVING = "--saves_per_epoch 2"
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +212,27 @@ def test_a_folder_that_is_a_file(name, below, nursery, inputs, tmp_path):
     assert ended.code == 2 and contents(tmp_path) == {"file": b"mine"}
 
 
+@pytest.mark.parametrize(
+    "command, flag, written",
+    [
+        ("analysis/summary.py . --summary_dir", "--summary_dir", "trials.csv"),
+        ("analysis/partition_plots.py --dataset digits --output", "--output", "plot.png"),
+    ],
+)
+def test_tables_and_figures_of_many_runs_have_flags_of_their_own(command, flag, written, nursery, inputs, tmp_path):
+    def run(folder: Path | str, **options: object) -> Ended:
+        place = f"{folder}/{written}" if flag == "--output" else folder
+        return nursery.run(command, place, folder=inputs, **options)
+
+    file = tmp_path / "file"
+    file.write_text("mine")
+    run(file).refused(flag, file)
+    run("/proc").refused("/proc/")
+    run("/sys/none").refused("/sys/none")
+    run(tmp_path, file_size=500, output=os.devnull).refused(tmp_path, written.partition(".")[0], "File too large")
+    assert file.read_text() == "mine"
+
+
 # ----------------------------------------------------------------------------------------------------
 # Divergence
 # ----------------------------------------------------------------------------------------------------
@@ -326,7 +342,7 @@ def test_a_hundred_virtual_workers(script, nursery, tmp_path):
     assert log.result["max_staleness"] > 90 if script == "dist_async.py" else log.result["max_staleness"] == 0
 
 
-@pytest.mark.parametrize("clock, epochs", [("virtual", 5), ("wall", 3)])
+@pytest.mark.parametrize("clock, epochs", [("virtual", 5), ("wall", 2)])
 def test_memory_does_not_grow_with_the_number_of_updates(clock, epochs, nursery, tmp_path):
     """By no more than a KiB an update, and some leeway; a gradient has 241."""
     command = (
@@ -338,7 +354,6 @@ def test_memory_does_not_grow_with_the_number_of_updates(clock, epochs, nursery,
     updates = sorted(len(read_log(path).updates) for path in tmp_path.glob("*_log.log"))
     assert updates == [718, epochs * 718]
     assert peaks[1] - peaks[0] < 500 + (epochs - 1) * 718, peaks
-    print(peaks)
 
 
 def test_async_goes_on_when_two_of_five_workers_are_killed(tmp_path):

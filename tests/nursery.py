@@ -1,0 +1,127 @@
+"""Command lines without their start-up: forked from a process that has imported everything.
+
+A script's own start takes seconds, most of them for `import torch`. What runs is the script itself, in a process of its
+own, with its arguments, its working directory, its output and its exit code.
+"""
+
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import re
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from common import load_dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+IMPORTED_ONCE = ("torchvision.datasets", "sklearn.datasets", "sklearn.model_selection", "sklearn.decomposition",
+                 "sklearn.metrics", "analysis.cross_validation_plots", "analysis.landscape_plots",
+                 "analysis.landscape_sources", "analysis.training_plots", "analysis.summary", "training.replay",
+                 "training.rpc", "training.virtual")  # fmt: skip
+NOWHERE = "http://127.0.0.1:9"  # a proxy that is not there: downloads fail at once, network or not
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command line ended; peak: the largest resident memory of one of its processes, KiB."""
+
+    code: int
+    output: str
+    errors: str
+    peak: int
+
+    @property
+    def warnings(self) -> list[str]:
+        """The lines of warnings on stderr."""
+        return [line for line in self.errors.splitlines() if ": warning: " in line]
+
+    def refused(self, *named: object) -> None:
+        """Exactly one line, which names what is wrong."""
+        assert self.code in (1, 2), (self.code, self.errors)
+        assert re.fullmatch(r"\S+\.py: error: .+\n", self.errors), self.errors
+        for name in named:
+            assert str(name) in self.errors, f"{name} is not named: {self.errors}"
+
+    def went_well(self) -> "Ended":
+        """Without a word on stderr, but for warnings."""
+        assert self.code == 0, self.errors
+        assert self.errors.splitlines() == self.warnings, self.errors
+        return self
+
+
+class Nursery:
+    """The process that is forked from; it has no pool of threads that a fork would break."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="nursery-")
+        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
+        environment = {**os.environ, **proxies, "TORCH_CPP_LOG_LEVEL": "ERROR", "no_proxy": "",
+                       "PYTHONPATH": str(ROOT)}  # fmt: skip
+        self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                         text=True, env=environment)  # fmt: skip
+
+    def run(self, command: str, *arguments: object, folder: Path | str = ".", timeout: int = 60,
+            output: str | None = None, file_size: int | None = None) -> Ended:  # fmt: skip
+        """A script of this repository and its arguments, with `folder` as working directory.
+
+        output: a file for stdout, such as /dev/full; file_size: of how many bytes files can be.
+        """
+        out, errors = (Path(self._folder.name) / name for name in ("output", "errors"))
+        order = {"command": [*command.split(), *map(str, arguments)], "folder": str(folder), "timeout": timeout,
+                 "output": output or str(out), "errors": str(errors), "file_size": file_size}  # fmt: skip
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        assert answer["code"] != -signal.SIGALRM, f"{command} took more than {timeout} s"
+        return Ended(answer["code"], "" if output else out.read_text(), errors.read_text(), answer["peak"])
+
+    def __enter__(self) -> "Nursery":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(timeout=60)
+        self._folder.cleanup()
+
+
+def serve() -> None:
+    """The nursery's own process: an order a line, an answer a line."""
+    sys.path[0] = str(ROOT)
+    for module in IMPORTED_ONCE:
+        importlib.import_module(module)
+    torch.set_num_threads(1)
+    load_dataset("digits", "data")
+    gc.freeze()  # what is never looked at again is never copied
+    for line in sys.stdin:
+        process = multiprocessing.get_context("fork").Process(target=live, kwargs=json.loads(line))
+        process.start()
+        _, status, usage = os.wait4(process.pid, 0)
+        print(json.dumps({"code": os.waitstatus_to_exitcode(status), "peak": usage.ru_maxrss}), flush=True)
+
+
+def live(command: list[str], folder: str, timeout: int, output: str, errors: str, file_size: int | None) -> None:
+    """Become a script."""
+    signal.alarm(timeout)  # which kills it
+    writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    for descriptor, name, flags in ((0, os.devnull, os.O_RDONLY), (1, output, writing), (2, errors, writing)):
+        os.dup2(os.open(name, flags, 0o600), descriptor)
+    os.chdir(folder)
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    sys.argv = [str(ROOT / command[0]), *command[1:]]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    serve()
