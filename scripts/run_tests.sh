@@ -10,7 +10,7 @@ prepare_environment requirements-dev.txt
 say "Linters"
 ruff check .
 ruff format --check .
-shellcheck --external-sources scripts/*.sh .ci/run
+shellcheck --external-sources scripts/*.sh docker/*.sh .ci/run
 
 say "Tests"
-python -m pytest "$@"
+python -m pytest --numprocesses auto --dist worksteal "$@"

@@ -89,7 +89,8 @@ def execute(run: Run, trials: Trials, output: int, parent: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     logging.getLogger().handlers.clear()  # the script sets up its own
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     sys.argv = [str(ROOT / run.words[0]), *run.words[1:]]
     if not run.config or not run.log.exists():
         try:

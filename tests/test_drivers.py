@@ -250,7 +250,7 @@ def test_an_interrupted_driver_leaves_no_process_and_goes_on_where_it_was(number
     assert rows[: len(done)] == done and len({row["name"] for row in rows}) == 9
 
 
-def test_momentums_are_trained_tested_and_drawn(tmp_path):
+def test_momentums_are_trained_tested_and_drawn_together_and_each(tmp_path):
     drive("run_async_momentums", *QUICK, "--epochs", 2, "--momentums", 0.5, 0, "--grid_size", 4, "--jobs", 2,
           "--results", "runs", cwd=tmp_path)  # fmt: skip
     names = {path.name for path in (tmp_path / "runs").iterdir()}
@@ -259,16 +259,8 @@ def test_momentums_are_trained_tested_and_drawn(tmp_path):
         f"async_momentums_loss_landscape_multi_{end}" for end in ("contour.html", "surface.html", "contour.png")
     } < names
     assert "plotly.min.js" in names
-    assert "1 runs, 1 of them done already" in drive(
-        "run_async_momentums", *QUICK, "--epochs", 2, "--momentums", 0.5, 0, "--grid_size", 4, "--results", "runs",
-        cwd=tmp_path)  # fmt: skip
-
-
-def test_landscapes_of_a_folder(tmp_path):
-    drive("run_async_momentums", *QUICK, "--epochs", 2, "--momentums", 0.5, "--grid_size", 3, "--results", "runs",
-          cwd=tmp_path)  # fmt: skip
     drive("loss_landscape", "runs", "--grid_size", 3, "--test_samples", 50, "--results", "figures", cwd=tmp_path)
-    assert len(list((tmp_path / "figures").glob("*_loss_landscape_contour.html"))) == 1
+    assert len(list((tmp_path / "figures").glob("*_loss_landscape_contour.html"))) == 2
 
 
 def test_grid_searches_end_in_a_table_of_the_best(tmp_path):
