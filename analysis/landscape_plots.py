@@ -27,6 +27,9 @@ FILLS = {"diamond": (INK, PAPER), "diamond-open": (PAPER, INK)}  # and edges
 LEAST_LOSS = 1e-8  # what a loss of 0 or less is drawn at
 LEVELS = 24
 STEPS_BETWEEN_ROWS = 20  # of a line that follows the surface
+EYE_DISTANCE = 2.15  # from the middle of the scene, whose sides are 1.4 at most
+ELEVATIONS = np.radians([35, 45, 55, 65])
+SIGHT_STEPS = 60  # of a line of sight
 
 
 def draw(landscape: Landscape, stem: Path, *, shared_plotly: bool) -> list[Path]:
@@ -237,15 +240,15 @@ def surface_figure(landscape: Landscape) -> go.Figure:
                              marker=marker, hovertext=text, hoverinfo="text")  # fmt: skip
     first, second = axis_titles(landscape)
     ticks = log_ticks(*loss_range(landscape))
-    x_side, y_side = plane_size(landscape, 1.4, 1.4)
+    box = np.array([*plane_size(landscape, 1.4, 1.4), 0.7])
     axis = {"nticks": 7, "tickfont": {"size": 12}}
     figure.update_scenes(
         xaxis={"title": first, **axis},
         yaxis={"title": second, **axis},
         zaxis={"title": "loss", "tickvals": np.log10(ticks), "ticktext": [f"{tick:g}" for tick in ticks], **axis},
         aspectmode="manual",
-        aspectratio={"x": x_side, "y": y_side, "z": 0.7},
-        camera={"eye": viewpoint(landscape), "center": {"x": 0, "y": 0, "z": -0.22}},
+        aspectratio=dict(zip("xyz", box.tolist(), strict=True)),
+        camera={"eye": dict(zip("xyz", viewpoint(landscape, box).tolist(), strict=True)), "center": {"z": -0.22}},
     )
     return styled(figure, landscape).update_layout(width=1100, height=840, margin={"l": 20, "b": 60})
 
@@ -255,6 +258,11 @@ def draped(landscape: Landscape, coordinates: np.ndarray) -> tuple[np.ndarray, n
     corners = np.arange(len(coordinates))
     along = np.linspace(0, corners[-1], STEPS_BETWEEN_ROWS * corners[-1] + 1)
     x, y = (np.interp(along, corners, column) for column in coordinates.T)
+    return x, y, height_at(landscape, x, y)
+
+
+def height_at(landscape: Landscape, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Logarithm of the loss at x, y of one shape; bilinear in the grid."""
     heights, size = logarithm(landscape.losses), len(landscape.grid.x)
     column = np.interp(x, landscape.grid.x, np.arange(size))
     row = np.interp(y, landscape.grid.y, np.arange(size))
@@ -262,17 +270,34 @@ def draped(landscape: Landscape, coordinates: np.ndarray) -> tuple[np.ndarray, n
     right, up = column - j, row - i
     lower = (1 - right) * heights[i, j] + right * heights[i, j + 1]
     upper = (1 - right) * heights[i + 1, j] + right * heights[i + 1, j + 1]
-    return x, y, (1 - up) * lower + up * upper
+    return (1 - up) * lower + up * upper
 
 
-def viewpoint(landscape: Landscape) -> dict[str, float]:
-    """Where to look at the surface from: obliquely from above, from where it is low."""
+def viewpoint(landscape: Landscape, box: np.ndarray) -> np.ndarray:
+    """Where to look at the surface from, in units of the scene: where the surface hides least of the trajectories.
+
+    box: the sides of the scene. Of places that are as good, the one that looks most obliquely.
+    """
     heights = logarithm(landscape.losses)
-    rows, columns = np.nonzero(np.isfinite(heights))
-    sides = np.stack([landscape.grid.x[columns], landscape.grid.y[rows], np.ones(len(rows))], axis=-1)
-    x, y, _ = np.linalg.lstsq(sides, heights[rows, columns], rcond=None)[0]
-    length = max(np.hypot(x, y), 1e-12)
-    return {"x": -1.7 * x / length, "y": -1.7 * y / length, "z": 1.3}
+    low = np.array([landscape.grid.x[0], landscape.grid.y[0], np.nanmin(heights)])
+    high = np.array([landscape.grid.x[-1], landscape.grid.y[-1], np.nanmax(heights)])
+    scale = box / np.maximum(high - low, 1e-12)
+    drawn = np.concatenate([np.stack(draped(landscape, run.coordinates)) for run in landscape.trajectories], axis=1).T
+    points = (drawn - (low + high) / 2) * scale  # (points, 3), of the scene
+    along = np.linspace(0.02, 0.7, SIGHT_STEPS)[:, None, None]  # beyond, a line of sight has left the box
+    best, most = np.zeros(3), -1.0
+    for elevation in ELEVATIONS:
+        for azimuth in np.arange(0, 2 * np.pi, np.pi / 12):
+            flat = EYE_DISTANCE * np.cos(elevation)
+            eye = np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), EYE_DISTANCE * np.sin(elevation)])
+            sight = points + along * (eye - points)  # (steps, points, 3)
+            x, y, height = np.moveaxis(sight / scale + (low + high) / 2, -1, 0)
+            inside = (abs(sight) < box / 2).all(axis=-1)
+            hidden = (inside & (height < height_at(landscape, x, y))).any(axis=0)
+            seen = round(1 - hidden.mean(), 2)
+            if seen > most:
+                best, most = eye, seen
+    return best
 
 
 def colour_bar(landscape: Landscape) -> dict[str, Any]:

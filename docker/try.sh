@@ -2,10 +2,10 @@
 # Build the Dockerfile and run the quickstart in the image, without a Docker engine: buildah in chroot isolation, on a
 # Debian base made by debootstrap. As root, with the packages buildah and debootstrap; about ten minutes.
 #
-#   bash docker/try.sh [PATH...]
+#   bash docker/try.sh [SOURCE:TARGET...]
 #
-# PATHs of this machine are mounted at the same place while the image is built: what pip and apt need to reach their
-# packages, where that is not the public network.
+# Each SOURCE of this machine is mounted as TARGET while the image is built: what pip and apt need to reach their packages,
+# where that is not the public network.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -23,8 +23,8 @@ buildah commit --quiet --rm "$base" optml-base
 
 echo "==> The image"
 mounts=()
-for path in "$@"; do
-  mounts+=(--volume "$path:$path:ro")
+for mount in "$@"; do
+  mounts+=(--volume "$mount:ro")
 done
 buildah build --quiet "${mounts[@]}" --build-arg BASE=localhost/optml-base -f "$root/docker/Dockerfile" -t optml "$root"
 

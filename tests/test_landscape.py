@@ -155,6 +155,21 @@ def test_a_straight_trajectory_still_has_a_grid_with_two_sides():
     assert np.ptp(survey.grid.y) == pytest.approx(0.5 * 4)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_surface_is_looked_at_from_where_nothing_hides_the_trajectory(axis, sign, tmp_path):
+    """A wall on one side of it: the viewer does not stand behind the wall."""
+    survey = survey_of([planted(UNEQUAL)[0]], margin=0.6)
+    edge = (survey.grid.x, survey.grid.y)[axis][-2 if sign > 0 else 1]
+
+    def wall(parameters: np.ndarray) -> float:
+        at = survey.plane.project([parameters])[0][axis]
+        return 100.0 if sign * (at - edge) > -1e-6 else 1.0
+
+    eye = surface_figure(measure(survey, wall, tmp_path)).layout.scene.camera.eye
+    assert sign * (eye.x, eye.y)[axis] < 1
+
+
 def test_losses_that_are_not_finite_are_masked_and_counted(tmp_path):
     saved, _ = planted(UNEQUAL)
     survey = survey_of([saved])
