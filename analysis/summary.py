@@ -230,7 +230,7 @@ class Trials:
         """Append a row."""
         make_folder(self.path.parent, "--summary_dir")
         with naming(self.path), self.path.open("a+", encoding="utf-8", newline="") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX)  # until the file is closed
+            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed; lockf's would end when any reader closes it
             whole = self.path.read_bytes().rfind(b"\n") + 1
             file.truncate(whole)
             writer = csv.writer(file, lineterminator="\n")

@@ -1,6 +1,8 @@
 """The drivers as a user runs them: their plans, whole sweeps on the digits, and what survives an interruption."""
 
 import csv
+import dataclasses
+import multiprocessing
 import os
 import re
 import shlex
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.summary import Trials
 from conftest import ROOT
 from training.names import run_name
 from training.options import RunConfig, make_parser
@@ -186,6 +189,23 @@ def test_the_summary_agrees_with_test_model(swept):
         assert f"Test accuracy: {float(trial['test_accuracy']):.2f} %" in told
         assert f"staleness mean {float(trial['mean_staleness']):.2f}, max {trial['max_staleness']}" in told
     assert len(list((swept / "runs").glob("*_training_plots.png"))) == 8
+
+
+def test_several_processes_add_trials_at_once(swept, tmp_path):
+    trial = next(iter(Trials(swept / "runs").rows.values()))
+    context, count = multiprocessing.get_context("fork"), 60
+
+    def add_some(process: int) -> None:
+        trials = Trials(tmp_path)
+        for number in range(count):
+            trials.add(dataclasses.replace(trial, name=f"{process}-{number}"))
+
+    processes = [context.Process(target=add_some, args=(number,)) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    assert len(Trials(tmp_path).rows) == 4 * count
 
 
 def test_what_is_done_is_skipped_though_its_model_is_gone(swept):
