@@ -8,9 +8,9 @@ import dataclasses
 from pathlib import Path
 
 from analysis.cross_validation import Result, ResultsFile, Settings, rank
+from analysis.tables import markdown_table, write_rows, write_text
 from common import DataError
 from interface.command_line import ArgumentParser, run_script
-from interface.files import written_whole
 
 Best = tuple[Settings, Result]
 
@@ -54,17 +54,11 @@ def main() -> None:
     rows = [row_of(read_best(path)) for path in sorted(folder.glob("kfold_*.csv"))]
     if not rows:
         raise DataError(f"{folder}: no result of a search to summarise")
+    titles, values = list(rows[0]), [list(map(str, row.values())) for row in rows]
     table, numbers = folder / "best.md", folder / "best.csv"
-    with written_whole(table) as unfinished:
-        lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]
-        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        unfinished.write_text(
-            f"Accuracy and loss: mean ± standard deviation over the folds.\n\n{text}\n", encoding="utf-8"
-        )
-    with written_whole(numbers) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    about = "Accuracy and loss: mean ± standard deviation over the folds."
+    write_text(table, f"{about}\n\n{markdown_table(titles, values)}")
+    write_rows(numbers, [titles, *values])
     print(f"The best of {len(rows)} searches:\n  {table}\n  {numbers}")
 
 

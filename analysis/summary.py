@@ -12,7 +12,7 @@ import fcntl
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ import torch
 from tqdm import tqdm
 
 from analysis.evaluate import evaluate
+from analysis.tables import markdown_table, write_rows, write_text
 from common import DATASETS, DataError, build_model, load_dataset, network_name
 from interface.command_line import ArgumentParser, run_script
-from interface.files import make_folder, naming, written_whole
+from interface.files import make_folder, naming
 from training.record import RunLog, read_log, read_model
 
 LOG_ENDING = "_log.log"
@@ -320,28 +321,25 @@ def markdown(groups: list[Group]) -> str:
         ]
         for group in groups
     ]
-    alignment = ["---"] * len(varying) + ["---:"] * (len(titles) - len(varying))
-    table = "\n".join(f"| {' | '.join(line)} |" for line in (titles, alignment, *rows))
     return (
         f"Shared by all runs: {shared}.\n\n"
         "Mean ± sample standard deviation over the seeds, a run each. Accuracy and loss: of the final model, on the "
         "whole test or training set; time: of training, on the run's clock; staleness: in updates. A run converged if "
         "its weights and test loss are finite and its test accuracy is more than "
-        f"{BETTER_THAN_CHANCE} times that of a guess.\n\n{table}\n"
+        f"{BETTER_THAN_CHANCE} times that of a guess.\n\n{markdown_table(titles, rows)}"
     )
 
 
-def write_csv(path: Path, groups: list[Group]) -> None:
+def numbers(groups: list[Group]) -> list[Sequence[object]]:
     """The same for programs: every setting; mean and deviation apart, empty where there is none."""
     spreads = [f"{measure}_{statistic}" for measure in MEASURES for statistic in ("mean", "std")]
-    with written_whole(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*SETTINGS, "runs", *spreads, "max_staleness", "converged"])
-        for one in groups:
-            values = (value for measure in MEASURES for value in one.spread(measure))
-            row = [f"{value:.6g}" if math.isfinite(value) else "" for value in values]
-            count = len(one.outcomes)
-            writer.writerow([*dataclasses.astuple(one.setting), count, *row, one.max_staleness, one.converged])
+    rows: list[Sequence[object]] = [[*SETTINGS, "runs", *spreads, "max_staleness", "converged"]]
+    for one in groups:
+        values = (value for measure in MEASURES for value in one.spread(measure))
+        texts = [f"{value:.6g}" if math.isfinite(value) else "" for value in values]
+        count = len(one.outcomes)
+        rows.append([*dataclasses.astuple(one.setting), count, *texts, one.max_staleness, one.converged])
+    return rows
 
 
 def main() -> None:
@@ -358,12 +356,11 @@ def main() -> None:
     if not trials.rows:
         raise DataError(f"{arguments.folder}: no complete run to summarise")
     groups = group(trials.rows.values())
-    table, numbers = folder / "summary.md", folder / "summary.csv"
-    with written_whole(table) as unfinished:
-        unfinished.write_text(markdown(groups), encoding="utf-8")
-    write_csv(numbers, groups)
+    table, for_programs = folder / "summary.md", folder / "summary.csv"
+    write_text(table, markdown(groups))
+    write_rows(for_programs, numbers(groups))
     print(f"Summary of {len(trials.rows)} runs of {len(groups)} settings:")
-    for path in (table, numbers, trials.path):
+    for path in (table, for_programs, trials.path):
         print(f"  {path}")
     if failures:
         raise DataError(f"{arguments.folder}: {failures} of its runs could not be measured")

@@ -191,6 +191,28 @@ def test_the_summary_agrees_with_test_model(swept):
     assert len(list((swept / "runs").glob("*_training_plots.png"))) == 8
 
 
+def test_published_accuracies_stand_beside_those_measured_for_the_same_setting(swept, tmp_path):
+    trial = next(iter(Trials(swept / "runs").rows.values()))
+    where = {"dataset": "fashion_mnist", "epochs": 6, "world_size": 6, "partition": "split_labels", "momentum": 0.9}
+    same = dataclasses.replace(trial.setting, **where, delay_ms=30.0, compute_ms=15.0, compensation="constant 2")
+    for seed, accuracy, setting in (
+        ("1", 60.0, same),
+        ("2", 64.0, same),
+        ("3", 90.0, dataclasses.replace(same, compensation="none")),
+        ("4", 91.0, dataclasses.replace(same, dataset="mnist")),
+    ):
+        outcome = dataclasses.replace(trial.outcome, test_accuracy=accuracy, converged=seed != "1")
+        Trials(tmp_path / seed).add(dataclasses.replace(trial, name=seed, seed=seed, setting=setting, outcome=outcome))
+    header, *rows = (ROOT / "summaries/published.csv").read_text().splitlines()
+    rows = [row for row in rows if row.startswith("IV,") and ",6,split_labels,30," in row]
+    (tmp_path / "published.csv").write_text("\n".join([header, *rows]) + "\n")
+    subprocess.run([sys.executable, "-m", "analysis.study", tmp_path], cwd=ROOT, check=True, timeout=60)
+    found = {row["lambda"]: row for row in rows_of(tmp_path / "comparison.csv")}
+    assert set(found) == {"2", "5"} and found["5"]["measured, %"] == ""
+    assert (found["2"]["measured, %"], found["2"]["runs"], found["2"]["converged"]) == ("62.00 ± 2.83", "2", "1")
+    assert float(found["2"]["difference"]) == pytest.approx(62 - float(found["2"]["published, %"]))
+
+
 def test_several_processes_add_trials_at_once(swept, tmp_path):
     trial = next(iter(Trials(swept / "runs").rows.values()))
     context, count = multiprocessing.get_context("fork"), 60

@@ -1,0 +1,24 @@
+"""Tables for readers, in Markdown, and for programs, in CSV."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from interface.files import written_whole
+
+
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lines of Markdown, the last one ended."""
+    return "".join(f"| {' | '.join(line)} |\n" for line in (titles, ["---"] * len(titles), *rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """A file of text, whole or not there."""
+    with written_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """A CSV file, whole or not there."""
+    with written_whole(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
