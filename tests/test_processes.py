@@ -36,7 +36,8 @@ class Run:
 
     def children(self) -> list[int]:
         pid = self.process.pid
-        return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+        # In the order in which they were forked; their numbers may begin anew on the way.
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
     def wait_for_workers(self, count: int) -> list[int]:
         """Return the moment that so many workers are forked: they have not joined the run yet."""
