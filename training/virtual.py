@@ -38,6 +38,7 @@ class GradientPool:
         self._ready: dict[int, Push] = {}
         self._changed = threading.Condition()  # held while the schedule goes on
         self._over = False
+        self._done = threading.Event()  # set with `_over`
         self._error: BaseException | None = None
 
     def start(self, worker: int, snapshot: Snapshot) -> None:
@@ -52,8 +53,7 @@ class GradientPool:
         for thread in threads:
             thread.start()
         try:
-            for thread in threads:
-                thread.join()
+            self._done.wait()  # a join that Ctrl-C interrupts would take its thread for ended
         finally:
             self._end()
             for thread in threads:
@@ -97,6 +97,7 @@ class GradientPool:
     def _end(self) -> None:
         with self._changed:
             self._over = True
+            self._done.set()
             self._changed.notify_all()
 
 
