@@ -192,6 +192,8 @@ sweep() {
 # run_planned [JOBS]: do what is planned. A failed run keeps neither the others nor the driver from going on.
 run_planned() {
   local flags=(--jobs "${1:-$jobs}") code=0
+  # Runs beside one another: threads that spin while they wait would keep those of the other runs from the cores.
+  ((${1:-jobs} == 1)) || export OMP_WAIT_POLICY=PASSIVE
   [[ $dry_run == no ]] || flags+=(--dry_run)
   sweep "${flags[@]}" || code=$?
   planned=()

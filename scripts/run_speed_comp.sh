@@ -12,20 +12,31 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 world_sizes=(2 6 11)
 partitions=(none split_dataset split_labels)
 networks=(LeNet5 CNN1)
+modes=(classic sync async)
 results=results/speed_comp
 
-read_settings "${training_settings[@]}" momentum world_sizes partitions networks -- "$@"
+read_settings "${training_settings[@]}" momentum world_sizes partitions networks modes -- "$@"
 
-train nonDistributed.py --momentum "$momentum"
-for network in "${networks[@]}"; do
-  for world_size in "${world_sizes[@]}"; do
-    for partition in "${partitions[@]}"; do
-      read -ra flags <<<"$(split "$partition" "$world_size") --momentum $momentum"
-      [[ $network == LeNet5 ]] || flags+=(--alt_model)
-      train dist_sync.py "${flags[@]}"
-      train dist_async.py "${flags[@]}"
+# distributed SCRIPT: plan its trainings.
+distributed() {
+  local script=$1 network world_size partition flags
+  for network in "${networks[@]}"; do
+    for world_size in "${world_sizes[@]}"; do
+      for partition in "${partitions[@]}"; do
+        read -ra flags <<<"$(split "$partition" "$world_size")"
+        [[ $network == LeNet5 ]] || flags+=(--alt_model)
+        train "$script" --momentum "$momentum" "${flags[@]}"
+      done
     done
   done
+}
+
+for mode in "${modes[@]}"; do
+  case $mode in
+    classic) train nonDistributed.py --momentum "$momentum" ;;
+    sync | async) distributed "dist_$mode.py" ;;
+    *) refuse "--modes $mode is not valid: give some of classic sync async" ;;
+  esac
 done
 
 run_planned

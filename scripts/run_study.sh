@@ -30,10 +30,11 @@ study delays run_delay_exps --clock virtual "$@"
 
 # Speed, on both clocks. CNN1 without a split is slow: it sees a fifth of the training set.
 for clock in virtual wall; do
-  jobs=()
-  [[ $clock == virtual ]] || jobs=(--jobs 1)  # runs beside one another would slow each other down
-  study "speed_$clock" run_speed_comp --clock "$clock" --networks LeNet5 "$@" "${jobs[@]}"
-  study "speed_${clock}_cnn1" run_speed_comp --clock "$clock" --networks CNN1 --train_split 0.2 "$@" "${jobs[@]}"
+  flags=(--clock "$clock" "$@")
+  [[ $clock == virtual ]] || flags+=(--jobs 1)  # runs beside one another would slow each other down
+  study "speed_$clock" run_speed_comp --networks LeNet5 "${flags[@]}"
+  study "speed_$clock" run_speed_comp --networks CNN1 --modes sync async --partitions split_dataset split_labels "${flags[@]}"
+  study "speed_$clock" run_speed_comp --networks CNN1 --modes sync async --partitions none --train_split 0.2 "${flags[@]}"
 done
 
 study momentums run_async_momentums --clock virtual "$@"

@@ -92,6 +92,9 @@ def test_speed_comparison_is_what_the_study_describes(tmp_path):
     assert kinds.pop(("classic", False, "none")) == 1
     assert len(kinds) == 12 and set(kinds.values()) == {3}
     assert len({run_name(config) for config in configs}) == 37
+    words = drive("run_speed_comp", "--dry_run", "--modes", "async", "--networks", "CNN1", cwd=tmp_path)
+    assert {(c.mode, c.alt_model) for c in map(config_of, planned(words))} == {("async", True)}
+    assert "--modes tandem" in drive("run_speed_comp", "--dry_run", "--modes", "tandem", cwd=tmp_path, code=2)
 
 
 def test_momentum_experiment_is_what_the_study_describes(tmp_path):
