@@ -35,6 +35,7 @@ jobs=1                   # runs at a time
 data_dir=data            # where data sets lie or are downloaded to
 results=                 # where all outputs go
 summary_dir=             # where trials.csv and the summary go (default: the results)
+plot_dir=                # of the drivers that draw: where reports and figures go (default: the results)
 dry_run=no               # --dry_run: only tell what would be done
 
 # Settings of every driver that trains: those of the published study.
@@ -81,6 +82,7 @@ read_settings() {
   done
   [[ $jobs =~ ^[1-9][0-9]*$ ]] || refuse "--jobs $jobs is not valid: give an integer in [1,inf)"
   summary_dir=${summary_dir:-$results}
+  plot_dir=${plot_dir:-$results}
   export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
   find_python
 }
@@ -155,9 +157,9 @@ train() {
 # test_run BASE: plan the test of the run whose files' names start with BASE, with all that test_model.py can tell.
 test_run() {
   local base=$1
-  plan "$results/$(basename "$base")_model_test_performance.txt" \
+  plan "$plot_dir/$(basename "$base")_model_test_performance.txt" \
     test_model.py "${base}_model.pt" "${base}_log.log" \
-    --classification_report --training_time --pics --data_dir "$data_dir" --subfolder "$results"
+    --classification_report --training_time --pics --data_dir "$data_dir" --subfolder "$plot_dir"
 }
 
 # runs_in FOLDER: the BASE of each complete run in a folder.

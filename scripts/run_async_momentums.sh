@@ -14,7 +14,7 @@ world_sizes=(4)
 grid_size=50                 # of the landscape
 results=results/async_momentums
 
-read_settings "${training_settings[@]}" momentums world_sizes grid_size -- "$@"
+read_settings "${training_settings[@]}" plot_dir momentums world_sizes grid_size -- "$@"
 
 done_when=files  # the landscape needs them
 
@@ -33,8 +33,8 @@ for name in $names; do
 done
 run_planned
 
-plan "$results/async_momentums_loss_landscape_multi_contour.html" \
+plan "$plot_dir/async_momentums_loss_landscape_multi_contour.html" \
   loss_landscape_multi.py "${weights[0]/%_weights.npy/_model.pt}" "${weights[@]}" --name async_momentums \
-  --grid_size "$grid_size" --shared_plotly --data_dir "$data_dir" --subfolder "$results"
+  --grid_size "$grid_size" --shared_plotly --data_dir "$data_dir" --subfolder "$plot_dir"
 run_planned
 finish summarise

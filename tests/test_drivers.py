@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from analysis.study_plots import FIGURES
 from analysis.summary import Trials
 from conftest import ROOT
 from training.names import run_name
 from training.options import RunConfig, make_parser
 
-DRIVERS = ("run_delay_exps", "run_speed_comp", "run_async_momentums", "run_kfold", "run_kfold_full")
+DRIVERS = ("run_delay_exps", "run_speed_comp", "run_async_momentums", "run_close_ups", "run_kfold", "run_kfold_full")
 QUICK = ("--clock", "virtual", "--dataset", "digits", "--epochs", 1)
 
 
@@ -209,11 +210,19 @@ def test_published_accuracies_stand_beside_those_measured_for_the_same_setting(s
     header, *rows = (ROOT / "summaries/published.csv").read_text().splitlines()
     rows = [row for row in rows if row.startswith("IV,") and ",6,split_labels,30," in row]
     (tmp_path / "published.csv").write_text("\n".join([header, *rows]) + "\n")
-    subprocess.run([sys.executable, "-m", "analysis.study", tmp_path], cwd=ROOT, check=True, timeout=60)
+    (tmp_path / "README.md").write_text(
+        "Before\n<!-- table: compensation of a slow worker -->\nold\n<!-- end -->\nafter\n"
+    )
+    command = [sys.executable, "-m", "analysis.study", tmp_path, "--plot_dir", tmp_path / "plots"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
     found = {row["lambda"]: row for row in rows_of(tmp_path / "comparison.csv")}
     assert set(found) == {"2", "5"} and found["5"]["measured, %"] == ""
     assert (found["2"]["measured, %"], found["2"]["runs"], found["2"]["converged"]) == ("62.00 ± 2.83", "2", "1")
     assert float(found["2"]["difference"]) == pytest.approx(62 - float(found["2"]["published, %"]))
+    before, table, after = re.split("<!-- .* -->\n", (tmp_path / "README.md").read_text())
+    assert (before, after) == ("Before\n", "after\n") and "old" not in table
+    assert f"62.0 ± 2.8 ({float(found['2']['published, %']):.1f})" in table
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {f"{name}.png" for name in FIGURES}
 
 
 def test_several_processes_add_trials_at_once(swept, tmp_path):
@@ -306,6 +315,25 @@ def test_momentums_are_trained_tested_and_drawn_together_and_each(tmp_path):
     assert "plotly.min.js" in names
     drive("loss_landscape", "runs", "--grid_size", 3, "--test_samples", 50, "--results", "figures", cwd=tmp_path)
     assert len(list((tmp_path / "figures").glob("*_loss_landscape_contour.html"))) == 2
+
+
+def test_close_ups_are_trained_tested_and_drawn_with_their_staleness(tmp_path):
+    drive("run_close_ups", *QUICK, "--world_sizes", 3, "--jobs", 2, "--results", "runs", "--plot_dir", "plots",
+          cwd=tmp_path)  # fmt: skip
+    assert len(rows_of(tmp_path / "runs/trials.csv")) == 4
+    names = [path.name for path in (tmp_path / "plots").iterdir()]
+    for end in ("_test_performance.txt", "_training_plots.png", "_validation_plots.png"):
+        assert sum(name.endswith(end) for name in names) == 4
+    assert "staleness_distributions.png" in names
+
+
+def test_the_study_is_made_of_the_drivers(tmp_path):
+    some = ("undelayed_published", "delays_published", "kfold")
+    words = drive("run_study", "--dry_run", "--experiments", *some, "--summary_dir", tmp_path / "rows", cwd=tmp_path)
+    counts = [int(count) for count in re.findall(r"^(\d+) runs:", words, re.MULTILINE)]
+    assert counts == [3 + 36, 3 * (36 + 2 * 9 + 27), 4]
+    assert "--experiments sleep" in drive("run_study", "--experiments", "sleep", cwd=tmp_path, code=2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_grid_searches_end_in_a_table_of_the_best(tmp_path):

@@ -1,0 +1,82 @@
+"""Draw how stale the gradients of several runs were: the distribution of each, side by side, worker 1 apart.
+
+python3 -m analysis.staleness_plots runs/*_log.log --output plots/staleness_distributions.png
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from analysis.training_plots import BLUE, DPI, VERMILLION, head
+from common import DataError
+from interface.command_line import ArgumentParser, run_script
+from interface.files import make_folder, written_whole
+from training.options import RunConfig
+from training.record import RunLog, read_log
+
+COLUMNS = 3
+
+
+def staleness_figure(logs: Sequence[RunLog]) -> Figure:
+    """A panel for each run: how often each staleness occurred, in percent of all updates."""
+    columns = min(COLUMNS, len(logs))
+    rows = math.ceil(len(logs) / columns)
+    figure = Figure(figsize=(4 * columns, 0.6 + 2.8 * rows), dpi=DPI, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes, log in zip(panels.flat, logs, strict=False):
+        draw_distribution(axes, log)
+    for axes in panels.flat[len(logs) :]:
+        axes.remove()
+    for axes in panels[:, 0]:
+        axes.set_ylabel("updates (%)")
+    for axes in panels[-1]:
+        axes.set_xlabel("staleness (updates)")
+    key = [Patch(color=VERMILLION, label="worker 1"), Patch(color=BLUE, label="all other workers")]
+    figure.legend(handles=key, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def draw_distribution(axes: Axes, log: RunLog) -> None:
+    """Bars over every staleness that occurred, those of worker 1 at the bottom; a line at the mean."""
+    staleness, first = log.updates.staleness, log.updates.worker == 1
+    bottom = np.zeros(staleness.max() + 1)
+    for part, color in ((staleness[first], VERMILLION), (staleness[~first], BLUE)):
+        share = 100 * np.bincount(part, minlength=len(bottom)) / len(staleness)
+        axes.bar(range(len(bottom)), share, 0.8, bottom, color=color)
+        bottom += share
+    axes.axvline(staleness.mean(), color="black", linestyle="--", linewidth=1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    head(axes, describe(log.config), f"mean {staleness.mean():.2f}")
+
+
+def describe(config: RunConfig) -> str:
+    """What decides the staleness of a run: how many workers there are, and who sleeps."""
+    workers = f"{config.workers} worker{'s' if config.workers > 1 else ''}"
+    return f"{workers}, worker 1 slow" if config.slow_worker_1 else workers
+
+
+def main() -> None:
+    parser = ArgumentParser(__doc__)
+    add = parser.add_argument
+    add("logs", metavar="LOG", type=Path, nargs="+", help="logs of runs, {base}_log.log")
+    add("--output", type=Path, default=Path("staleness_distributions.png"), metavar="FILE",
+        help="the picture (default staleness_distributions.png)")  # fmt: skip
+    arguments = parser.parse_args()
+    logs = [read_log(path) for path in arguments.logs]
+    for log in logs:
+        if not len(log.updates):
+            raise DataError(f"{log.path}: it has no update whose staleness could be drawn")
+    make_folder(arguments.output.parent, "--output")
+    with written_whole(arguments.output) as unfinished:
+        staleness_figure(logs).savefig(unfinished)
+    print(f"  {arguments.output}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# How does training go when workers are delayed?
+#
+#   bash scripts/run_close_ups.sh --clock virtual
+#
+# Part a of the delay experiments for one delay, with validation: samples or labels split, with and without a slow
+# worker 1, for each world size. Every run is tested and drawn, and the distributions of the staleness of those that
+# split the samples are drawn side by side: 12 runs and a figure.
+# shellcheck disable=SC2329  # `finish` calls what it is given
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+delays=(30)                  # milliseconds, or small, medium, long
+world_sizes=(3 6 11)
+results=results/close_ups
+
+read_settings "${training_settings[@]}" plot_dir momentum delays world_sizes -- "$@"
+
+done_when=files  # the figures need them
+
+# plan_runs PARTITION: plan the trainings with this partition.
+plan_runs() {
+  local delay world_size slow
+  for delay in "${delays[@]}"; do
+    for slow in "" --slow_worker_1; do
+      for world_size in "${world_sizes[@]}"; do
+        # shellcheck disable=SC2046  # several words each
+        train dist_async.py $(split "$1" "$world_size") --momentum "$momentum" --val \
+          --delay $(delay_of "$delay") --delay_type constant ${slow:+"$slow"}
+      done
+    done
+  done
+}
+
+plan_runs split_dataset
+samples_split=$(sweep --names)
+plan_runs split_labels
+names=$(sweep --names)
+run_planned
+
+for name in $names; do
+  test_run "$results/$name"
+done
+run_planned
+
+# conclude: the summary, and the figure of the runs that split the samples.
+conclude() {
+  local name logs=()
+  for name in $samples_split; do
+    logs+=("$results/${name}_log.log")
+  done
+  summarise && python3 -m analysis.staleness_plots "${logs[@]}" --output "$plot_dir/staleness_distributions.png"
+}
+finish conclude
