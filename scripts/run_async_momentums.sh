@@ -12,9 +12,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 momentums=(0.99 0.95 0.9 0.5 0.0)
 world_sizes=(4)
 grid_size=50                 # of the landscape
+landscape_name=async_momentums
 results=results/async_momentums
 
-read_settings "${training_settings[@]}" plot_dir momentums world_sizes grid_size -- "$@"
+read_settings "${training_settings[@]}" plot_dir momentums world_sizes grid_size landscape_name -- "$@"
 
 done_when=files  # the landscape needs them
 
@@ -33,8 +34,8 @@ for name in $names; do
 done
 run_planned
 
-plan "$plot_dir/async_momentums_loss_landscape_multi_contour.html" \
-  loss_landscape_multi.py "${weights[0]/%_weights.npy/_model.pt}" "${weights[@]}" --name async_momentums \
+plan "$plot_dir/${landscape_name}_loss_landscape_multi_contour.html" \
+  loss_landscape_multi.py "${weights[0]/%_weights.npy/_model.pt}" "${weights[@]}" --name "$landscape_name" \
   --grid_size "$grid_size" --shared_plotly --data_dir "$data_dir" --subfolder "$plot_dir"
 run_planned
 finish summarise

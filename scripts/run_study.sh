@@ -61,7 +61,10 @@ for clock in virtual wall; do
 done
 
 # The runs to look at closely: training plots, staleness, a landscape.
-study momentums run_async_momentums --clock virtual --plot_dir "$plot_dir/momentums"
+# In the plane of all momenta, the run that diverges leaves little room for the others: a second one is theirs.
+momenta=(momentums run_async_momentums --clock virtual --plot_dir "$plot_dir/momentums")
+study "${momenta[@]}"
+study "${momenta[@]}" --momentums 0.9 0.5 0.0 --landscape_name momentums_up_to_09
 study close_ups run_close_ups --clock virtual --compute_ms 15 --plot_dir "$plot_dir/close_ups"
 
 # A grid search leaves its rows, tables and pictures in one folder.
