@@ -13,7 +13,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -26,8 +26,6 @@ from tqdm import tqdm
 from analysis.evaluate import in_digits
 from common import DataError
 from interface.files import written_whole
-
-Loss = Callable[[np.ndarray], float]  # parameters (P,) → loss
 
 # ----------------------------------------------------------------------------------------------------
 # Plane and grid
@@ -97,6 +95,21 @@ class Grid:
         """(N², 2), row by row: number i·N + j is (x[j], y[i])."""
         return np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2)
 
+
+@dataclass(frozen=True)
+class Line:
+    """Points of a straight line: origin (P,) + each of places (n,) · direction (P,)."""
+
+    origin: np.ndarray
+    direction: np.ndarray
+    places: np.ndarray
+
+    def points(self) -> Iterator[np.ndarray]:
+        """The parameters (P,) of one point after the other."""
+        return (self.origin + place * self.direction for place in self.places.astype(self.direction.dtype))
+
+
+Loss = Callable[[Line], np.ndarray]  # n points → their losses (n,)
 
 # ----------------------------------------------------------------------------------------------------
 # The survey: which points to evaluate, and their evaluation on all cores
@@ -188,10 +201,22 @@ class Survey:
         in_plane = len(self.coordinates)
         return self.plane.point(self.coordinates[number]) if number < in_plane else self.rows[number - in_plane]
 
+    def parts(self) -> list[np.ndarray]:
+        """The numbers of all points, by what is evaluated at once: a part of a row of the grid, or another point."""
+        on_grid = len(self.grid.x) * len(self.grid.y)
+        rows = np.arange(on_grid).reshape(len(self.grid.y), len(self.grid.x))
+        lines = (np.array_split(row, math.ceil(len(row) / LONGEST_LINE)) for row in rows)
+        return [*(line for row in lines for line in row), *np.arange(on_grid, len(self))[:, None]]
+
+    def line(self, part: np.ndarray) -> Line:
+        """One of the `parts`: along PC1 where it is of the grid."""
+        places = self.coordinates[part, 0] - self.coordinates[part[0], 0] if len(part) > 1 else np.zeros(1)
+        return Line(self.point(part[0]), self.plane.directions[0], places)
+
     def measure(self, evaluation: Evaluation, unfinished: Path) -> "Landscape":
         """Evaluate all points; goes on with what an interrupted survey left in the file `unfinished`."""
         progress = Progress.resume(unfinished, self.about, len(self))
-        evaluate_points(self.point, evaluation, progress)
+        evaluate_points(self, evaluation, progress)
         return self.landscape(*np.split(progress.losses, [len(self) - 2 * len(self.rows), len(self.coordinates)]))
 
     def landscape(self, losses: np.ndarray, plane_losses: np.ndarray, row_losses: np.ndarray) -> "Landscape":
@@ -233,18 +258,19 @@ class Progress:
 
 
 KEEP_INTERVAL = 1.0  # seconds
+LONGEST_LINE = 16  # points: what is evaluated at once, and lost by a kill
 
 
-def evaluate_points(point: Callable[[int], np.ndarray], evaluation: Evaluation, progress: Progress) -> None:
-    """Evaluate the points that `progress` lacks, each in one thread of one core; keep them about once a second."""
+def evaluate_points(survey: Survey, evaluation: Evaluation, progress: Progress) -> None:
+    """Evaluate the parts that `progress` lacks, each in one thread of one core; keep them about once a second."""
     free: queue.SimpleQueue[Loss] = queue.SimpleQueue()
     for loss in evaluation.losses:
         free.put(loss)
 
-    def evaluate(number: int) -> tuple[int, float]:
+    def evaluate(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         loss = free.get()
         try:
-            return number, loss(point(number))
+            return part, loss(survey.line(part))
         finally:
             free.put(loss)
 
@@ -259,11 +285,11 @@ def evaluate_points(point: Callable[[int], np.ndarray], evaluation: Evaluation, 
     executor = ThreadPoolExecutor(len(evaluation.losses), initializer=torch.set_num_threads, initargs=(1,))
     kept = -math.inf  # the first point is kept at once, so that a folder that cannot be written to is no late surprise
     try:
-        missing = np.flatnonzero(~progress.done)
-        for future in as_completed([executor.submit(evaluate, int(number)) for number in missing]):
-            number, progress.losses[number] = future.result()
-            progress.done[number] = True
-            bar.update()
+        missing = [part for part in survey.parts() if not progress.done[part].all()]
+        for future in as_completed([executor.submit(evaluate, part) for part in missing]):
+            part, progress.losses[part] = future.result()
+            progress.done[part] = True
+            bar.update(len(part))
             if time.monotonic() - kept > KEEP_INTERVAL:
                 progress.keep()
                 kept = time.monotonic()

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from analysis.landscape import Evaluation, Settings
+from analysis.landscape import Evaluation, Line, Settings
 from common import (
     DEFAULT_SEED,
     Dataset,
@@ -41,33 +40,65 @@ class StridedMaxPooling(TorchFunctionMode):
         return function(*arguments, **options)
 
 
-@dataclass(frozen=True)
-class NetworkLoss:
-    """The mean negative log-likelihood of a network on `images`, as a function of its parameters (P,).
+class Given(nn.Module):
+    """Stands in for a layer whose output is known: `output`, whatever the input."""
 
-    Running statistics of BatchNorm are estimated anew for each point from batches of training images, `statistics`.
-    Always evaluated in the same batches and by one thread, so that a loss never depends on what is evaluated beside it.
+    output: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.output
+
+
+class NetworkLoss:
+    """The mean negative log-likelihood of a network on `images`, as a function of its parameters.
+
+    The first layer is linear in its parameters, so that along a line of them its output moves on a line, too: two
+    evaluations of that layer serve all points of a line. Running statistics of BatchNorm are
+    estimated anew for each point from batches of training images, `statistics`.
+    Always evaluated in the same batches and by one thread, so that a loss never depends on what is evaluated beside
+    its line.
     """
 
-    model: FlatModel
-    images: Samples
-    statistics: tuple[Tensor, ...]
-    batch_size: int
-    interrupted: threading.Event
+    def __init__(
+        self,
+        model: FlatModel,
+        images: Samples,
+        statistics: tuple[Tensor, ...],
+        batch_size: int,
+        interrupted: threading.Event,
+    ) -> None:
+        self.model = model
+        self.images = images
+        self.statistics = statistics
+        self.batch_size = batch_size
+        self.interrupted = interrupted
+        self.first_layer, self.given = model.network.conv1, Given()
+        model.network.conv1 = self.given
 
-    def __call__(self, parameters: np.ndarray) -> float:
-        self.model.parameters.copy_(torch.from_numpy(parameters))
-        total = 0.0
+    def __call__(self, line: Line) -> np.ndarray:
+        """The losses (n,) at the points of a line; NaN once the survey is interrupted."""
+        places = line.places.tolist()
+        origin, direction = torch.from_numpy(line.origin), torch.from_numpy(line.direction)
+        totals = np.zeros(len(places))
         with torch.inference_mode(), StridedMaxPooling():
-            self._estimate_statistics()
+            buffers = [self._estimate_statistics(torch.add(origin, direction, alpha=place)) for place in places]
             for start in range(0, len(self.images), self.batch_size):
                 if self.interrupted.is_set():
-                    return np.nan
+                    return np.full(len(places), np.nan)
                 images, labels = self.images.batch(slice(start, start + self.batch_size))
-                total += F.nll_loss(self.model.network(images), labels, reduction="sum").item()
-        return total / len(self.images)
+                at_origin, along = self._first_layer_of(origin, images), self._first_layer_of(direction, images)
+                for number, place in enumerate(places):
+                    torch.add(origin, direction, alpha=place, out=self.model.parameters)
+                    self.model.buffers.copy_(buffers[number])
+                    self.given.output = torch.add(at_origin, along, alpha=place)
+                    totals[number] += F.nll_loss(self.model.network(images), labels, reduction="sum").item()
+        return totals / len(self.images)
 
-    def _estimate_statistics(self) -> None:
+    def _first_layer_of(self, parameters: Tensor, images: Tensor) -> Tensor:
+        self.model.parameters.copy_(parameters)
+        return self.first_layer(images)
+
+    def _estimate_statistics(self, parameters: Tensor) -> Tensor:
         self.model.network.eval()
         normalisations = batch_norms(self.model)
         for normalisation in normalisations:
@@ -76,8 +107,10 @@ class NetworkLoss:
             normalisation.reset_running_stats()
         if normalisations:
             for images in self.statistics:
+                self.given.output = self._first_layer_of(parameters, images)
                 self.model.network(images)
         self.model.network.eval()
+        return self.model.buffers.clone()
 
 
 def batch_norms(model: FlatModel) -> list[nn.BatchNorm2d]:

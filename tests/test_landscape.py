@@ -20,6 +20,7 @@ from analysis.evaluate import evaluate
 from analysis.landscape import (
     Evaluation,
     Landscape,
+    Line,
     Plane,
     Run,
     Settings,
@@ -55,7 +56,16 @@ def survey_of(runs: list[Run], model: Run | None = None, **changes: object) -> S
 
 
 def measure(survey: Survey, loss: Callable, folder: Path) -> Landscape:
-    return survey.measure(Evaluation((loss, loss), survey.about), folder / "unfinished.npz")
+    return survey.measure(evaluation(survey, loss, loss), folder / "unfinished.npz")
+
+
+def evaluation(survey: Survey, *losses: Callable[[np.ndarray], float]) -> Evaluation:
+    """Of functions of one point."""
+
+    def on_line(loss: Callable[[np.ndarray], float]) -> Callable[[Line], np.ndarray]:
+        return lambda line: np.array([loss(point) for point in line.points()])
+
+    return Evaluation(tuple(map(on_line, losses)), survey.about)
 
 
 def call(script: object, *arguments: object) -> int:
@@ -220,7 +230,7 @@ class Counting:
 def interrupt(survey: Survey, folder: Path) -> Path:
     unfinished = folder / "unfinished.npz"
     with pytest.raises(KeyboardInterrupt):
-        survey.measure(Evaluation((Counting(fails_at=50),), survey.about), unfinished)
+        survey.measure(evaluation(survey, Counting(fails_at=50)), unfinished)
     return unfinished
 
 
@@ -228,10 +238,10 @@ def test_what_was_interrupted_is_not_evaluated_again(tmp_path):
     survey = survey_of([planted(UNEQUAL)[0]])
     unfinished = interrupt(survey, tmp_path)
     again, afresh = Counting(), Counting()
-    resumed = survey.measure(Evaluation((again,), survey.about), unfinished)
-    whole = survey.measure(Evaluation((afresh,), survey.about), tmp_path / "other.npz")
+    resumed = survey.measure(evaluation(survey, again), unfinished)
+    whole = survey.measure(evaluation(survey, afresh), tmp_path / "other.npz")
     assert afresh.calls == len(survey) == 81 + 2 * 5
-    assert again.calls == len(survey) - 49
+    assert again.calls == len(survey) - 45  # a row of 9 points is evaluated at once
     np.testing.assert_array_equal(resumed.losses, whole.losses)
     np.testing.assert_array_equal(resumed.trajectories[0].losses, whole.trajectories[0].losses)
 
@@ -252,7 +262,7 @@ def test_an_unfinished_survey_of_anything_else_is_refused(tmp_path, caplog, diff
     else:
         unfinished.write_bytes(unfinished.read_bytes()[:-100])
     loss = Counting()
-    other.measure(Evaluation((loss,), other.about), unfinished)
+    other.measure(evaluation(other, loss), unfinished)
     assert loss.calls == len(other)
     assert "starting afresh" in caplog.text
 
@@ -265,11 +275,15 @@ def test_an_unfinished_survey_of_anything_else_is_refused(tmp_path, caplog, diff
 @pytest.mark.parametrize("alt_model", [False, True])
 def test_the_loss_is_that_of_a_plain_evaluation(alt_model):
     dataset = load_dataset("digits", ROOT)
-    evaluation = evaluation_of(dataset, alt_model, settings())
-    model = build_model("digits", alt_model, seed=3)
-    found = evaluation.losses[-1](model.parameters.numpy())
-    assert found == pytest.approx(evaluate(dataset.test, model).loss, rel=1e-6)
-    assert found == evaluation.losses[0](model.parameters.numpy())
+    losses = evaluation_of(dataset, alt_model, settings()).losses
+    first, last = (build_model("digits", alt_model, seed=seed).parameters.numpy() for seed in (3, 4))
+    line = Line(first, last - first, np.array([0, 0.2, 0.5, 1]))
+    found = losses[-1](line)
+    model = build_model("digits", alt_model)
+    for parameters, loss in zip(line.points(), found, strict=True):
+        model.parameters.copy_(torch.from_numpy(parameters))
+        assert loss == pytest.approx(evaluate(dataset.test, model).loss, rel=1e-6)
+    np.testing.assert_array_equal(found, losses[0](line))
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 8, 6), (2, 3, 7, 5)])
@@ -309,9 +323,9 @@ def test_running_statistics_are_no_part_of_the_plane_and_estimated_anew(tmp_path
     np.testing.assert_array_equal(saved.epochs, [0, 0.5, 1])
 
     dataset = tiny_cifar10()
-    evaluation = evaluation_of(dataset, False, settings(batch_size=3))
-    survey = Survey.around([saved], None, settings(grid_size=2), evaluation.about)
-    landscape = survey.measure(evaluation, tmp_path / "unfinished.npz")
+    losses = evaluation_of(dataset, False, settings(batch_size=3))
+    survey = Survey.around([saved], None, settings(grid_size=2), losses.about)
+    landscape = survey.measure(losses, tmp_path / "unfinished.npz")
     assert len(landscape.plane.origin) == 11_173_962 and landscape.masked == 0
     assert "estimated anew from 1 batches" in landscape.report()
 
