@@ -17,7 +17,6 @@ from analysis.training_plots import BLUE, DPI, VERMILLION, head
 from common import DataError
 from interface.command_line import ArgumentParser, run_script
 from interface.files import make_folder, written_whole
-from training.options import RunConfig
 from training.record import RunLog, read_log
 
 COLUMNS = 3
@@ -52,13 +51,13 @@ def draw_distribution(axes: Axes, log: RunLog) -> None:
         bottom += share
     axes.axvline(staleness.mean(), color="black", linestyle="--", linewidth=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    head(axes, describe(log.config), f"mean {staleness.mean():.2f}")
+    head(axes, describe(log), f"mean {staleness.mean():.2f}")
 
 
-def describe(config: RunConfig) -> str:
+def describe(log: RunLog) -> str:
     """What decides the staleness of a run: how many workers there are, and who sleeps."""
-    workers = f"{config.workers} worker{'s' if config.workers > 1 else ''}"
-    return f"{workers}, worker 1 slow" if config.slow_worker_1 else workers
+    workers = f"{log.config.workers} worker{'s' if log.config.workers > 1 else ''}"
+    return f"{workers}, worker 1 slow" if log.config.slow_worker_1 else workers
 
 
 def main() -> None:
