@@ -56,11 +56,15 @@ NOT_DISTRIBUTED = Cell("classic", 0, "none")
 
 @dataclass(frozen=True)
 class Results:
-    """rows: those of published.csv, as they stand there; published: test accuracy, percent, of one run each."""
+    """rows: those of published.csv, as they stand there; published: test accuracy, percent, of one run each.
+
+    measured: all seeds of a setting together; by_seed: test accuracy, percent, of each run.
+    """
 
     rows: list[dict[str, str]]
     published: dict[Cell, float]
     measured: dict[Cell, Group]
+    by_seed: dict[tuple[Cell, str], float]
 
     @classmethod
     def read(cls, folder: Path) -> "Results":
@@ -72,13 +76,15 @@ class Results:
             published = {Cell.of_published(row): float(row["test_accuracy_percent"]) for row in rows}
         except (KeyError, ValueError) as error:
             raise DataError(f"{path}: not the published accuracies ({error})") from error
-        return cls(rows, published, measured_cells(folder))
+        trials = [(cell, trial) for trial in read_trials(folder) if (cell := Cell.of_measured(trial.setting))]
+        cell_of = {trial.setting: cell for cell, trial in trials}
+        measured = {cell_of[one.setting]: one for one in group(trial for _, trial in trials)}
+        return cls(rows, published, measured, {(cell, one.seed): one.outcome.test_accuracy for cell, one in trials})
 
 
-def measured_cells(folder: Path) -> dict[Cell, Group]:
-    """What was measured for the settings of the published study, over all experiments in a folder."""
-    trials: dict[str, Trial] = {}  # a run that two experiments share counts once
+def read_trials(folder: Path) -> list[Trial]:
+    """The runs of all experiments in a folder; one that two of them share counts once."""
+    trials: dict[str, Trial] = {}
     for path in sorted(folder.glob("*/trials.csv")):
         trials |= Trials(path.parent).rows
-    cells = ((Cell.of_measured(one.setting), one) for one in group(trials.values()))
-    return {cell: one for cell, one in cells if cell is not None}
+    return list(trials.values())

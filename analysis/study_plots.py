@@ -101,20 +101,17 @@ def staleness_figure(results: Results) -> Figure:
 
 
 def compensation_figure(results: Results) -> Figure:
-    """Accuracy with delay compensation against accuracy without it, of settings alike in all else."""
+    """Accuracy with delay compensation against accuracy without it, of runs alike in all else, the seed included."""
     figure, axes = panels(1, 2)
-    measured = {cell: group.spread("test_accuracy") for cell, group in results.measured.items()}
-    published = {cell: (accuracy, np.nan) for cell, accuracy in results.published.items()}
-    titles = {"measured": measured, "published: without effect, so noise alone": published}
+    published = {(cell, ""): accuracy for cell, accuracy in results.published.items()}
+    titles = {"measured, same seed": results.by_seed, "published: without effect, so noise alone": published}
     for panel, (title, accuracies) in zip(axes[0], titles.items(), strict=True):
         panel.axline((50, 50), slope=1, color="0.6", linewidth=0.8, zorder=0)
-        for cell, (accuracy, deviation) in accuracies.items():
-            without = accuracies.get(replace(cell, compensation="none"))
+        for (cell, seed), accuracy in accuracies.items():
+            without = accuracies.get((replace(cell, compensation="none"), seed))
             if cell.compensation != "none" and without is not None:
-                panel.errorbar(
-                    without[0], accuracy, np.nan_to_num(deviation), np.nan_to_num(without[1]),
-                    color=OKABE_ITO[MOMENTA.index(cell.momentum)], alpha=0.8, **marker(cell.partition),
-                )  # fmt: skip
+                color = OKABE_ITO[MOMENTA.index(cell.momentum)]
+                panel.errorbar(without, accuracy, color=color, alpha=0.8, **marker(cell.partition))
         panel.set_xlabel(f"{ACCURACY}, no compensation")
         panel.set_xlim(0, 100)
         head(panel, title)
