@@ -195,7 +195,7 @@ sweep() {
 run_planned() {
   local flags=(--jobs "${1:-$jobs}") code=0
   # Runs beside one another: threads that spin while they wait would keep those of the other runs from the cores.
-  ((${1:-jobs} == 1)) || export OMP_WAIT_POLICY=PASSIVE
+  ((${1:-jobs} == 1)) || export GOMP_SPINCOUNT=0
   [[ $dry_run == no ]] || flags+=(--dry_run)
   sweep "${flags[@]}" || code=$?
   planned=()

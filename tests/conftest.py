@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 # On a busy machine, threads that spin while they wait for one another make a gradient take ten times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import pytest
 import torch
