@@ -388,6 +388,12 @@ class FlatModel:
         """(S,): the values of the state dict, flattened in its order; a copy."""
         return torch.cat([value.detach().flatten() for value in self.network.state_dict().values()])
 
+    def load_state_vector(self, values: Tensor) -> None:
+        """Copy in values (S,) in the order of `state_vector`."""
+        state = self.network.state_dict().values()
+        for value, part in zip(state, values.split([value.numel() for value in state]), strict=True):
+            value.copy_(part.view_as(value))
+
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Copy a checkpoint's values in; raises RuntimeError where names or shapes differ."""
         self.network.load_state_dict(state)

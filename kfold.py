@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 
-from analysis.cross_validation import Grid, Result, ResultsFile, Settings, Spread, Study, make_folds, rank, search
+from analysis.cross_validation import Grid, Result, ResultsFile, Settings, Study, make_folds, rank, search
 from analysis.evaluate import in_digits
+from analysis.spread import Spread
 from common import DATASETS, DEFAULT_SEED, Samples, load_dataset, make_generator, network_name, take_subset
 from interface.command_line import ArgumentParser, Interval, run_script
 from training.plan import available_cores

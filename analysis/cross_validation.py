@@ -29,6 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis.evaluate import evaluate
+from analysis.spread import Spread
 from common import DATASETS, DataError, Samples, build_model, make_generator
 from interface.files import make_folder, naming
 from interface.processes import obey
@@ -176,23 +177,6 @@ def train(study: Study, training: Training) -> tuple[FoldScore, ...]:
 # ----------------------------------------------------------------------------------------------------
 # Results, and the file that holds them
 # ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation (of a sample: n - 1) over the folds; not finite where a training diverged."""
-
-    mean: float
-    deviation: float
-
-    @classmethod
-    def of(cls, values: tuple[float, ...]) -> "Spread":
-        """The spread of two values or more."""
-        finite = all(map(math.isfinite, values))
-        return cls(statistics.fmean(values), statistics.stdev(values) if finite else math.nan)
-
-    def __format__(self, specification: str) -> str:
-        return f"{self.mean:{specification}} ± {self.deviation:{specification}}"
 
 
 @dataclass(frozen=True)

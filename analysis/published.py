@@ -83,8 +83,6 @@ class Results:
 
 
 def read_trials(folder: Path) -> list[Trial]:
-    """The runs of all experiments in a folder; one that two of them share counts once."""
-    trials: dict[str, Trial] = {}
-    for path in sorted(folder.glob("*/trials.csv")):
-        trials |= Trials(path.parent).rows
-    return list(trials.values())
+    """The runs of all experiments in a folder; a setting with a seed that several of them have counts once."""
+    trials = (trial for path in sorted(folder.glob("*/trials.csv")) for trial in Trials(path.parent).rows.values())
+    return list({(trial.setting, trial.seed): trial for trial in trials}.values())

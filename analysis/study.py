@@ -35,9 +35,9 @@ def compare(row: dict[str, str], results: Results) -> list[str]:
     group = results.measured.get(cell)
     if group is None:
         return [*told, "", "0", "", ""]
-    mean, _ = group.spread("test_accuracy")
-    outcome = [group.tell("test_accuracy", 2), str(len(group.outcomes)), str(group.converged)]
-    return [*told, *outcome, f"{mean - published:+.2f}"]
+    accuracy = group.spread("test_accuracy")
+    outcome = [f"{accuracy:.2f}", str(len(group.outcomes)), str(group.converged)]
+    return [*told, *outcome, f"{accuracy.mean - published:+.2f}"]
 
 
 def write_comparison(results: Results, folder: Path) -> None:
@@ -110,7 +110,7 @@ TABLES: dict[str, tuple[Cell, Part, Part]] = {  # name → shared, rows, columns
 def tell(cell: Cell, results: Results) -> str:
     """Mean ± deviation of what was measured, and in brackets what was published."""
     group, published = results.measured.get(cell), results.published.get(cell)
-    measured = "" if group is None else group.tell("test_accuracy", 1)
+    measured = "" if group is None else f"{group.spread('test_accuracy'):.1f}"
     return measured if published is None else f"{measured} ({published:.1f})".strip()
 
 

@@ -1,7 +1,7 @@
 """Figures of the study: what was measured, with the published single runs beside it. Reads rows, never trains."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -87,10 +87,10 @@ def staleness_figure(results: Results) -> Figure:
     for cell, group in results.measured.items():
         if cell.mode == "async" and cell.compensation == "none":
             slow = cell.delayed == SLOW
-            mean, deviation = group.spread("test_accuracy")
-            staleness, _ = group.spread("mean_staleness")
+            accuracy, staleness = group.spread("test_accuracy"), group.spread("mean_staleness").mean
             panel_of["worker 1 slow" if slow else "equally fast workers"].errorbar(
-                staleness + (MOMENTA.index(cell.momentum) - 1.5) * DODGE, mean, np.nan_to_num(deviation),
+                staleness + (MOMENTA.index(cell.momentum) - 1.5) * DODGE,
+                accuracy.mean, np.nan_to_num(accuracy.deviation),
                 color=OKABE_ITO[MOMENTA.index(cell.momentum)], alpha=0.8, **marker(cell.partition),
             )  # fmt: skip
     for title, panel in panel_of.items():
@@ -155,7 +155,7 @@ def draw_series(
     for x, group in measured:
         accuracies = [outcome.test_accuracy for outcome in group.outcomes]
         axes.plot([x] * len(accuracies), accuracies, ".", color=color, alpha=0.35, markersize=4)
-    spreads = np.array([group.spread("test_accuracy") for _, group in measured]).reshape(-1, 2)
+    spreads = np.array([astuple(group.spread("test_accuracy")) for _, group in measured]).reshape(-1, 2)
     axes.errorbar(
         [x for x, _ in measured], spreads[:, 0], np.nan_to_num(spreads[:, 1]),
         color=color, linestyle=line, marker="o", markersize=5, capsize=2, linewidth=1.2, label=name,
@@ -168,7 +168,7 @@ def draw_series(
 def draw_control(axes: Axes, results: Results) -> None:
     """A line at what the same training reaches without distribution."""
     if control := results.measured.get(NOT_DISTRIBUTED):
-        axes.axhline(control.spread("test_accuracy")[0], color="0.5", linestyle=":", linewidth=1, zorder=0)
+        axes.axhline(control.spread("test_accuracy").mean, color="0.5", linestyle=":", linewidth=1, zorder=0)
 
 
 def set_places(axes: Axes, values: Sequence[float], label: str) -> None:

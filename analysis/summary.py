@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from analysis.evaluate import evaluate
+from analysis.spread import Spread
 from analysis.tables import markdown_table, write_rows, write_text
 from common import DATASETS, DataError, build_model, load_dataset, network_name
 from interface.command_line import ArgumentParser, run_script
@@ -274,18 +274,9 @@ class Group:
     setting: Setting
     outcomes: tuple[Outcome, ...]
 
-    def spread(self, measure: str) -> tuple[float, float]:
-        """Mean and sample standard deviation of one of the MEASURES; NaN where there is none."""
-        values = np.array([getattr(outcome, measure) for outcome in self.outcomes])
-        several = len(values) > 1 and np.isfinite(values).all()
-        return float(values.mean()), float(values.std(ddof=1)) if several else math.nan
-
-    def tell(self, measure: str, digits: int) -> str:
-        """Mean ± standard deviation."""
-        mean, deviation = self.spread(measure)
-        if not math.isfinite(mean):
-            return "not finite"
-        return f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if math.isfinite(deviation) else "")
+    def spread(self, measure: str) -> Spread:
+        """Of one of the MEASURES."""
+        return Spread.of([getattr(outcome, measure) for outcome in self.outcomes])
 
     @property
     def max_staleness(self) -> int:
@@ -315,7 +306,7 @@ def markdown(groups: list[Group]) -> str:
         [
             *(str(getattr(group.setting, name)) for name in varying),
             str(len(group.outcomes)),
-            *(group.tell(measure, digits) for measure, (_, digits) in MEASURES.items()),
+            *(f"{group.spread(measure):.{digits}f}" for measure, (_, digits) in MEASURES.items()),
             str(group.max_staleness),
             str(group.converged),
         ]
@@ -335,7 +326,7 @@ def numbers(groups: list[Group]) -> list[Sequence[object]]:
     spreads = [f"{measure}_{statistic}" for measure in MEASURES for statistic in ("mean", "std")]
     rows: list[Sequence[object]] = [[*SETTINGS, "runs", *spreads, "max_staleness", "converged"]]
     for one in groups:
-        values = (value for measure in MEASURES for value in one.spread(measure))
+        values = (value for measure in MEASURES for value in dataclasses.astuple(one.spread(measure)))
         texts = [f"{value:.6g}" if math.isfinite(value) else "" for value in values]
         count = len(one.outcomes)
         rows.append([*dataclasses.astuple(one.setting), count, *texts, one.max_staleness, one.converged])

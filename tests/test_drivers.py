@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analysis.study_plots import FIGURES
@@ -21,8 +22,12 @@ from analysis.summary import Trials
 from conftest import ROOT
 from training.names import run_name
 from training.options import RunConfig, make_parser
+from training.record import read_log
 
-DRIVERS = ("run_delay_exps", "run_speed_comp", "run_async_momentums", "run_close_ups", "run_kfold", "run_kfold_full")
+DRIVERS = (
+    "run_delay_exps", "run_speed_comp", "run_async_momentums", "run_close_ups", "run_last_updates", "run_kfold",
+    "run_kfold_full",
+)  # fmt: skip
 QUICK = ("--clock", "virtual", "--dataset", "digits", "--epochs", 1)
 
 
@@ -325,6 +330,40 @@ def test_close_ups_are_trained_tested_and_drawn_with_their_staleness(tmp_path):
     for end in ("_test_performance.txt", "_training_plots.png", "_validation_plots.png"):
         assert sum(name.endswith(end) for name in names) == 4
     assert "staleness_distributions.png" in names
+
+
+def test_last_updates_are_tested_up_to_the_model_of_the_run(tmp_path):
+    driver = ("run_last_updates", *QUICK, "--saves_per_epoch", 20, "--world_sizes", 3, 6, "--seeds", 1, "--jobs", 2)
+    drive(*driver, "--last", 10, "--results", "runs", cwd=tmp_path)
+    assert (tmp_path / "runs/last_updates.png").stat().st_size > 0
+    trials, weights = rows_of(tmp_path / "runs/trials.csv"), rows_of(tmp_path / "runs/last_updates.csv")
+    for trial in trials:
+        log = read_log(tmp_path / "runs" / f"{trial['name']}_log.log")
+        rows = [row for row in weights if row["name"] == trial["name"]]
+        left, through = [int(row["updates_left"]) for row in rows], int(rows[0]["first_through"])
+        assert left == [updates for updates in len(log.updates) - log.saved_versions if updates <= max(10, left[0])]
+        assert through <= left[0]
+        later = log.updates.worker[len(log.updates) - through :]
+        assert len(set(later)) == int(trial["world_size"]) - 2
+        assert float(rows[-1]["test_accuracy"]) == float(trial["test_accuracy"])
+
+
+def test_last_updates_refuse_runs_that_they_cannot_tell_of(tmp_path):
+    shared = (*QUICK, "--world_sizes", 3, "--seeds", 1, "--jobs", 2)
+    drive("run_last_updates", *shared, "--saves_per_epoch", 3, "--momentums", 0, "--results", "runs", cwd=tmp_path)
+    drive("run_delay_exps", *shared, "--parts", "a", "--delays", 30, "--results", "others", cwd=tmp_path)
+    (good,), other = (tmp_path / "runs").glob("*_log.log"), min((tmp_path / "others").glob("*_log.log"))
+    weights = good.with_name(good.name.replace("_log.log", "_weights.npy"))
+    np.save(weights, np.load(weights)[:-1])
+    environ = {**environment(), "PYTHONPATH": str(ROOT)}
+    for logs, code, words in (
+        ([good, other], 2, "is not valid beside"),
+        ([other], 1, "--saves_per_epoch"),
+        ([good], 1, f"{weights}: 3 rows in place of 4"),
+    ):
+        arguments = [sys.executable, "-m", "analysis.last_updates", *map(str, logs)]
+        done = subprocess.run(arguments, cwd=tmp_path, env=environ, text=True, capture_output=True, timeout=60)
+        assert done.returncode == code and words in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_study_is_made_of_the_drivers(tmp_path):

@@ -21,6 +21,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def save_points(config: RunConfig, updates: int) -> list[int]:
+    """The versions whose weights a run saves: evenly spread, from the initialisation (0) to the end (`updates`)."""
+    saves = (config.saves_per_epoch or 0) * config.epochs
+    return [round(save * updates / saves) for save in range(saves + 1)] if saves else []
+
+
 @dataclass(frozen=True)
 class Plan:
     """The partition of the training set, and all that follows from it.
@@ -61,9 +67,8 @@ class Plan:
 
     @cached_property
     def save_points(self) -> frozenset[int]:
-        """The versions whose weights are saved: evenly spread, from the initialisation (0) to the end."""
-        saves = (self.config.saves_per_epoch or 0) * self.config.epochs
-        return frozenset(round(save * self.updates / saves) for save in range(saves + 1)) if saves else frozenset()
+        """The versions whose weights are saved."""
+        return frozenset(save_points(self.config, self.updates))
 
     def learning_rate(self, update: int) -> float:
         """The learning rate of update number 0, 1, …."""

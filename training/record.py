@@ -35,7 +35,7 @@ from common import DataError, FlatModel
 from interface.files import make_folder, naming, whole_or_gone
 from training.names import ARTIFACTS, base_of, parse_run_name, run_name
 from training.options import RunConfig
-from training.plan import Plan, available_cores
+from training.plan import Plan, available_cores, save_points
 from training.protocol import Push, Update
 
 FORMAT = 1
@@ -301,6 +301,11 @@ class RunLog:
     warnings: tuple[str, ...]
     seconds: float
     result: dict[str, Any] | None
+
+    @property
+    def saved_versions(self) -> np.ndarray:
+        """The version (n,) of each saved row of weights, of a complete run of this suite."""
+        return np.array(save_points(self.config, len(self.updates)), dtype=int)
 
 
 def read_log(path: str | Path) -> RunLog:

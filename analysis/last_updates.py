@@ -1,0 +1,217 @@
+"""How runs end: test accuracy at each saved row of their weights, over the last updates.
+
+python3 -m analysis.last_updates runs/*_log.log --plot_dir plots
+
+For runs of one setting, but for the number of workers, momentum and seed, trained with --saves_per_epoch. Writes
+last_updates.csv, a row for each of those weights; last_updates.md, what accuracy was when the first worker was through
+and what it is at the end; and a figure of its course.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from tqdm import tqdm
+
+from analysis.evaluate import evaluate
+from analysis.spread import Spread
+from analysis.summary import LOG_ENDING, Setting, run_of
+from analysis.tables import markdown_table, write_rows, write_text
+from analysis.training_plots import DPI, OKABE_ITO, head
+from common import DataError, build_model, load_dataset
+from interface.command_line import ArgumentParser, Interval, run_script
+from interface.files import make_folder, written_whole
+from training.record import RunLog, read_log, read_weights
+
+LAST = 300  # updates
+
+# ----------------------------------------------------------------------------------------------------
+# What is measured
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The last updates of a run.
+
+    left (n,): updates between some saved weights and the end; accuracy (n,): of these weights, on the whole test set,
+    in percent. first_through: updates between the last one of the first worker to be through and the end.
+    """
+
+    name: str
+    seed: int
+    workers: int
+    momentum: float
+    first_through: int
+    left: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def place_when_through(self) -> int:
+        """Where in `left` the last weights of before the first worker was through are."""
+        return int(np.flatnonzero(self.left >= self.first_through)[-1])
+
+
+def measure(logs: Sequence[RunLog], last: int, data_dir: str) -> list[Ending]:
+    """Read the weights that runs saved before their last `last` updates, and test them, with a progress bar.
+
+    Raises DataError for a run that is not complete, or ended before all its workers were through, or whose weights
+    cannot be used or do not reach back to when the first worker was through.
+    """
+    config = logs[0].config
+    test = load_dataset(config.dataset, data_dir).test
+    model = build_model(config.dataset, config.alt_model)
+    endings = []
+    for log in tqdm(logs, unit=" runs", leave=False, dynamic_ncols=True, disable=None):
+        weights, left = read_saved(log, len(model.state_vector()))
+        through = first_through(log)
+        chosen = left <= max(last, left[left >= through].min())
+        accuracy = []
+        for row in weights[chosen]:
+            model.load_state_vector(torch.from_numpy(row))
+            accuracy.append(evaluate(test, model).accuracy)
+        endings.append(
+            Ending(run_of(log.path), log.header["seed"], log.config.workers, log.config.momentum, through,
+                   left[chosen], np.array(accuracy))
+        )  # fmt: skip
+    return endings
+
+
+def read_saved(log: RunLog, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """The saved weights (n, columns) of a complete run, and the updates (n,) between each of them and its end."""
+    if log.header is None or (log.result or {}).get("status") != "complete":
+        raise DataError(f"{log.path}: not the log of a complete run of this suite")
+    path = log.path.with_name(f"{run_of(log.path)}_weights.npy")
+    if not len(log.saved_versions):
+        raise DataError(f"{log.path}: the run saved no weights: train with --saves_per_epoch")
+    weights = read_weights(path, columns)
+    if len(weights) != len(log.saved_versions):
+        raise DataError(f"{path}: {len(weights)} rows in place of {len(log.saved_versions)}")
+    return weights, len(log.updates) - log.saved_versions
+
+
+def first_through(log: RunLog) -> int:
+    """The updates between the last one of the first worker to be through and the end."""
+    workers = log.updates.worker[::-1]
+    return max(int(np.flatnonzero(workers == worker)[0]) for worker in np.unique(workers))
+
+
+def check_alike(logs: Sequence[RunLog]) -> None:
+    """Raises ValueError, naming the setting, where runs differ in more than workers, momentum and seed."""
+    shared = [asdict(replace(Setting.of(log), world_size=0, momentum=0.0)) for log in logs]
+    for log, setting in zip(logs, shared, strict=True):
+        for name, value in setting.items():
+            if value != shared[0][name]:
+                raise ValueError(
+                    f"{log.path} is not valid beside {logs[0].path}: {name} {value} and {shared[0][name]}; give runs "
+                    "that differ in the number of workers, momentum and seed alone"
+                )
+
+
+# ----------------------------------------------------------------------------------------------------
+# What is told
+# ----------------------------------------------------------------------------------------------------
+
+TITLES = ("name", "seed", "workers", "momentum", "first_through", "updates_left", "test_accuracy")
+
+
+def numbers(endings: Sequence[Ending]) -> list[Sequence[object]]:
+    """All that was measured, a row for each of the weights."""
+    return [TITLES] + [
+        (one.name, one.seed, one.workers, one.momentum, one.first_through, left, accuracy)
+        for one in endings
+        for left, accuracy in zip(one.left, one.accuracy, strict=True)
+    ]
+
+
+def markdown(endings: Sequence[Ending]) -> str:
+    """A row for each number of workers and momentum."""
+    rows = []
+    for (workers, momentum), runs in by_setting(endings).items():
+        before = Spread.of([one.accuracy[one.place_when_through] for one in runs])
+        end = Spread.of([one.accuracy[-1] for one in runs])
+        through = Spread.of([one.first_through for one in runs])
+        lost = Spread.of([one.accuracy[one.place_when_through] - one.accuracy[-1] for one in runs])
+        rows.append([str(workers), f"{momentum:g}", str(len(runs)), f"{through:.0f}", f"{before:.1f}", f"{end:.1f}",
+                     f"{lost:.1f}"])  # fmt: skip
+    titles = ("workers", "momentum", "runs", "first worker through, updates before the end",
+              "test accuracy then, %", "at the end, %", "lost")  # fmt: skip
+    about = (
+        "Mean ± sample standard deviation over the seeds. Then: with the last weights saved before the first worker "
+        "had no mini-batch left."
+    )
+    return f"{about}\n\n{markdown_table(titles, rows)}"
+
+
+def by_setting(endings: Sequence[Ending]) -> dict[tuple[int, float], list[Ending]]:
+    """(workers, momentum) → its runs, sorted."""
+    runs = defaultdict(list)
+    for ending in sorted(endings, key=lambda one: (one.workers, one.momentum, one.seed)):
+        runs[ending.workers, ending.momentum].append(ending)
+    return dict(runs)
+
+
+def last_updates_figure(endings: Sequence[Ending]) -> Figure:
+    """A panel for each number of workers: accuracy of every run against the updates that are left."""
+    workers = sorted({one.workers for one in endings})
+    color_of = dict(zip(sorted({one.momentum for one in endings}), OKABE_ITO * len(endings), strict=False))
+    figure = Figure(figsize=(1 + 3.7 * len(workers), 3.8), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, len(workers), squeeze=False, sharey=True)[0]
+    for axes, number in zip(panels, workers, strict=True):
+        for ending in endings:
+            if ending.workers == number:
+                draw_course(axes, ending, color_of[ending.momentum])
+        axes.invert_xaxis()
+        axes.set_xlabel("updates to the end")
+        head(axes, f"{number} worker{'s' if number > 1 else ''}")
+    panels[0].set_ylabel("test accuracy (%)")
+    key = [Line2D([], [], color=color, label=f"momentum {momentum:g}") for momentum, color in color_of.items()]
+    through = Line2D([], [], color="0.3", marker="o", linestyle="", label="the first worker is through")
+    figure.legend(handles=[*key, through], loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def draw_course(axes: Axes, ending: Ending, color: str) -> None:
+    """The course of one run, with a point at the last weights of before the first worker was through."""
+    axes.plot(ending.left, ending.accuracy, color=color, linewidth=1.1, alpha=0.8)
+    place = ending.place_when_through
+    axes.plot(ending.left[place], ending.accuracy[place], "o", color=color, markersize=4.5)
+
+
+def main() -> None:
+    parser = ArgumentParser(__doc__)
+    add = parser.add_argument
+    add(
+        "logs",
+        metavar="LOG",
+        type=Path,
+        nargs="+",
+        help=f"logs of runs, {{base}}{LOG_ENDING}, with their weights beside",
+    )
+    add("--last", metavar="N", type=Interval(int, "[1,inf)"), default=LAST, help=f"updates (default {LAST}); [1,inf)")
+    add("--summary_dir", metavar="DIR", type=Path, default=".", help="where the numbers go (default .)")
+    add("--plot_dir", metavar="DIR", type=Path, default=".", help="where the figure goes (default .)")
+    add("--data_dir", metavar="DIR", default="data", help="where data sets lie or are downloaded to (default data)")
+    arguments = parser.parse_args()
+    logs = [read_log(path) for path in arguments.logs]
+    check_alike(logs)
+    numbers_dir = make_folder(arguments.summary_dir, "--summary_dir")
+    figure = make_folder(arguments.plot_dir, "--plot_dir") / "last_updates.png"
+    endings = measure(logs, arguments.last, arguments.data_dir)
+    for_programs, table = numbers_dir / "last_updates.csv", numbers_dir / "last_updates.md"
+    write_rows(for_programs, numbers(endings))
+    write_text(table, markdown(endings))
+    with written_whole(figure) as unfinished:
+        last_updates_figure(endings).savefig(unfinished)
+    for path in (table, for_programs, figure):
+        print(f"  {path}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# What do the last updates of an asynchronous run do, when every worker has labels of its own?
+#
+#   bash scripts/run_last_updates.sh --clock virtual --jobs 2
+#
+# Workers that are equally fast on average, but not at every mini-batch, do not end together. Trains with gaussian delays
+# and labels split, keeps the weights along the way (300 MB a run of LeNet5), and tests those of the last updates, without
+# and with momentum, for each world size: 18 runs and a figure.
+# shellcheck disable=SC2329  # `finish` calls what it is given
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+delay=30                     # milliseconds, or small, medium, long
+world_sizes=(3 6 11)
+momentums=(0 0.9)
+seeds=(1 2 3)
+saves_per_epoch=200
+last=300                     # updates to look at
+results=results/last_updates
+
+read_settings "${training_settings[@]}" plot_dir delay world_sizes momentums saves_per_epoch last -- "$@"
+
+done_when=files  # the weights are tested
+
+for world_size in "${world_sizes[@]}"; do
+  for any_momentum in "${momentums[@]}"; do
+    # shellcheck disable=SC2046  # several words each
+    train dist_async.py $(split split_labels "$world_size") --momentum "$any_momentum" \
+      --delay $(delay_of "$delay") --delay_type gaussian --saves_per_epoch "$saves_per_epoch"
+  done
+done
+names=$(sweep --names)
+run_planned
+
+# conclude: the summary, and how the runs ended.
+conclude() {
+  local name logs=()
+  for name in $names; do
+    logs+=("$results/${name}_log.log")
+  done
+  summarise && python3 -m analysis.last_updates "${logs[@]}" --last "$last" --summary_dir "$summary_dir" \
+    --plot_dir "$plot_dir" --data_dir "$data_dir"
+}
+finish conclude
