@@ -258,7 +258,7 @@ class Progress:
 
 
 KEEP_INTERVAL = 1.0  # seconds
-LONGEST_LINE = 16  # points: what is evaluated at once, and lost by a kill
+LONGEST_LINE = 32  # points: what is evaluated at once, and lost by a kill
 
 
 def evaluate_points(survey: Survey, evaluation: Evaluation, progress: Progress) -> None:
