@@ -41,11 +41,12 @@ def draw_grid(path: Path, settings: Settings, grid: Grid, ranking: list[Result])
         if result is ranking[0] and result.converged:
             frame(panel, place)
     label(panels, settings, grid)
-    title = (
-        f"{settings.dataset}, {settings.network}, {settings.optimizer}: accuracy in percent, mean ± standard deviation "
-        f"over {settings.folds} folds of {settings.samples:,} samples"
+    about = (
+        f"accuracy in percent, mean ± standard deviation over {settings.folds} folds of {settings.samples:,} samples"
     )
-    figure.suptitle(textwrap.fill(title, int(CHARACTERS_PER_INCH * width)), fontsize="medium")
+    lines = (f"{settings.dataset}, {settings.network}, {settings.optimizer}", about)
+    characters = int(CHARACTERS_PER_INCH * width)
+    figure.suptitle("\n".join(textwrap.fill(line, characters) for line in lines), fontsize="medium")
     bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=panels, extend="min", aspect=5 * (height - 1.3), pad=0.02)
     bar.set_label("mean accuracy, %")
     with written_whole(path) as unfinished:
