@@ -86,11 +86,12 @@ class NetworkLoss:
                 if self.interrupted.is_set():
                     return np.full(len(places), np.nan)
                 images, labels = self.images.batch(slice(start, start + self.batch_size))
-                at_origin, along = self._first_layer_of(origin, images), self._first_layer_of(direction, images)
+                at_origin = self._first_layer_of(origin, images)
+                along = self._first_layer_of(direction, images) if any(places) else None  # of a lone point: not needed
                 for number, place in enumerate(places):
                     torch.add(origin, direction, alpha=place, out=self.model.parameters)
                     self.model.buffers.copy_(buffers[number])
-                    self.given.output = torch.add(at_origin, along, alpha=place)
+                    self.given.output = torch.add(at_origin, along, alpha=place) if place else at_origin
                     totals[number] += F.nll_loss(self.model.network(images), labels, reduction="sum").item()
         return totals / len(self.images)
 
