@@ -59,10 +59,10 @@ class Ending:
 
 
 def measure(logs: Sequence[RunLog], last: int, data_dir: str) -> list[Ending]:
-    """Read the weights that runs saved before their last `last` updates, and test them, with a progress bar.
+    """Test the weights that runs saved over the last updates, or since just before the first worker was through.
 
-    Raises DataError for a run that is not complete, or ended before all its workers were through, or whose weights
-    cannot be used or do not reach back to when the first worker was through.
+    Raises DataError, which names the file, for a run that is not complete or lost a worker, or whose weights cannot
+    be used.
     """
     config = logs[0].config
     test = load_dataset(config.dataset, data_dir).test
