@@ -57,6 +57,11 @@ class Ending:
         """Where in `left` the last weights of before the first worker was through are."""
         return int(np.flatnonzero(self.left >= self.first_through)[-1])
 
+    @property
+    def accuracy_when_through(self) -> float:
+        """Of those weights, in percent."""
+        return float(self.accuracy[self.place_when_through])
+
 
 def measure(logs: Sequence[RunLog], last: int, data_dir: str) -> list[Ending]:
     """Test the weights that runs saved over the last updates, or since just before the first worker was through.
@@ -84,7 +89,10 @@ def measure(logs: Sequence[RunLog], last: int, data_dir: str) -> list[Ending]:
 
 
 def read_saved(log: RunLog, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """The saved weights (n, columns) of a complete run, and the updates (n,) between each of them and its end."""
+    """The saved weights (n, columns) of a complete run, and the updates (n,) between each of them and its end.
+
+    Raises DataError, which names the file, where the run is not complete or the rows are not all there.
+    """
     if log.header is None or (log.result or {}).get("status") != "complete":
         raise DataError(f"{log.path}: not the log of a complete run of this suite")
     path = log.path.with_name(f"{run_of(log.path)}_weights.npy")
@@ -134,10 +142,10 @@ def markdown(endings: Sequence[Ending]) -> str:
     """A row for each number of workers and momentum."""
     rows = []
     for (workers, momentum), runs in by_setting(endings).items():
-        before = Spread.of([one.accuracy[one.place_when_through] for one in runs])
+        before = Spread.of([one.accuracy_when_through for one in runs])
         end = Spread.of([one.accuracy[-1] for one in runs])
         through = Spread.of([one.first_through for one in runs])
-        lost = Spread.of([one.accuracy[one.place_when_through] - one.accuracy[-1] for one in runs])
+        lost = Spread.of([one.accuracy_when_through - one.accuracy[-1] for one in runs])
         rows.append([str(workers), f"{momentum:g}", str(len(runs)), f"{through:.0f}", f"{before:.1f}", f"{end:.1f}",
                      f"{lost:.1f}"])  # fmt: skip
     titles = ("workers", "momentum", "runs", "first worker through, updates before the end",
@@ -180,8 +188,8 @@ def last_updates_figure(endings: Sequence[Ending]) -> Figure:
 def draw_course(axes: Axes, ending: Ending, color: str) -> None:
     """The course of one run, with a point at the last weights of before the first worker was through."""
     axes.plot(ending.left, ending.accuracy, color=color, linewidth=1.1, alpha=0.8)
-    place = ending.place_when_through
-    axes.plot(ending.left[place], ending.accuracy[place], "o", color=color, markersize=4.5)
+    left = ending.left[ending.place_when_through]
+    axes.plot(left, ending.accuracy_when_through, "o", color=color, markersize=4.5)
 
 
 def main() -> None:

@@ -170,6 +170,12 @@ runs_in() {
   done
 }
 
+# logs_of NAME...: set `logs` to the logs of these runs in the results.
+logs_of() {
+  logs=("${@/#/$results/}")
+  logs=("${logs[@]/%/_log.log}")
+}
+
 # split PARTITION WORLD_SIZE: the flags of both. A label split has no lone worker: it takes world size 3 in place of 2.
 split() {
   local partition=$1 world_size=$2

@@ -46,10 +46,8 @@ run_planned
 
 # conclude: the summary, and the figure of the runs that split the samples.
 conclude() {
-  local name logs=()
-  for name in $samples_split; do
-    logs+=("$results/${name}_log.log")
-  done
+  # shellcheck disable=SC2086  # a word a run
+  logs_of $samples_split
   summarise && python3 -m analysis.staleness_plots "${logs[@]}" --output "$plot_dir/staleness_distributions.png"
 }
 finish conclude

@@ -35,10 +35,8 @@ run_planned
 
 # conclude: the summary, and how the runs ended.
 conclude() {
-  local name logs=()
-  for name in $names; do
-    logs+=("$results/${name}_log.log")
-  done
+  # shellcheck disable=SC2086  # a word a run
+  logs_of $names
   summarise && python3 -m analysis.last_updates "${logs[@]}" --last "$last" --summary_dir "$summary_dir" \
     --plot_dir "$plot_dir" --data_dir "$data_dir"
 }
