@@ -238,6 +238,17 @@ class Dropout(nn.Module):
         return inputs * mask.bernoulli_(keep, generator=self.generator).div_(keep)
 
 
+def max_pool(images: Tensor) -> Tensor:
+    """Max-pooling by 2 of images (n, C, H, W) with even H and W.
+
+    Where no gradient is wanted, as maxima of strided views: the same numbers, several times faster on a CPU.
+    """
+    if torch.is_grad_enabled():
+        return F.max_pool2d(images, 2)
+    rows = torch.maximum(images[..., 0::2, :], images[..., 1::2, :])
+    return torch.maximum(rows[..., 0::2], rows[..., 1::2])
+
+
 class LeNet5(nn.Module):
     """LeCun et al. 1998, with ReLU and max-pooling, for 28×28 images of one channel."""
 
@@ -251,8 +262,8 @@ class LeNet5(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # ReLU and max-pooling commute; pooling first leaves ReLU a quarter of the work.
-        hidden = F.relu(F.max_pool2d(self.conv1(images), 2))
-        hidden = F.relu(F.max_pool2d(self.conv2(hidden), 2)).flatten(1)
+        hidden = F.relu(max_pool(self.conv1(images)))
+        hidden = F.relu(max_pool(self.conv2(hidden))).flatten(1)
         hidden = F.relu(self.fc2(F.relu(self.fc1(hidden))))
         return F.log_softmax(self.fc3(hidden), dim=1)
 
@@ -273,7 +284,7 @@ class CNN1(nn.Module):
         self.fc2 = nn.Linear(128, labels)
 
     def forward(self, images: Tensor) -> Tensor:
-        hidden = F.max_pool2d(self.conv2(F.relu(self.conv1(images))), 2)
+        hidden = max_pool(self.conv2(F.relu(self.conv1(images))))
         hidden = self.dropout1(hidden.flatten(1))
         hidden = self.dropout2(F.relu(self.fc1(hidden)))
         return F.log_softmax(self.fc2(hidden), dim=1)
@@ -292,8 +303,8 @@ class CNN2(nn.Module):
         self.fc2 = nn.Linear(512, labels)
 
     def forward(self, images: Tensor) -> Tensor:
-        hidden = F.relu(F.max_pool2d(self.conv1(images), 2))
-        hidden = F.relu(F.max_pool2d(self.conv2(hidden), 2))
+        hidden = F.relu(max_pool(self.conv1(images)))
+        hidden = F.relu(max_pool(self.conv2(hidden)))
         hidden = self.dropout1(hidden.flatten(1))
         hidden = self.dropout2(F.relu(self.fc1(hidden)))
         return F.log_softmax(self.fc2(hidden), dim=1)
