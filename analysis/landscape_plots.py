@@ -241,11 +241,11 @@ def surface_figure(landscape: Landscape) -> go.Figure:
     first, second = axis_titles(landscape)
     ticks = log_ticks(*loss_range(landscape))
     box = np.array([*plane_size(landscape, 1.4, 1.4), 0.7])
-    axis = {"nticks": 7, "tickfont": {"size": 12}}
+    axis = {"nticks": 7, "tickfont": {"size": 12}, "title_font": {"size": 13}}  # small: the scene cuts a long title
     figure.update_scenes(
-        xaxis={"title": first, **axis},
-        yaxis={"title": second, **axis},
-        zaxis={"title": "loss", "tickvals": np.log10(ticks), "ticktext": [f"{tick:g}" for tick in ticks], **axis},
+        xaxis={"title_text": first, **axis},
+        yaxis={"title_text": second, **axis},
+        zaxis={"title_text": "loss", "tickvals": np.log10(ticks), "ticktext": [f"{tick:g}" for tick in ticks], **axis},
         aspectmode="manual",
         aspectratio=dict(zip("xyz", box.tolist(), strict=True)),
         camera={"eye": dict(zip("xyz", viewpoint(landscape, box).tolist(), strict=True)), "center": {"z": -0.22}},
