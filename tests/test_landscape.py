@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 import loss_landscape
 import loss_landscape_multi
@@ -29,7 +28,7 @@ from analysis.landscape import (
 from analysis.landscape_plots import contour_figure, draw, log_ticks, surface_figure
 from analysis.landscape_sources import Source, read_run, saved_epochs
 from analysis.network_loss import evaluation_of
-from common import DataError, Dataset, Samples, build_model, load_dataset, max_pool
+from common import DataError, Dataset, Samples, build_model, load_dataset
 from conftest import PUBLISHED, ROOT, needs_published, run, train
 from interface.command_line import run_script
 from training.names import base_of, parse_run_name
@@ -284,14 +283,6 @@ def test_the_loss_is_that_of_a_plain_evaluation(alt_model):
         model.parameters.copy_(torch.from_numpy(parameters))
         assert loss == pytest.approx(evaluate(dataset.test, model).loss, rel=1e-6)
     np.testing.assert_array_equal(found, losses[0](line))
-
-
-def test_pooling_without_gradients_is_pooling():
-    images = torch.randn(3, 2, 8, 6, generator=torch.Generator().manual_seed(0))
-    images[0, 0, 0, 0] = torch.nan
-    with torch.inference_mode():
-        pooled = max_pool(images)
-    torch.testing.assert_close(pooled, F.max_pool2d(images, 2), rtol=0, atol=0, equal_nan=True)
 
 
 def tiny_cifar10() -> Dataset:
