@@ -238,31 +238,13 @@ class Dropout(nn.Module):
         return inputs * mask.bernoulli_(keep, generator=self.generator).div_(keep)
 
 
-class OneChannelConv2d(nn.Conv2d):
-    """A convolution of images (n, 1, H, W) with stride 1 that is fast to train.
-
-    oneDNN computes eight channels at once, and would waste seven on these images: so where a gradient is wanted, the
-    rows under the kernel serve it as channels. The answer then has oneDNN's own memory layout, in which pooling and
-    the next convolution need no reordering; `to_dense` leaves it. Max-pooling passes over NaN there.
-    """
-
-    def forward(self, images: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or not torch.backends.mkldnn.is_available():
-            return super().forward(images)
-        above, left = self.padding
-        height = images.shape[2] + 2 * above - self.kernel_size[0] + 1
-        padded = F.pad(images, (0, 0, above, above))
-        rows = padded.squeeze(1).unfold(1, height, 1).transpose(2, 3)  # (n, rows of the kernel, height, W)
-        return F.conv2d(rows.to_mkldnn(), self.weight.transpose(1, 2), self.bias, padding=(0, left))
-
-
 def max_pool(images: Tensor) -> Tensor:
     """Max-pooling by 2 of images (n, C, H, W) with even H and W.
 
     Where no gradient is wanted, as maxima of strided views: the same numbers, several times faster on a CPU.
     """
     if torch.is_grad_enabled():
-        return F.max_pool2d(images, 2, 2)
+        return F.max_pool2d(images, 2)
     rows = torch.maximum(images[..., 0::2, :], images[..., 1::2, :])
     return torch.maximum(rows[..., 0::2], rows[..., 1::2])
 
@@ -272,7 +254,7 @@ class LeNet5(nn.Module):
 
     def __init__(self, labels: int) -> None:
         super().__init__()
-        self.conv1 = OneChannelConv2d(1, 6, 5, padding=2)
+        self.conv1 = nn.Conv2d(1, 6, 5, padding=2)
         self.conv2 = nn.Conv2d(6, 16, 5)
         self.fc1 = nn.Linear(400, 120)
         self.fc2 = nn.Linear(120, 84)
@@ -281,7 +263,7 @@ class LeNet5(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         # ReLU and max-pooling commute; pooling first leaves ReLU a quarter of the work.
         hidden = F.relu(max_pool(self.conv1(images)))
-        hidden = F.relu(max_pool(self.conv2(hidden))).to_dense().flatten(1)
+        hidden = F.relu(max_pool(self.conv2(hidden))).flatten(1)
         hidden = F.relu(self.fc2(F.relu(self.fc1(hidden))))
         return F.log_softmax(self.fc3(hidden), dim=1)
 
@@ -294,7 +276,7 @@ class CNN1(nn.Module):
 
     def __init__(self, labels: int) -> None:
         super().__init__()
-        self.conv1 = OneChannelConv2d(1, 32, 3)
+        self.conv1 = nn.Conv2d(1, 32, 3)
         self.conv2 = nn.Conv2d(32, 64, 3)
         self.dropout1 = Dropout(0.25)
         self.dropout2 = Dropout(0.5)
@@ -303,7 +285,7 @@ class CNN1(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = max_pool(self.conv2(F.relu(self.conv1(images))))
-        hidden = self.dropout1(hidden.to_dense().flatten(1))
+        hidden = self.dropout1(hidden.flatten(1))
         hidden = self.dropout2(F.relu(self.fc1(hidden)))
         return F.log_softmax(self.fc2(hidden), dim=1)
 
