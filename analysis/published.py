@@ -58,11 +58,13 @@ NOT_DISTRIBUTED = Cell("classic", 0, "none")
 class Results:
     """rows: those of published.csv, as they stand there; published: test accuracy, percent, of one run each.
 
+    trials: every run there is, of whatever setting;
     measured: all seeds of a setting together; by_seed: test accuracy, percent, of each run.
     """
 
     rows: list[dict[str, str]]
     published: dict[Cell, float]
+    trials: list[Trial]
     measured: dict[Cell, Group]
     by_seed: dict[tuple[Cell, str], float]
 
@@ -76,10 +78,12 @@ class Results:
             published = {Cell.of_published(row): float(row["test_accuracy_percent"]) for row in rows}
         except (KeyError, ValueError) as error:
             raise DataError(f"{path}: not the published accuracies ({error})") from error
-        trials = [(cell, trial) for trial in read_trials(folder) if (cell := Cell.of_measured(trial.setting))]
-        cell_of = {trial.setting: cell for cell, trial in trials}
-        measured = {cell_of[one.setting]: one for one in group(trial for _, trial in trials)}
-        return cls(rows, published, measured, {(cell, one.seed): one.outcome.test_accuracy for cell, one in trials})
+        trials = read_trials(folder)
+        comparable = [(cell, trial) for trial in trials if (cell := Cell.of_measured(trial.setting))]
+        cell_of = {trial.setting: cell for cell, trial in comparable}
+        measured = {cell_of[one.setting]: one for one in group(trial for _, trial in comparable)}
+        by_seed = {(cell, trial.seed): trial.outcome.test_accuracy for cell, trial in comparable}
+        return cls(rows, published, trials, measured, by_seed)
 
 
 def read_trials(folder: Path) -> list[Trial]:

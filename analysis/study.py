@@ -7,10 +7,13 @@ README.md between the lines that name them, and one figure a question.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from analysis.published import COMPUTE_MS, Cell, Results
+from analysis.speed import CLOCKS, speed_table
 from analysis.study_plots import FIGURES
 from analysis.tables import markdown_table, write_rows, write_text
 from interface.command_line import ArgumentParser, run_script
@@ -88,7 +91,7 @@ def product(first: Part, second: Part) -> Part:
     return {f"{one}, {other}": {**first[one], **second[other]} for one in first for other in second}
 
 
-TABLES: dict[str, tuple[Cell, Part, Part]] = {  # name → shared, rows, columns
+ACCURACIES: dict[str, tuple[Cell, Part, Part]] = {  # name → shared, rows, columns
     "workers": (ASYNC, product(MODES, PARTITIONS), WORKERS),
     "delays": (ASYNC, DELAYS, product(PARTITIONS, WORKERS)),
     "momentum of a slow worker": (
@@ -114,14 +117,20 @@ def tell(cell: Cell, results: Results) -> str:
     return measured if published is None else f"{measured} ({published:.1f})".strip()
 
 
-def table_of(name: str, results: Results) -> str:
-    """One of the TABLES, in Markdown."""
-    shared, rows, columns = TABLES[name]
+def accuracy_table(name: str, results: Results) -> str:
+    """One of the ACCURACIES, in Markdown."""
+    shared, rows, columns = ACCURACIES[name]
     lines = [
         [title, *(tell(replace(shared, **row, **column), results) for column in columns.values())]
         for title, row in rows.items()
     ]
     return markdown_table(["", *columns], lines)
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    **{name: partial(accuracy_table, name) for name in ACCURACIES},
+    **{f"speed, {clock} clock": partial(speed_table, clock=clock) for clock in CLOCKS},
+}
 
 
 def fill_in(page: str, results: Results) -> str:
@@ -134,7 +143,7 @@ def fill_in(page: str, results: Results) -> str:
         name = match["name"]
         if name not in TABLES:
             raise ValueError(f"table {name!r} is not valid: one of {', '.join(TABLES)}")
-        return f"<!-- table: {name} -->\n{table_of(name, results)}<!-- end -->"
+        return f"<!-- table: {name} -->\n{TABLES[name](results)}<!-- end -->"
 
     return re.sub(r"<!-- table: (?P<name>[^>]*) -->\n.*?<!-- end -->", fill, page, flags=re.DOTALL)
 

@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
+from itertools import chain, product
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis import speed
 from analysis.published import NOT_DISTRIBUTED, Cell, Results
-from analysis.training_plots import DPI, OKABE_ITO, head
+from analysis.training_plots import DPI, OKABE_ITO, head, say
 
 WORKERS = (2, 5, 10)
 DELAYS_MS = (0.0, 30.0, 60.0, 90.0)
 MOMENTA = (0.0, 0.5, 0.9, 0.99)
 PARTITIONS = {"split_dataset": "samples split", "split_labels": "labels split"}
+MARKERS = {"none": "s", "split_dataset": "o", "split_labels": "^"}
 SLOW = "all, worker 1 twice"
 ACCURACY = "test accuracy (%)"
 DODGE = 0.09  # between the series at one place, in places
@@ -27,7 +30,7 @@ DODGE = 0.09  # between the series at one place, in places
 
 def workers_figure(results: Results) -> Figure:
     """Accuracy against the number of workers, synchronous and asynchronous, nobody delayed."""
-    figure, axes = panels(1, len(PARTITIONS))
+    figure, axes = accuracy_panels(1, len(PARTITIONS))
     for panel, (partition, title) in zip(axes[0], PARTITIONS.items(), strict=True):
         for place, (mode, name) in enumerate((("sync", "synchronous"), ("async", "asynchronous"))):
             cells = [Cell(mode, workers + 1, partition) for workers in WORKERS]
@@ -40,7 +43,7 @@ def workers_figure(results: Results) -> Figure:
 
 def delays_figure(results: Results) -> Figure:
     """Accuracy against a constant delay, for each number of workers; asynchronous."""
-    figure, axes = panels(1, len(WORKERS))
+    figure, axes = accuracy_panels(1, len(WORKERS))
     for panel, workers in zip(axes[0], WORKERS, strict=True):
         series = [(slow, partition) for slow in (False, True) for partition in PARTITIONS]
         for place, (slow, partition) in enumerate(series):
@@ -68,7 +71,7 @@ def momentum_figure(results: Results) -> Figure:
         "labels split, gaussian delays": ("split_labels", "all", "gaussian"),
         "samples split, gaussian delays": ("split_dataset", "all", "gaussian"),
     }
-    figure, axes = panels(len(kinds), len(WORKERS))
+    figure, axes = accuracy_panels(len(kinds), len(WORKERS))
     for row, (title, (partition, who, kind)) in zip(axes, kinds.items(), strict=True):
         for panel, workers in zip(row, WORKERS, strict=True):
             for place, delay in enumerate(DELAYS_MS[1:]):
@@ -82,7 +85,7 @@ def momentum_figure(results: Results) -> Figure:
 
 def staleness_figure(results: Results) -> Figure:
     """Accuracy against mean staleness of every asynchronous setting without compensation."""
-    figure, axes = panels(1, 2)
+    figure, axes = accuracy_panels(1, 2)
     panel_of = {"equally fast workers": axes[0, 0], "worker 1 slow": axes[0, 1]}
     for cell, group in results.measured.items():
         if cell.mode == "async" and cell.compensation == "none":
@@ -97,12 +100,12 @@ def staleness_figure(results: Results) -> Figure:
         draw_control(panel, results)
         panel.set_xlabel("mean staleness (updates)")
         head(panel, title)
-    return with_key(figure, *momentum_key(), *partition_key(), control_key())
+    return with_key(figure, *momentum_key(), *partition_key(PARTITIONS), control_key())
 
 
 def compensation_figure(results: Results) -> Figure:
     """Accuracy with delay compensation against accuracy without it, of runs alike in all else, the seed included."""
-    figure, axes = panels(1, 2)
+    figure, axes = accuracy_panels(1, 2)
     published = {(cell, ""): accuracy for cell, accuracy in results.published.items()}
     titles = {"measured, same seed": results.by_seed, "published: without effect, so noise alone": published}
     for panel, (title, accuracies) in zip(axes[0], titles.items(), strict=True):
@@ -116,7 +119,33 @@ def compensation_figure(results: Results) -> Figure:
         panel.set_xlim(0, 100)
         head(panel, title)
     axes[0, 0].set_ylabel("with compensation")
-    return with_key(figure, *momentum_key(), *partition_key())
+    return with_key(figure, *momentum_key(), *partition_key(PARTITIONS))
+
+
+def speed_figure(results: Results) -> Figure:
+    """Gradients/s against the number of workers, for each clock and network of the speed comparison."""
+    comparison = speed.Comparison(results)
+    figure, axes = panels(len(speed.CLOCKS), len(speed.NETWORKS), sharey="row")
+    for panel, (clock, network) in zip(axes.flat, product(speed.CLOCKS, speed.NETWORKS), strict=True):
+        for partition, (color, mode) in product(speed.PARTITIONS, zip(OKABE_ITO, speed.MODES, strict=False)):
+            found = comparison.by_workers(clock, network, partition, mode)
+            if found:
+                rates = np.array([astuple(speed.gradients_per_second(runs)) for runs in found.values()])
+                panel.errorbar(
+                    list(found), rates[:, 0], np.nan_to_num(rates[:, 1]), color=color, alpha=0.8, **marker(partition)
+                )
+        if not panel.containers:
+            say(panel, "not measured yet")
+        panel.set_xticks(sorted(chain.from_iterable(speed.WORKERS.values())))
+        panel.set_xlabel("workers")
+        panel.set(xlim=(0, 10.5), ylim=(0, None))
+        head(panel, network, f"{clock} clock")
+    for panel in axes[:, 0]:
+        panel.set_ylabel("gradients / s")
+    modes = [
+        Line2D([], [], color=color, label=name) for color, name in zip(OKABE_ITO, speed.MODES.values(), strict=False)
+    ]
+    return with_key(figure, *modes, *partition_key(speed.PARTITIONS))
 
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {
@@ -125,6 +154,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "accuracy_by_momentum": momentum_figure,
     "accuracy_by_staleness": staleness_figure,
     "accuracy_by_compensation": compensation_figure,
+    "speed_by_workers": speed_figure,
 }
 
 # ----------------------------------------------------------------------------------------------------
@@ -132,10 +162,15 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
 # ----------------------------------------------------------------------------------------------------
 
 
-def panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    """A figure and its (rows, columns) panels, which share the axis of the accuracy."""
+def panels(rows: int, columns: int, sharey: str) -> tuple[Figure, np.ndarray]:
+    """A figure and its (rows, columns) panels."""
     figure = Figure(figsize=(1 + 3.7 * columns, 0.8 + 3 * rows), dpi=DPI, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+
+
+def accuracy_panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    """A figure and its (rows, columns) panels, which share the axis of the accuracy."""
+    figure, axes = panels(rows, columns, sharey="all")
     for panel in axes[:, 0]:
         panel.set_ylabel(ACCURACY)
     axes[0, 0].set_ylim(0, 100)
@@ -180,7 +215,7 @@ def set_places(axes: Axes, values: Sequence[float], label: str) -> None:
 
 def marker(partition: str) -> dict[str, object]:
     """How a point of a setting with this partition looks."""
-    return {"marker": "o" if partition == "split_dataset" else "^", "markersize": 5, "linewidth": 0.8, "capsize": 2}
+    return {"marker": MARKERS[partition], "markersize": 5, "linewidth": 0.8, "capsize": 2}
 
 
 def momentum_key() -> list[Line2D]:
@@ -189,10 +224,10 @@ def momentum_key() -> list[Line2D]:
             for color, momentum in zip(OKABE_ITO, MOMENTA, strict=False)]  # fmt: skip
 
 
-def partition_key() -> list[Line2D]:
+def partition_key(partitions: dict[str, str]) -> list[Line2D]:
     """Which marker is which partition."""
     return [Line2D([], [], color="0.3", linestyle="", marker=marker(partition)["marker"], label=title)
-            for partition, title in PARTITIONS.items()]  # fmt: skip
+            for partition, title in partitions.items()]  # fmt: skip
 
 
 def series_key(axes: Axes) -> list[Line2D]:

@@ -230,6 +230,30 @@ def test_published_accuracies_stand_beside_those_measured_for_the_same_setting(s
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {f"{name}.png" for name in FIGURES}
 
 
+def test_the_speed_table_counts_the_gradients_of_all_workers_and_leaves_delayed_runs_out(swept, tmp_path):
+    trial = next(iter(Trials(swept / "runs").rows.values()))
+    where = {"dataset": "fashion_mnist", "epochs": 6, "momentum": 0.9, "compute_ms": 10.0, "compensation": "none"}
+    undelayed = {"partition": "split_dataset", "delayed": "none", "delay_type": "none", "delay_ms": 0.0}
+    setting = dataclasses.replace(trial.setting, **where, **undelayed)
+    for name, mode, world_size, more in (
+        ("a", "sync", 6, {}),
+        ("b", "async", 6, {}),
+        ("c", "async", 11, {"delayed": "all"}),
+        ("d", "async", 11, {"compute_ms": 15.0}),
+    ):
+        run = dataclasses.replace(setting, mode=mode, world_size=world_size, **more)
+        outcome = dataclasses.replace(trial.outcome, updates=100, seconds=10.0, test_accuracy=80.0)
+        Trials(tmp_path / "runs").add(dataclasses.replace(trial, name=name, setting=run, outcome=outcome))
+    (tmp_path / "published.csv").write_text((ROOT / "summaries/published.csv").read_text().split("\n")[0] + "\n")
+    (tmp_path / "README.md").write_text("<!-- table: speed, virtual clock -->\n<!-- end -->\n")
+    command = [sys.executable, "-m", "analysis.study", tmp_path, "--plot_dir", tmp_path / "plots"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+    assert (tmp_path / "README.md").read_text().splitlines()[3:-1] == [
+        "| LeNet5, samples split, synchronous |  | 50/s, 80.0 % |  |",
+        "| LeNet5, samples split, asynchronous |  | 10/s, 80.0 % |  |",
+    ]
+
+
 def test_several_processes_add_trials_at_once(swept, tmp_path):
     trial = next(iter(Trials(swept / "runs").rows.values()))
     context, count = multiprocessing.get_context("fork"), 60
