@@ -11,6 +11,7 @@ from interface.files import naming
 DELAYED = {"none": "none", "all": "all", "worker 1": "all, worker 1 twice"}  # published words: ours
 SAME_FOR_ALL = {"dataset": "fashion_mnist", "network": "LeNet5", "train_split": 1.0, "optimizer": "SGD", "lr": 0.005,
                 "schedule": "none", "batch_size": 32, "epochs": 6, "validation": "none"}  # fmt: skip
+SEEDS = ("1", "2", "3")  # of the runs that are set beside the published ones
 COMPUTE_MS = 15.0  # of a gradient on the published study's machine
 
 
@@ -59,7 +60,7 @@ class Results:
     """rows: those of published.csv, as they stand there; published: test accuracy, percent, of one run each.
 
     trials: every run there is, of whatever setting;
-    measured: all seeds of a setting together; by_seed: test accuracy, percent, of each run.
+    measured: all SEEDS of a setting together; by_seed: test accuracy, percent, of each run.
     """
 
     rows: list[dict[str, str]]
@@ -79,7 +80,9 @@ class Results:
         except (KeyError, ValueError) as error:
             raise DataError(f"{path}: not the published accuracies ({error})") from error
         trials = read_trials(folder)
-        comparable = [(cell, trial) for trial in trials if (cell := Cell.of_measured(trial.setting))]
+        comparable = [
+            (cell, trial) for trial in trials if trial.seed in SEEDS and (cell := Cell.of_measured(trial.setting))
+        ]
         cell_of = {trial.setting: cell for cell, trial in comparable}
         measured = {cell_of[one.setting]: one for one in group(trial for _, trial in comparable)}
         by_seed = {(cell, trial.seed): trial.outcome.test_accuracy for cell, trial in comparable}

@@ -204,14 +204,16 @@ def test_published_accuracies_stand_beside_those_measured_for_the_same_setting(s
     trial = next(iter(Trials(swept / "runs").rows.values()))
     where = {"dataset": "fashion_mnist", "epochs": 6, "world_size": 6, "partition": "split_labels", "momentum": 0.9}
     same = dataclasses.replace(trial.setting, **where, delay_ms=30.0, compute_ms=15.0, compensation="constant 2")
-    for seed, accuracy, setting in (
+    runs = (
         ("1", 60.0, same),
         ("2", 64.0, same),
         ("3", 90.0, dataclasses.replace(same, compensation="none")),
-        ("4", 91.0, dataclasses.replace(same, dataset="mnist")),
-    ):
+        ("3", 91.0, dataclasses.replace(same, dataset="mnist")),
+        ("42", 92.0, same),  # of another experiment
+    )
+    for name, (seed, accuracy, setting) in zip("abcde", runs, strict=True):
         outcome = dataclasses.replace(trial.outcome, test_accuracy=accuracy, converged=seed != "1")
-        Trials(tmp_path / seed).add(dataclasses.replace(trial, name=seed, seed=seed, setting=setting, outcome=outcome))
+        Trials(tmp_path / name).add(dataclasses.replace(trial, name=name, seed=seed, setting=setting, outcome=outcome))
     header, *rows = (ROOT / "summaries/published.csv").read_text().splitlines()
     rows = [row for row in rows if row.startswith("IV,") and ",6,split_labels,30," in row]
     (tmp_path / "published.csv").write_text("\n".join([header, *rows]) + "\n")
