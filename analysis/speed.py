@@ -36,7 +36,10 @@ class Comparison:
         self._groups = group(trial for trial in results.trials if belongs(trial.setting))
 
     def by_workers(self, clock: str, network: str, partition: str, mode: str) -> dict[int, Group]:
-        """Number of workers → the runs with it, in ascending order."""
+        """Number of workers → the runs with it, in ascending order.
+
+        Of runs on different shares of the training set, those on the largest.
+        """
         asked = (clock, network, partition, mode)
         return {
             runs.setting.world_size - 1: runs
@@ -56,5 +59,7 @@ def speed_table(results: Results, clock: str) -> str:
 
 
 def tell(runs: Group) -> str:
-    """How fast, and how good."""
-    return f"{gradients_per_second(runs):.0f}/s, {runs.spread('test_accuracy'):.1f} %"
+    """How fast, and how good; and on how much of the training set, if not on all of it."""
+    share = runs.setting.train_split
+    of = f" ({100 * share:g} % of the samples)" if share < 1 else ""
+    return f"{gradients_per_second(runs):.0f}/s, {runs.spread('test_accuracy'):.1f} %" + of

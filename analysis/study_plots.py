@@ -16,7 +16,7 @@ from analysis.training_plots import DPI, OKABE_ITO, head, say
 WORKERS = (2, 5, 10)
 DELAYS_MS = (0.0, 30.0, 60.0, 90.0)
 MOMENTA = (0.0, 0.5, 0.9, 0.99)
-PARTITIONS = {"split_dataset": "samples split", "split_labels": "labels split"}
+PARTITIONS = {name: title for name, title in speed.PARTITIONS.items() if name != "none"}
 MARKERS = {"none": "s", "split_dataset": "o", "split_labels": "^"}
 SLOW = "all, worker 1 twice"
 ACCURACY = "test accuracy (%)"
@@ -32,7 +32,7 @@ def workers_figure(results: Results) -> Figure:
     """Accuracy against the number of workers, synchronous and asynchronous, nobody delayed."""
     figure, axes = accuracy_panels(1, len(PARTITIONS))
     for panel, (partition, title) in zip(axes[0], PARTITIONS.items(), strict=True):
-        for place, (mode, name) in enumerate((("sync", "synchronous"), ("async", "asynchronous"))):
+        for place, (mode, name) in enumerate(speed.MODES.items()):
             cells = [Cell(mode, workers + 1, partition) for workers in WORKERS]
             draw_series(panel, cells, results, name, place, 2)
         draw_control(panel, results)

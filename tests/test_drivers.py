@@ -242,6 +242,7 @@ def test_the_speed_table_counts_the_gradients_of_all_workers_and_leaves_delayed_
         ("b", "async", 6, {}),
         ("c", "async", 11, {"delayed": "all"}),
         ("d", "async", 11, {"compute_ms": 15.0}),
+        ("e", "sync", 3, {"partition": "split_labels", "train_split": 0.2}),
     ):
         run = dataclasses.replace(setting, mode=mode, world_size=world_size, **more)
         outcome = dataclasses.replace(trial.outcome, updates=100, seconds=10.0, test_accuracy=80.0)
@@ -253,6 +254,7 @@ def test_the_speed_table_counts_the_gradients_of_all_workers_and_leaves_delayed_
     assert (tmp_path / "README.md").read_text().splitlines()[3:-1] == [
         "| LeNet5, samples split, synchronous |  | 50/s, 80.0 % |  |",
         "| LeNet5, samples split, asynchronous |  | 10/s, 80.0 % |  |",
+        "| LeNet5, labels split, synchronous | 20/s, 80.0 % (20 % of the samples) |  |  |",
     ]
 
 
