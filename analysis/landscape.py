@@ -48,19 +48,15 @@ class Plane:
     def through(cls, points: np.ndarray) -> "Plane":
         """The plane of the two first principal components of points (n, P).
 
-        Raises DataError where they span none: they are all the same, or too large to be squared.
+        Raises DataError where they span none: they are all the same.
         """
         from sklearn.decomposition import PCA
 
-        with np.errstate(all="ignore"):
-            try:
-                # Seen from one of the points, so that equal points have no variance, not even by rounding.
-                components = PCA(n_components=2, svd_solver="full", copy=False).fit(points - points[0])
-                spanned = bool(np.isfinite(components.explained_variance_ratio_).all())
-            except ValueError:  # what overflows on the way to the decomposition
-                spanned = False
-        if not spanned:
-            raise DataError("the saved weights span no plane: they are all the same, or too large to be squared")
+        with np.errstate(invalid="ignore"):  # 0 / 0 where there is no variance
+            # Seen from one of the points, so that equal points have none, not even by rounding.
+            components = PCA(n_components=2, svd_solver="full", copy=False).fit(points - points[0])
+        if not np.isfinite(components.explained_variance_ratio_).all():
+            raise DataError("the saved weights span no plane: they are all the same")
         return cls(points[0] + components.mean_, components.components_, components.explained_variance_ratio_)
 
     def project(self, points: Sequence[np.ndarray]) -> np.ndarray:

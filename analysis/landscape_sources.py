@@ -16,6 +16,7 @@ from interface.files import make_folder
 from training.record import read_log, read_model, read_weights
 
 LEAST_ROWS = 3  # a plane needs three points
+LARGEST_NORM = float(1 / np.finfo(np.float32).eps)  # beside a larger row, the others differ by rounding alone
 BATCH_SIZE = 250  # images; their feature maps stay in the cache of a core
 MARGIN = 0.2
 
@@ -118,7 +119,7 @@ def prepare(
 def read_run(source: Source, label: str, network: FlatModel) -> Run | None:
     """The parameters that a run saved, without its buffers; None, with a warning, if it did not converge at all.
 
-    Rows without a finite norm are left out, with a warning.
+    Rows too large to be drawn are left out, with a warning.
     Raises DataError if the file cannot be used.
     """
     state = network.network.state_dict()
@@ -132,20 +133,20 @@ def read_run(source: Source, label: str, network: FlatModel) -> Run | None:
     parameters = rows[:, is_parameter]
     if not np.isfinite(parameters[0]).all():
         raise DataError(f"{source.path}: its first row is not finite: no run starts so")
-    usable = can_be_squared(parameters)
+    usable = can_be_drawn(parameters)
     if not usable.all():
         kept = "they are" if usable.sum() >= LEAST_ROWS else "the run is"
-        logging.warning("%s: %d of %d saved rows have no finite norm (no convergence); %s left out",
-                        source.path, (~usable).sum(), len(rows), kept)  # fmt: skip
+        logging.warning("%s: %d of %d saved rows have no norm below %.2g (no convergence); %s left out",
+                        source.path, (~usable).sum(), len(rows), LARGEST_NORM, kept)  # fmt: skip
     if usable.sum() < LEAST_ROWS:
         return None
     return Run(label, parameters[usable], saved_epochs(source, rows)[usable])
 
 
-def can_be_squared(parameters: np.ndarray) -> np.ndarray:
-    """(n,): whether each of some parameters (n, P) has a finite norm, as a plane needs it."""
-    with np.errstate(all="ignore"):
-        return np.isfinite([row @ row for row in parameters])
+def can_be_drawn(parameters: np.ndarray) -> np.ndarray:
+    """(n,): whether each of some parameters (n, P) is small enough for a plane that shows the others as well."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.sqrt([row @ row for row in parameters]) < LARGEST_NORM
 
 
 def saved_epochs(source: Source, rows: np.ndarray) -> np.ndarray:
@@ -176,7 +177,7 @@ def model_apart(source: Source, network: FlatModel, runs: Sequence[Run]) -> Run 
     parameters = network.parameters.numpy().copy()
     if any(np.array_equal(parameters, run.parameters[-1]) for run in runs):
         return None
-    if not can_be_squared(parameters[None]).all():
-        logging.warning("%s: its parameters have no finite norm; it is not marked", source.path)
+    if not can_be_drawn(parameters[None]).all():
+        logging.warning("%s: its parameters have no norm below %.2g; it is not marked", source.path, LARGEST_NORM)
         return None
     return Run("given model (not the last saved row)", parameters[None], np.array([float(source.config.epochs)]))

@@ -291,14 +291,14 @@ def test_the_landscape_of_a_run_that_diverged(name, diverged, nursery, inputs):
     _, folder = diverged[name]
     (model,), (weights,) = folder.glob("*_model.pt"), folder.glob("*_weights.npy")
     with np.errstate(all="ignore"):
-        usable = sum(np.isfinite(row @ row) for row in np.load(weights))
+        usable = (np.linalg.norm(np.load(weights), axis=1) < 1e6).sum()
     assert usable < 5
     suffixes = {".html", ".npz", ".png"}
     flags = ("--grid_size", 2, "--test_samples", 20, "--subfolder")
     for script in ("loss_landscape.py", "loss_landscape_multi.py"):
         out = folder / script
         warnings = nursery.run(script, model, weights, *flags, out).went_well().warnings
-        assert f"{weights}: {5 - usable} of 5 saved rows have no finite norm (no convergence)" in warnings[0]
+        assert f"{weights}: {5 - usable} of 5 saved rows have no norm below 8.4e+06 (no convergence)" in warnings[0]
         assert ("nothing to draw" in warnings[-1]) == (usable < 3) == (not out.exists())
         assert usable < 3 or {path.suffix for path in out.iterdir()} == suffixes
     other, out = inputs / f"{BASE}_weights.npy", folder / "both"

@@ -155,8 +155,6 @@ def test_a_grid_covers_unequal_extents_and_is_drawn_the_right_way_round(tmp_path
 def test_points_of_no_plane_are_refused():
     with pytest.raises(DataError, match="span no plane"):
         Plane.through(np.ones((4, 5), dtype=np.float32))
-    with pytest.raises(DataError, match="span no plane"):
-        Plane.through(np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32) * np.float32(1e30))
 
 
 def test_a_straight_trajectory_still_has_a_grid_with_two_sides():
@@ -505,13 +503,14 @@ def test_weights_that_are_none_end_in_one_line(runs, tmp_path, capsys, kind, wor
     assert {entry.name for entry in tmp_path.iterdir()} == {path.name}
 
 
-def test_rows_that_are_not_finite_are_left_out(runs, tmp_path, caplog):
+@pytest.mark.parametrize("values", [(np.nan, np.inf), (1e12, -1e12)])
+def test_rows_too_large_to_draw_are_left_out(runs, tmp_path, caplog, values):
     rows = np.load(runs[0.9]["weights"])
-    rows[3:, 5] = np.nan, np.inf
+    rows[3:, 5] = values
     path = tmp_path / runs[0.9]["weights"].name
     np.save(path, rows)
     assert call(loss_landscape, runs[0.9]["model"], path, *QUICK, "--subfolder", tmp_path) == 0
-    assert "2 of 5 saved rows have no finite norm" in caplog.text
+    assert "2 of 5 saved rows have no norm below 8.4e+06" in caplog.text
     np.testing.assert_array_equal(numbers_in(tmp_path)["epochs"][:3], [0, 0.5, 1])
 
 
