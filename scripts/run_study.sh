@@ -11,8 +11,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT"
 
-all_experiments=(undelayed_published delays_published gaussian_published delays speed_virtual speed_wall momentums
-  close_ups last_updates kfold figures)
+all_experiments=(undelayed_published delays_published gaussian_published undelayed_wall delays speed_virtual speed_wall
+  momentums close_ups last_updates kfold figures)
 experiments=("${all_experiments[@]}")
 results=results
 summary_dir=summaries
@@ -48,17 +48,22 @@ study undelayed_published run_speed_comp "${published[@]}" --networks LeNet5 --p
 study delays_published run_delay_exps "${published[@]}" --delays 30 60 90 --parts a b c --lambdas 2 5 --seeds 1 2 3
 study gaussian_published run_delay_exps "${published[@]}" --delays 30 60 90 --parts d --seeds 1
 
+# On the wall clock, where workers contend for cores and do not end together.
+wall=(--clock wall --jobs 1)  # runs beside one another would slow each other down
+study undelayed_wall run_speed_comp "${wall[@]}" --world_sizes 3 6 11 --networks LeNet5 --modes async \
+  --partitions split_dataset split_labels --seeds 1 2 3
+
 # With the suite's own intensities.
 study delays run_delay_exps --clock virtual
 
-# Speed, on both clocks. CNN1 without a split is slow: it sees a fifth of the training set.
-for clock in virtual wall; do
-  speed=("speed_$clock" run_speed_comp --clock "$clock")
-  [[ $clock == virtual ]] || speed+=(--jobs 1)  # runs beside one another would slow each other down
-  study "${speed[@]}" --networks LeNet5
-  study "${speed[@]}" --networks CNN1 --modes sync async --partitions split_dataset split_labels
-  study "${speed[@]}" --networks CNN1 --modes sync async --partitions none --train_split 0.2
-done
+# speed NAME CLOCK...: the comparison of speed. CNN1 without a split is slow: it sees a fifth of the training set.
+speed() {
+  study "$1" run_speed_comp "${@:2}" --networks LeNet5
+  study "$1" run_speed_comp "${@:2}" --networks CNN1 --modes sync async --partitions split_dataset split_labels
+  study "$1" run_speed_comp "${@:2}" --networks CNN1 --modes sync async --partitions none --train_split 0.2
+}
+speed speed_virtual --clock virtual
+speed speed_wall "${wall[@]}"
 
 # The runs to look at closely: training plots, staleness, a landscape.
 # In the plane of all momenta, the run that diverges leaves little room for the others: a second one is theirs.
