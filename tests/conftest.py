@@ -3,6 +3,7 @@
 import atexit
 import functools
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from nursery import ROOT, Nursery
 SHARED = ROOT.parent / "shared"
 DATA = SHARED / "data"
 PUBLISHED = SHARED / "published_runs"
+
+# A shell has its background jobs ignore Ctrl-C, and all that they start: the tests that press it, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="real data are not here")
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="published runs are not here")
