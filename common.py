@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from interface.errors import DataError
+
 # ----------------------------------------------------------------------------------------------------
 # Random generators: one seed a run, one independent stream a purpose
 # ----------------------------------------------------------------------------------------------------
@@ -167,10 +169,6 @@ DATASETS = {
     "cifar100": DatasetSpec(read_torchvision("CIFAR100"), (32, 32, 3), 100, "ResNet18", "CNN2"),
     "digits": DatasetSpec(read_digits, (28, 28, 1), 10, "LeNet5", "CNN1"),
 }
-
-
-class DataError(Exception):
-    """A file of data, a log, a model or weights that cannot be used; the text names it and says why."""
 
 
 @functools.cache

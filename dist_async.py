@@ -12,15 +12,16 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import torch
 
-from analysis.evaluate import evaluate
 from common import build_model, load_dataset
+from evaluation import evaluate
 from interface.command_line import run_script
-from training import rpc, virtual
+from training.engines import virtual
+from training.engines.replay import config_of_replay, fit_plan
+from training.engines.rpc import launch as rpc
 from training.observer import Observer
 from training.options import RunConfig, announce, choose_seed, parse_flags
 from training.plan import make_plan
 from training.record import Record, read_log
-from training.replay import config_of_replay, fit_plan
 from training.server import AsyncServer, DelayCompensation
 
 

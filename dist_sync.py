@@ -12,10 +12,11 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import torch
 
-from analysis.evaluate import evaluate
 from common import build_model, load_dataset
+from evaluation import evaluate
 from interface.command_line import run_script
-from training import rpc, virtual
+from training.engines import virtual
+from training.engines.rpc import launch as rpc
 from training.observer import Observer
 from training.options import RunConfig, announce, choose_seed, parse_flags
 from training.plan import make_plan

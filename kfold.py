@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from analysis.cross_validation import Grid, Result, ResultsFile, Settings, Study, make_folds, rank, search
-from analysis.evaluate import in_digits
 from analysis.spread import Spread
 from common import DATASETS, DEFAULT_SEED, Samples, load_dataset, make_generator, network_name, take_subset
+from cross_validation.search import Grid, Result, ResultsFile, Settings, Study, make_folds, rank, search
+from evaluation import in_digits
 from interface.command_line import ArgumentParser, Interval, run_script
 from training.plan import available_cores
 
@@ -43,7 +43,7 @@ def main() -> None:
         ranking = rank(file.of(grid))
     print(f"\n{table(ranking)}\n\n{tell_best(ranking[0], arguments)}\n  {base}.csv")
 
-    from analysis.cross_validation_plots import draw_grid
+    from cross_validation.plots import draw_grid
 
     draw_grid(Path(f"{base}.png"), study.settings, grid, ranking)
     print(f"  {base}.png")

@@ -6,8 +6,8 @@ python3 loss_landscape.py runs/{base}_model.pt runs/{base}_weights.npy --subfold
 
 from pathlib import Path
 
-from analysis.landscape import Settings
-from analysis.landscape_sources import Files, Source, add_flags, prepare
+from analysis.landscape.sources import Files, Source, add_flags, prepare
+from analysis.landscape.survey import Settings
 from interface.command_line import ArgumentParser, run_script
 from training.names import base_of, parse_run_name
 
@@ -31,7 +31,7 @@ def main() -> None:
     landscape.save(files.numbers)
     print(landscape.report())
 
-    from analysis.landscape_plots import draw
+    from analysis.landscape.plots import draw
 
     for path in (files.numbers, *draw(landscape, files.stem, shared_plotly=arguments.shared_plotly)):
         print(f"  {path}")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from analysis.landscape import Landscape, Settings
-from analysis.landscape_sources import Files, Source, add_flags, prepare
+from analysis.landscape.sources import Files, Source, add_flags, prepare
+from analysis.landscape.survey import Landscape, Settings
 from interface.command_line import ArgumentParser, run_script
 from training.names import base_of, parse_run_name
 from training.options import RunConfig
@@ -39,7 +39,7 @@ def main() -> None:
         print(f"  {files.numbers}")
     print(landscape.report())
 
-    from analysis.landscape_plots import draw
+    from analysis.landscape.plots import draw
 
     for path in draw(landscape, files.stem, shared_plotly=arguments.shared_plotly):
         print(f"  {path}")

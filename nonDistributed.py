@@ -15,8 +15,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import torch
 import torch.nn.functional as F
 
-from analysis.evaluate import evaluate
 from common import build_model, load_dataset, make_generator
+from evaluation import evaluate
 from interface.command_line import run_script
 from training.observer import Observer
 from training.options import RunConfig, announce, choose_seed, parse_flags

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.evaluate import BATCH_SIZE, in_digits, predict, score
-from common import DataError, FlatModel, Samples, build_model, load_dataset, network_name
+from common import FlatModel, Samples, build_model, load_dataset, network_name
+from evaluation import BATCH_SIZE, Score, in_digits, predict, score
 from interface.command_line import ArgumentParser, Interval, run_script
-from interface.files import make_folder, written_whole
+from interface.errors import DataError
+from interface.files import atomic_write, make_folder
 from training.names import base_of, parse_run_name, run_name
 from training.options import RunConfig
-from training.record import RunLog, Score, read_log, read_model
+from training.record import RunLog, read_log, read_model
 
 
 def main() -> None:
@@ -64,7 +65,7 @@ def main() -> None:
         draw(log, title, folder / f"{base}_model", report)
     path = folder / f"{base}_model_test_performance.txt"
     report.tell(f"Written: {path}")
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(report.text, encoding="utf-8")
 
 
@@ -224,7 +225,7 @@ class Report:
 
 def draw(log: RunLog, title: str, base: Path, report: Report) -> None:
     """Draw the figures of the run, {base}_training_plots.png and, of a validated run, {base}_validation_plots.png."""
-    from analysis.training_plots import training_figure, validation_figure
+    from analysis.reports.training_plots import training_figure, validation_figure
 
     status = log.result["status"] if log.result else "cut short"
     title = f"{title}\n{log.clock} clock, {status}: {count(len(log.updates), 'update')} in {log.seconds:.2f} s"
@@ -235,7 +236,7 @@ def draw(log: RunLog, title: str, base: Path, report: Report) -> None:
         report.tell("No validation plots: the log has no validation")
     for name, figure in figures.items():
         path = base.with_name(f"{base.name}_{name}_plots.png")
-        with written_whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             figure.savefig(unfinished)
         report.tell(f"Written: {path}")
 

@@ -10,11 +10,11 @@ from sklearn.model_selection import KFold
 from torch import nn
 from torch.utils.data import DataLoader, SubsetRandomSampler
 
-from analysis.cross_validation import Grid, ResultsFile, Settings, Study, make_folds, search
 from benchmarks.data_loader import decoded
 from benchmarks.limit import make_network, make_optimizer, train
 from benchmarks.measure import BATCH_SIZE, LEARNING_RATE, MOMENTUM, Sample, Stopwatch, Task, cores
 from common import load_dataset
+from cross_validation.search import Grid, ResultsFile, Settings, Study, make_folds, search
 
 FOLDS = 5
 EPOCHS = (2, 4, 6)  # as kfold.py's defaults

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 from torch.utils.data import DataLoader, Subset
 
-from analysis.landscape import Run, Settings, Survey
-from analysis.landscape_sources import BATCH_SIZE, MARGIN
-from analysis.network_loss import evaluation_of
+from analysis.landscape.network_loss import evaluation_of
+from analysis.landscape.sources import BATCH_SIZE, MARGIN
+from analysis.landscape.survey import Run, Settings, Survey
 from benchmarks.data_loader import decoded
 from benchmarks.limit import make_network
 from benchmarks.measure import Sample, Stopwatch, Task

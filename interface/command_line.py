@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common import DataError
+from interface.errors import DataError
 
 
 class Interval:

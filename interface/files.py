@@ -20,7 +20,7 @@ def make_folder(path: Path, flag: str = "--subfolder") -> Path:
 
 
 @contextmanager
-def naming(path: object) -> Iterator[None]:
+def with_filename(path: object) -> Iterator[None]:
     """Around reading or writing: an OSError names the file, as those of a full disk do not by themselves."""
     try:
         yield
@@ -31,10 +31,10 @@ def naming(path: object) -> Iterator[None]:
 
 
 @contextmanager
-def whole_or_gone(path: Path) -> Iterator[None]:
+def removed_on_error(path: Path) -> Iterator[None]:
     """Around writing a file: an error names it, and leaves nothing of it."""
     try:
-        with naming(path):
+        with with_filename(path):
             yield
     except BaseException:
         with suppress(OSError):
@@ -43,9 +43,9 @@ def whole_or_gone(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A path to write to, which is renamed to `path` once it is whole."""
     unfinished = path.with_name(f"{path.stem}_partial{os.getpid()}{path.suffix}")
-    with whole_or_gone(unfinished), naming(path):
+    with removed_on_error(unfinished), with_filename(path):
         yield unfinished
         unfinished.replace(path)

@@ -219,5 +219,5 @@ finish() {
 
 # summarise [FOLDER]: the table of the trainings in a folder (the results without).
 summarise() {
-  python3 -m analysis.summary "${1:-$results}" --summary_dir "$summary_dir" --data_dir "$data_dir"
+  python3 -m analysis.reports.summary "${1:-$results}" --summary_dir "$summary_dir" --data_dir "$data_dir"
 }

@@ -48,6 +48,6 @@ run_planned
 conclude() {
   # shellcheck disable=SC2086  # a word a run
   logs_of $samples_split
-  summarise && python3 -m analysis.staleness_plots "${logs[@]}" --output "$plot_dir/staleness_distributions.png"
+  summarise && python3 -m analysis.reports.staleness_plots "${logs[@]}" --output "$plot_dir/staleness_distributions.png"
 }
 finish conclude

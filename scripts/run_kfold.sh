@@ -49,4 +49,4 @@ for optimizer in "${optimizers[@]}"; do
 done
 
 run_planned 1
-finish python3 -m analysis.cross_validation_summary "$results"
+finish python3 -m cross_validation.summary "$results"

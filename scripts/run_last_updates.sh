@@ -37,7 +37,7 @@ run_planned
 conclude() {
   # shellcheck disable=SC2086  # a word a run
   logs_of $names
-  summarise && python3 -m analysis.last_updates "${logs[@]}" --last "$last" --summary_dir "$summary_dir" \
+  summarise && python3 -m analysis.reports.last_updates "${logs[@]}" --last "$last" --summary_dir "$summary_dir" \
     --plot_dir "$plot_dir" --data_dir "$data_dir"
 }
 finish conclude

@@ -79,7 +79,7 @@ study kfold run_kfold_full --dataset mnist fashion_mnist --networks default --ma
 
 if [[ $dry_run == no ]] && wanted figures; then
   say "Tables and figures"
-  python3 -m analysis.partition_plots --data_dir "$data_dir" --output "$plot_dir/partitioning.png"
+  python3 -m analysis.reports.partition_plots --data_dir "$data_dir" --output "$plot_dir/partitioning.png"
   python3 -m analysis.study "$summary_dir" --plot_dir "$plot_dir"
 fi
 

@@ -28,9 +28,10 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 import torch
 from tqdm import tqdm
 
-from analysis.summary import Trial, Trials
-from common import DataError, load_dataset
+from analysis.reports.summary import Trial, Trials
+from common import load_dataset
 from interface.command_line import ArgumentParser, Interval, run_script
+from interface.errors import DataError
 from interface.processes import end_with
 from training.names import run_name
 from training.options import RunConfig, make_parser

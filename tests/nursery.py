@@ -25,9 +25,9 @@ from common import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 IMPORTED_ONCE = ("torchvision.datasets", "sklearn.datasets", "sklearn.model_selection", "sklearn.decomposition",
-                 "sklearn.metrics", "analysis.cross_validation_plots", "analysis.landscape_plots",
-                 "analysis.landscape_sources", "analysis.training_plots", "analysis.summary", "training.replay",
-                 "training.rpc", "training.virtual")  # fmt: skip
+                 "sklearn.metrics", "cross_validation.plots", "analysis.landscape.plots",
+                 "analysis.landscape.sources", "analysis.reports.training_plots", "analysis.reports.summary", "training.engines.replay",
+                 "training.engines.rpc.launch", "training.engines.virtual")  # fmt: skip
 NOWHERE = "http://127.0.0.1:9"  # a proxy that is not there: downloads fail at once, network or not
 
 

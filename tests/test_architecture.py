@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")} - {"common"}
-ENGINES = {"training.rpc", "training.virtual"}
+ENGINES = {"training.engines.rpc.launch", "training.engines.virtual"}
 
 
 def imported(path: Path) -> set[str]:
@@ -63,4 +63,4 @@ def test_analysis_reads_records_alone(path):
 def test_only_the_engine_of_processes_knows_rpc():
     files = [path for folder in (".", "training", "analysis", "interface") for path in (ROOT / folder).glob("*.py")]
     assert {path.stem for path in files if any("distributed" in name for name in imported(path))} == {"agents", "rpc"}
-    assert {path.stem for path in files if "training.agents" in imported(path)} == {"rpc"}
+    assert {path.stem for path in files if "training.engines.rpc.agents" in imported(path)} == {"rpc"}

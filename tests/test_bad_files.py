@@ -42,8 +42,8 @@ COMMANDS = {
     "replay": f"dist_async.py --dataset digits --replay {ASYNC}_log.log --subfolder out",
     "kfold": "kfold.py --dataset digits --max_samples 60 --k_splits 2 --epochs 1 --learning_rates 0.05 0.1 "
     "--batch_sizes 16 --jobs 1 --seed 1 --subfolder search",
-    "summary": "analysis/summary.py runs",
-    "summary of searches": "analysis/cross_validation_summary.py search",
+    "summary": "analysis/reports/summary.py runs",
+    "summary of searches": "cross_validation/summary.py search",
     "train on mnist": "nonDistributed.py --dataset mnist --data_dir data --saves_per_epoch 2 --seed 1 --subfolder out",
     "train on cifar10": "nonDistributed.py --dataset cifar10 --data_dir data --subfolder out",
     "train on fashion_mnist": "nonDistributed.py --dataset fashion_mnist --data_dir data --subfolder out",
@@ -764,8 +764,8 @@ NAMES = {  # command line → what the error names
     f"loss_landscape_multi.py {ASYNC}_model.pt {ASYNC}_weights.npy --grid_losses runs": "--grid_losses runs",
     "dist_async.py --replay none.log": "none.log",
     "dist_async.py --replay runs": "runs",
-    "analysis/summary.py none": "none",
-    f"analysis/summary.py {ASYNC}_log.log": f"{ASYNC}_log.log",
+    "analysis/reports/summary.py none": "none",
+    f"analysis/reports/summary.py {ASYNC}_log.log": f"{ASYNC}_log.log",
 }
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.study_plots import FIGURES
-from analysis.summary import Trials
+from analysis.reports.summary import Trials
+from analysis.study.plots import FIGURES
 from conftest import ROOT
 from training.names import run_name
 from training.options import RunConfig, make_parser
@@ -389,7 +389,7 @@ def test_last_updates_refuse_runs_that_they_cannot_tell_of(tmp_path):
         ([other], 1, "--saves_per_epoch"),
         ([good], 1, f"{weights}: 3 rows in place of 4"),
     ):
-        arguments = [sys.executable, "-m", "analysis.last_updates", *map(str, logs)]
+        arguments = [sys.executable, "-m", "analysis.reports.last_updates", *map(str, logs)]
         done = subprocess.run(arguments, cwd=tmp_path, env=environ, text=True, capture_output=True, timeout=60)
         assert done.returncode == code and words in done.stderr and done.stderr.count("\n") == 1
 

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 import common
 from conftest import run, train, weights_of
+from training.engines.virtual import GradientPool, events
 from training.options import RunConfig
 from training.plan import make_plan
 from training.protocol import Snapshot
 from training.record import read_log
 from training.server import AsyncServer, SyncServer
-from training.virtual import GradientPool, events
 
 EASY = ("--epochs", 2, "--seed", 3)
 

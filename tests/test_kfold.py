@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 
 import kfold
-from analysis.cross_validation import (
+from common import MODELS, build_model, load_dataset, make_generator
+from cross_validation.plots import draw_grid
+from cross_validation.search import (
     Configuration,
     Grid,
     Result,
@@ -28,10 +30,9 @@ from analysis.cross_validation import (
     rank,
     train,
 )
-from analysis.cross_validation_plots import draw_grid
-from analysis.evaluate import evaluate
-from common import MODELS, DataError, build_model, load_dataset, make_generator
+from evaluation import evaluate
 from interface.command_line import run_script
+from interface.errors import DataError
 from training.options import RunConfig
 from training.plan import make_plan
 from training.protocol import Snapshot

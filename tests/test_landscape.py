@@ -15,8 +15,10 @@ import torch
 
 import loss_landscape
 import loss_landscape_multi
-from analysis.evaluate import evaluate
-from analysis.landscape import (
+from analysis.landscape.network_loss import evaluation_of
+from analysis.landscape.plots import contour_figure, draw, log_ticks, surface_figure
+from analysis.landscape.sources import Source, read_run, saved_epochs
+from analysis.landscape.survey import (
     Evaluation,
     Landscape,
     Line,
@@ -25,12 +27,11 @@ from analysis.landscape import (
     Settings,
     Survey,
 )
-from analysis.landscape_plots import contour_figure, draw, log_ticks, surface_figure
-from analysis.landscape_sources import Source, read_run, saved_epochs
-from analysis.network_loss import evaluation_of
-from common import DataError, Dataset, Samples, build_model, load_dataset
+from common import Dataset, Samples, build_model, load_dataset
 from conftest import PUBLISHED, ROOT, needs_published, run, train
+from evaluation import evaluate
 from interface.command_line import run_script
+from interface.errors import DataError
 from training.names import base_of, parse_run_name
 
 ABOUT = {"network": "a function", "data": "nothing"}

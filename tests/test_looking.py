@@ -21,7 +21,7 @@ from matplotlib.image import imread
 import dist_sync
 import nonDistributed
 import test_model
-from analysis.training_plots import (
+from analysis.reports.training_plots import (
     early_stopping,
     first_non_finite,
     running_mean,

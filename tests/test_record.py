@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import common
-from common import DataError
 from conftest import PUBLISHED, needs_published, train
+from interface.errors import DataError
 from training.record import read_log, read_model, read_weights
 
 

@@ -13,9 +13,10 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from common import FlatModel
+from evaluation import Score
 from training.plan import Plan
 from training.protocol import Push, Update
-from training.record import Record, Score
+from training.record import Record
 
 SHOW_INTERVAL = 0.2  # seconds between two changes of what stands behind the progress bar
 

@@ -8,9 +8,9 @@ from functools import cached_property
 from torch import Tensor
 
 from common import PARTITIONS, FlatModel, Samples, hold_out, make_generator, take_subset
-from training.delays import ComputeTimes, Delays
 from training.optimizers import SGD, Adam
 from training.options import RunConfig
+from training.timing import ComputeTimes, Delays
 from training.worker import Worker
 
 VALIDATION_FRACTION = 0.1

@@ -31,8 +31,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import DataError, FlatModel
-from interface.files import make_folder, naming, whole_or_gone
+from common import FlatModel
+from evaluation import Score
+from interface.errors import DataError
+from interface.files import make_folder, removed_on_error, with_filename
 from training.names import ARTIFACTS, base_of, parse_run_name, run_name
 from training.options import RunConfig
 from training.plan import Plan, available_cores, save_points
@@ -96,7 +98,7 @@ class Record:
             if path.is_dir():  # renaming would fail, when all the work is done
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         path = self._partial("log")
-        with whole_or_gone(path):
+        with removed_on_error(path):
             path.write_text(json.dumps(header(plan, clock)) + "\n", encoding="utf-8")
         self._log = path.open("a", encoding="utf-8", buffering=1)
         self._weights = None
@@ -114,7 +116,7 @@ class Record:
 
     def _close(self) -> None:
         for file in filter(None, (self._weights, self._log)):
-            with naming(file.name):
+            with with_filename(file.name):
                 file.close()
 
     def _partial(self, kind: str) -> Path:
@@ -125,7 +127,7 @@ class Record:
         return self.folder / f"{self.base}{ARTIFACTS[kind]}"
 
     def _line(self, seconds: float, *fields: str) -> None:
-        with naming(self._log.name):
+        with with_filename(self._log.name):
             self._log.write("  ".join((f"{seconds:.6f} s", *fields)) + "\n")
 
     def _whose(self, push: Push) -> tuple[str, ...]:
@@ -157,7 +159,7 @@ class Record:
             f"weight_norm {update.weight_norm}",
         )
 
-    def validation(self, seconds: float, epoch: int, train: "Score", validation: "Score") -> None:
+    def validation(self, seconds: float, epoch: int, train: Score, validation: Score) -> None:
         """Loss and accuracy at the end of an epoch."""
         self._line(seconds, f"validation {epoch}/{self.plan.config.epochs}", *train.fields("train"),
                    *validation.fields("val"))  # fmt: skip
@@ -170,7 +172,7 @@ class Record:
         """Append one row (S,) to the saved weights."""
         if self._weights is None:
             self._weights = self._partial("weights").open("wb")
-        with naming(self._weights.name):
+        with with_filename(self._weights.name):
             if self._rows == 0:
                 self._write_weights_header(len(state))
             self._weights.write(state.numpy().astype(np.float32, copy=False).tobytes())
@@ -194,7 +196,7 @@ class Record:
         content = io.BytesIO()  # torch.save has an error of its own for a full disk
         torch.save(state, content)
         path = self._partial("model")
-        with whole_or_gone(path):
+        with removed_on_error(path):
             path.write_bytes(content.getbuffer())
         self._written.append("model")
 
@@ -214,24 +216,6 @@ class Record:
 
     def _close_log(self, seconds: float, result: dict[str, Any]) -> None:
         self._line(seconds, "result " + json.dumps(result))
-
-
-@dataclass(frozen=True)
-class Score:
-    """Mean loss over `total` samples, of which `correct` were classified right."""
-
-    loss: float
-    correct: int
-    total: int
-
-    @property
-    def accuracy(self) -> float:
-        """Percent."""
-        return 100 * self.correct / self.total
-
-    def fields(self, name: str) -> tuple[str, str]:
-        """The score as a log line and a report hold it."""
-        return f"{name}_loss {self.loss}", f"{name}_accuracy {self.accuracy:.2f} % ({self.correct}/{self.total})"
 
 
 # ----------------------------------------------------------------------------------------------------

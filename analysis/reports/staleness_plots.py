@@ -1,6 +1,6 @@
 """Draw how stale the gradients of several runs were: the distribution of each, side by side, worker 1 apart.
 
-python3 -m analysis.staleness_plots runs/*_log.log --output plots/staleness_distributions.png
+python3 -m analysis.reports.staleness_plots runs/*_log.log --output plots/staleness_distributions.png
 """
 
 import math
@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from analysis.training_plots import BLUE, DPI, VERMILLION, head
-from common import DataError
+from analysis.reports.training_plots import BLUE, DPI, VERMILLION, head
 from interface.command_line import ArgumentParser, run_script
-from interface.files import make_folder, written_whole
+from interface.errors import DataError
+from interface.files import atomic_write, make_folder
 from training.record import RunLog, read_log
 
 COLUMNS = 3
@@ -72,7 +72,7 @@ def main() -> None:
         if not len(log.updates):
             raise DataError(f"{log.path}: it has no update whose staleness could be drawn")
     make_folder(arguments.output.parent, "--output")
-    with written_whole(arguments.output) as unfinished:
+    with atomic_write(arguments.output) as unfinished:
         staleness_figure(logs).savefig(unfinished)
     print(f"  {arguments.output}")
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch.distributed as distributed
 import torch.distributed.rpc as rpc
 
-from common import DataError
+from interface.errors import DataError
 
 SERVER = "server"
 ADDRESS = f"addrs/{SERVER}"  # where an agent keeps it in its store

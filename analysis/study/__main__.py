@@ -12,12 +12,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from analysis.published import COMPUTE_MS, Cell, Results
-from analysis.speed import CLOCKS, speed_table
-from analysis.study_plots import FIGURES
+from analysis.study.plots import FIGURES
+from analysis.study.published import COMPUTE_MS, Cell, Results
+from analysis.study.speed import CLOCKS, speed_table
 from analysis.tables import markdown_table, write_rows, write_text
 from interface.command_line import ArgumentParser, run_script
-from interface.files import make_folder, naming, written_whole
+from interface.files import atomic_write, make_folder, with_filename
 
 # ----------------------------------------------------------------------------------------------------
 # Every published accuracy, a row each
@@ -161,13 +161,13 @@ def main() -> None:
     write_comparison(results, folder)
     page = folder / "README.md"
     if page.exists():
-        with naming(page):
+        with with_filename(page):
             text = page.read_text(encoding="utf-8")
         write_text(page, fill_in(text, results))
         print(f"  {page}")
     for name, draw in FIGURES.items():
         path = plot_dir / f"{name}.png"
-        with written_whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             draw(results).savefig(unfinished)
         print(f"  {path}")
 

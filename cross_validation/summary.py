@@ -1,16 +1,16 @@
 """The best settings that grid searches found: a table over all results files of a folder.
 
-python3 -m analysis.cross_validation_summary results/kfold
+python3 -m cross_validation.summary results/kfold
 """
 
 import csv
 import dataclasses
 from pathlib import Path
 
-from analysis.cross_validation import Result, ResultsFile, Settings, rank
 from analysis.tables import markdown_table, write_rows, write_text
-from common import DataError
+from cross_validation.search import Result, ResultsFile, Settings, rank
 from interface.command_line import ArgumentParser, run_script
+from interface.errors import DataError
 
 Best = tuple[Settings, Result]
 

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from plotly.offline import get_plotlyjs
 
-from analysis.landscape import Landscape, Trajectory
-from interface.files import written_whole
+from analysis.landscape.survey import Landscape, Trajectory
+from interface.files import atomic_write
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; their yellow is too pale for a line.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -45,7 +45,7 @@ def draw(landscape: Landscape, stem: Path, *, shared_plotly: bool) -> list[Path]
     )
     write_page(contour_figure(landscape), landscape, contour, shared_plotly=shared_plotly)
     write_page(surface_figure(landscape), landscape, surface, shared_plotly=shared_plotly)
-    with written_whole(image) as path:
+    with atomic_write(image) as path:
         contour_image(landscape).savefig(path, dpi=200, bbox_inches="tight")
     return [contour, surface, image]
 
@@ -332,7 +332,7 @@ def write_page(figure: go.Figure, landscape: Landscape, path: Path, *, shared_pl
         config={"displaylogo": False},
     )
     text = html.escape(landscape.report()).replace("\n", "<br>\n")
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(
             f"""<!DOCTYPE html>
 <html lang="en">
@@ -351,7 +351,7 @@ def share_plotly(folder: Path) -> None:
     """Put this version's plotly.min.js into a folder, once."""
     path, script = folder / "plotly.min.js", get_plotlyjs()
     if not path.exists() or path.stat().st_size != len(script.encode()):
-        with written_whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             unfinished.write_text(script, encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from analysis.landscape import Evaluation, Line, Settings
+from analysis.landscape.survey import Evaluation, Line, Settings
 from common import (
     DEFAULT_SEED,
     Dataset,

@@ -4,9 +4,9 @@ import csv
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from analysis.summary import Group, Setting, Trial, Trials, group
-from common import DataError
-from interface.files import naming
+from analysis.reports.summary import Group, Setting, Trial, Trials, group
+from interface.errors import DataError
+from interface.files import with_filename
 
 DELAYED = {"none": "none", "all": "all", "worker 1": "all, worker 1 twice"}  # published words: ours
 SAME_FOR_ALL = {"dataset": "fashion_mnist", "network": "LeNet5", "train_split": 1.0, "optimizer": "SGD", "lr": 0.005,
@@ -74,7 +74,7 @@ class Results:
         """From published.csv and the trials.csv of each folder in a folder. Raises DataError, naming the file."""
         path = folder / "published.csv"
         try:
-            with naming(path), path.open(encoding="utf-8", newline="") as file:
+            with with_filename(path), path.open(encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
             published = {Cell.of_published(row): float(row["test_accuracy_percent"]) for row in rows}
         except (KeyError, ValueError) as error:

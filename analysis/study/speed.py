@@ -2,9 +2,9 @@
 
 from itertools import product
 
-from analysis.published import SAME_FOR_ALL, Results
+from analysis.reports.summary import Group, Setting, group
 from analysis.spread import Spread
-from analysis.summary import Group, Setting, group
+from analysis.study.published import SAME_FOR_ALL, Results
 from analysis.tables import markdown_table
 
 CLOCKS = {"virtual": 10.0, "wall": 0.0}  # clock → compute_ms of a gradient, which a wall clock has none of

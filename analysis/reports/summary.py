@@ -1,6 +1,6 @@
 """The summary of a sweep: a row of trials.csv for each run, and a table of their means over the seeds.
 
-python3 -m analysis.summary runs
+python3 -m analysis.reports.summary runs
 
 A trial is measured once, from the run's own log and model, and its row stands for itself from then on:
 the log and the model may go. The tables are made of the rows alone: summary.md and summary.csv beside them.
@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from analysis.evaluate import evaluate
 from analysis.spread import Spread
 from analysis.tables import markdown_table, write_rows, write_text
-from common import DATASETS, DataError, build_model, load_dataset, network_name
+from common import DATASETS, build_model, load_dataset, network_name
+from evaluation import evaluate
 from interface.command_line import ArgumentParser, run_script
-from interface.files import make_folder, naming
+from interface.errors import DataError
+from interface.files import make_folder, with_filename
 from training.record import RunLog, read_log, read_model
 
 LOG_ENDING = "_log.log"
@@ -213,7 +214,7 @@ class Trials:
     def _read(self) -> Iterator[Trial]:
         if not self.path.exists():
             return
-        with naming(self.path):
+        with with_filename(self.path):
             *lines, torn = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
         header = ",".join(COLUMNS)  # `torn` is nothing, or a row that was cut off, which `add` takes away
         if lines[:1] != [header] and (lines or not header.startswith(torn)):
@@ -230,7 +231,7 @@ class Trials:
     def add(self, trial: Trial) -> None:
         """Append a row."""
         make_folder(self.path.parent, "--summary_dir")
-        with naming(self.path), self.path.open("a+", encoding="utf-8", newline="") as file:
+        with with_filename(self.path), self.path.open("a+", encoding="utf-8", newline="") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed; lockf's would end when any reader closes it
             whole = self.path.read_bytes().rfind(b"\n") + 1
             file.truncate(whole)

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from typing import Any
 
-from common import DataError
+from interface.errors import DataError
 from training.options import RunConfig
 from training.plan import Plan
 from training.record import RunLog

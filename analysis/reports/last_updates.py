@@ -1,6 +1,6 @@
 """How runs end: test accuracy at each saved row of their weights, over the last updates.
 
-python3 -m analysis.last_updates runs/*_log.log --plot_dir plots
+python3 -m analysis.reports.last_updates runs/*_log.log --plot_dir plots
 
 For runs of one setting, but for the number of workers, momentum and seed, trained with --saves_per_epoch. Writes
 last_updates.csv, a row for each of those weights; last_updates.md, what accuracy was when the first worker was through
@@ -19,14 +19,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tqdm import tqdm
 
-from analysis.evaluate import evaluate
+from analysis.reports.summary import LOG_ENDING, Setting, run_of
+from analysis.reports.training_plots import DPI, OKABE_ITO, head
 from analysis.spread import Spread
-from analysis.summary import LOG_ENDING, Setting, run_of
 from analysis.tables import markdown_table, write_rows, write_text
-from analysis.training_plots import DPI, OKABE_ITO, head
-from common import DataError, build_model, load_dataset
+from common import build_model, load_dataset
+from evaluation import evaluate
 from interface.command_line import ArgumentParser, Interval, run_script
-from interface.files import make_folder, written_whole
+from interface.errors import DataError
+from interface.files import atomic_write, make_folder
 from training.record import RunLog, read_log, read_weights
 
 LAST = 300  # updates
@@ -215,7 +216,7 @@ def main() -> None:
     for_programs, table = numbers_dir / "last_updates.csv", numbers_dir / "last_updates.md"
     write_rows(for_programs, numbers(endings))
     write_text(table, markdown(endings))
-    with written_whole(figure) as unfinished:
+    with atomic_write(figure) as unfinished:
         last_updates_figure(endings).savefig(unfinished)
     for path in (table, for_programs, figure):
         print(f"  {path}")

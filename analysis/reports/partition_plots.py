@@ -1,6 +1,6 @@
 """Draw who trains on what: the samples of each label that each worker gets, under every way of partitioning.
 
-python3 -m analysis.partition_plots --dataset mnist --workers 2 --output plots/partitioning.png
+python3 -m analysis.reports.partition_plots --dataset mnist --workers 2 --output plots/partitioning.png
 """
 
 from pathlib import Path
@@ -11,10 +11,10 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from analysis.training_plots import DPI, OKABE_ITO
+from analysis.reports.training_plots import DPI, OKABE_ITO
 from common import DATASETS, DEFAULT_SEED, PARTITIONS, Dataset, load_dataset, make_generator
 from interface.command_line import ArgumentParser, Interval, run_script
-from interface.files import make_folder, written_whole
+from interface.files import atomic_write, make_folder
 
 HEADINGS = {
     "none": "no split flag\nevery worker: everything, in its own order",
@@ -92,7 +92,7 @@ def main() -> None:
         raise ValueError(f"--workers {arguments.workers} is not valid: the {labels} labels must divide among them")
     figure = partition_figure(load_dataset(arguments.dataset, arguments.data_dir), arguments.workers, arguments.seed)
     make_folder(arguments.output.parent, "--output")
-    with written_whole(arguments.output) as unfinished:
+    with atomic_write(arguments.output) as unfinished:
         figure.savefig(unfinished)
     print(f"  {arguments.output}")
 

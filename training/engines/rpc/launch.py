@@ -21,9 +21,10 @@ from pathlib import Path
 import torch
 from torch.distributed.rpc.functions import async_execution
 
-from common import DataError, Samples, build_model
+from common import Samples, build_model
+from interface.errors import DataError
 from interface.processes import obey
-from training.agents import (
+from training.engines.rpc.agents import (
     MEETING_SECONDS,
     SERVER,
     DistantServer,
@@ -33,8 +34,8 @@ from training.agents import (
     use_interface_towards,
     wait_for_server,
 )
-from training.coordinator import Answer, Coordinator, Refusal, shared_settings
-from training.mailbox import Mailbox, OnTheWire
+from training.engines.rpc.coordinator import Answer, Coordinator, Refusal, shared_settings
+from training.engines.rpc.mailbox import Mailbox, OnTheWire
 from training.observer import Observer
 from training.plan import Plan, available_cores
 from training.protocol import Push, Snapshot

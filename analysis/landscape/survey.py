@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from analysis.evaluate import in_digits
-from common import DataError
-from interface.files import written_whole
+from evaluation import in_digits
+from interface.errors import DataError
+from interface.files import atomic_write
 
 # ----------------------------------------------------------------------------------------------------
 # Plane and grid
@@ -417,7 +417,7 @@ class Landscape:
 
 def write_numbers(path: Path, about: dict[str, str], **numbers: np.ndarray) -> None:
     """Write arrays and what they belong to."""
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         np.savez(unfinished, about=np.array(json.dumps(about)), **numbers)
 
 

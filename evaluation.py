@@ -1,14 +1,33 @@
 """Loss and accuracy of a model on a data set."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from common import FlatModel, Samples
-from training.record import Score
 
 BATCH_SIZE = 1000
 EXPLODED = 1e6
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss over `total` samples, of which `correct` were classified right."""
+
+    loss: float
+    correct: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        """Percent."""
+        return 100 * self.correct / self.total
+
+    def fields(self, name: str) -> tuple[str, str]:
+        """The score as a log line and a report hold it."""
+        return f"{name}_loss {self.loss}", f"{name}_accuracy {self.accuracy:.2f} % ({self.correct}/{self.total})"
 
 
 def predict(samples: Samples, model: FlatModel, indices: Tensor | None = None, batch_size: int = BATCH_SIZE) -> Tensor:

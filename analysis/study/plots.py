@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import speed
-from analysis.published import NOT_DISTRIBUTED, Cell, Results
-from analysis.training_plots import DPI, OKABE_ITO, head, say
+from analysis.reports.training_plots import DPI, OKABE_ITO, head, say
+from analysis.study.published import NOT_DISTRIBUTED, Cell, Results
 
 WORKERS = (2, 5, 10)
 DELAYS_MS = (0.0, 30.0, 60.0, 90.0)

@@ -8,10 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
-from analysis.landscape import Evaluation, Run, Settings, Survey
-from analysis.network_loss import evaluation_of
-from common import DataError, FlatModel, build_model, load_dataset, network_name
+from analysis.landscape.network_loss import evaluation_of
+from analysis.landscape.survey import Evaluation, Run, Settings, Survey
+from common import FlatModel, build_model, load_dataset, network_name
 from interface.command_line import ArgumentParser, Interval
+from interface.errors import DataError
 from interface.files import make_folder
 from training.record import read_log, read_model, read_weights
 

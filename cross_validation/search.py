@@ -28,13 +28,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.evaluate import evaluate
 from analysis.spread import Spread
-from common import DATASETS, DataError, Samples, build_model, make_generator
-from interface.files import make_folder, naming
+from common import DATASETS, Samples, build_model, make_generator
+from evaluation import Score, evaluate
+from interface.errors import DataError
+from interface.files import make_folder, with_filename
 from interface.processes import obey
 from training.optimizers import SGD, Adam
-from training.record import Score
 
 # ----------------------------------------------------------------------------------------------------
 # What is searched, and on what
@@ -268,7 +268,7 @@ class ResultsFile:
         self._write(",".join(self._row(result)))
 
     def _write(self, line: str) -> None:
-        with naming(self.path):
+        with with_filename(self.path):
             self._file.write(f"{line}\n".encode())
             self._file.flush()
 

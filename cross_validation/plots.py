@@ -11,8 +11,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.cross_validation import Grid, Result, Settings
-from interface.files import written_whole
+from cross_validation.search import Grid, Result, Settings
+from interface.files import atomic_write
 
 COLOURS = colormaps["cividis"]  # reads the same with any colour vision, and in grey
 DIVERGED_COLOUR, BEST_COLOUR = "0.85", "#d62728"
@@ -49,7 +49,7 @@ def draw_grid(path: Path, settings: Settings, grid: Grid, ranking: list[Result])
     figure.suptitle("\n".join(textwrap.fill(line, characters) for line in lines), fontsize="medium")
     bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=panels, extend="min", aspect=5 * (height - 1.3), pad=0.02)
     bar.set_label("mean accuracy, %")
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from common import DataError
-from training.mailbox import OnTheWire
+from interface.errors import DataError
+from training.engines.rpc.mailbox import OnTheWire
 from training.observer import Observer
 from training.options import LOCAL_SETTINGS
 from training.plan import Plan
