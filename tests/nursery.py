@@ -24,10 +24,12 @@ import torch
 from common import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
-IMPORTED_ONCE = ("torchvision.datasets", "sklearn.datasets", "sklearn.model_selection", "sklearn.decomposition",
-                 "sklearn.metrics", "cross_validation.plots", "analysis.landscape.plots",
-                 "analysis.landscape.sources", "analysis.reports.training_plots", "analysis.reports.summary", "training.engines.replay",
-                 "training.engines.rpc.launch", "training.engines.virtual")  # fmt: skip
+IMPORTED_ONCE = (
+    "torchvision.datasets", "sklearn.datasets", "sklearn.model_selection", "sklearn.decomposition", "sklearn.metrics",
+    "cross_validation.plots", "analysis.landscape.plots", "analysis.landscape.sources",
+    "analysis.reports.training_plots", "analysis.reports.summary", "training.engines.replay",
+    "training.engines.rpc.launch", "training.engines.virtual",
+)  # fmt: skip
 NOWHERE = "http://127.0.0.1:9"  # a proxy that is not there: downloads fail at once, network or not
 
 
