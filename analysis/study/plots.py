@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.study import speed
 from analysis.reports.training_plots import DPI, OKABE_ITO, head, say
+from analysis.study import speed
 from analysis.study.published import NOT_DISTRIBUTED, Cell, Results
 
 WORKERS = (2, 5, 10)
