@@ -1,28 +1,27 @@
 """Data sets, networks and partitioning: what every script of the suite shares.
 
-Nothing here knows of processes, clocks, files written or figures. The two tables DATASETS and MODELS
-drive everything: their keys are the choices of the command line.
+Nothing here knows of processes, clocks, files written or figures. What there is to choose from stands in the
+tables of catalogue.py, one row per entry; this file implements what their rows name.
 """
 
 import functools
 import gzip
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, PARTITIONS, DatasetRow, implementation
 from interface.errors import DataError
 
 # ----------------------------------------------------------------------------------------------------
-# Random generators: one seed a run, one independent stream a purpose
+# Random generators: one seed per run, one independent stream per purpose
 # ----------------------------------------------------------------------------------------------------
-
-DEFAULT_SEED = 42
 
 
 def make_generator(seed: int, purpose: str, worker: int = 0) -> torch.Generator:
@@ -89,7 +88,7 @@ class RawImages:
     classes: tuple[str, ...]
 
 
-def read_digits(data_dir: Path) -> RawImages:
+def read_digits(row: DatasetRow, data_dir: Path) -> RawImages:
     """scikit-learn's embedded 8×8 digits, scaled to 28×28, split 80/20, stratified; needs no file.
 
     The intensities 0…16 become 0…240, a step of 15 that keeps them exact until they are interpolated.
@@ -107,34 +106,30 @@ def read_digits(data_dir: Path) -> RawImages:
     return RawImages(images[train], labels[train], images[test], labels[test], names)
 
 
-def read_torchvision(class_name: str) -> Callable[[Path], RawImages]:
-    """A reader of one of torchvision's data sets, which downloads what is not in the folder."""
+def read_torchvision(row: DatasetRow, data_dir: Path) -> RawImages:
+    """One of torchvision's data sets; torchvision downloads what is not in the folder."""
+    from torchvision import datasets
 
-    def read(data_dir: Path) -> RawImages:
-        from torchvision import datasets
-
-        dataset_class = getattr(datasets, class_name)
-        parts = []
-        for train in (True, False):
-            try:
-                part = dataset_class(data_dir, train=train)
-            except RuntimeError:  # torchvision's word for "not there, or not whole"
-                part = dataset_class(data_dir, train=train, download=True)
-            images = torch.as_tensor(part.data)
-            images = images.unsqueeze(-1) if images.dim() == 3 else images
-            parts += [images, torch.as_tensor(part.targets).long()]
-        return RawImages(*parts, classes=tuple(part.classes))
-
-    return read
+    dataset_class = getattr(datasets, row.torchvision)
+    parts = []
+    for train in (True, False):
+        try:
+            part = dataset_class(data_dir, train=train)
+        except RuntimeError:  # torchvision's error for files that are missing or incomplete
+            part = dataset_class(data_dir, train=train, download=True)
+        images = torch.as_tensor(part.data)
+        images = images.unsqueeze(-1) if images.dim() == 3 else images
+        parts += [images, torch.as_tensor(part.targets).long()]
+    return RawImages(*parts, classes=tuple(part.classes))
 
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
-def read_fashion_mnist(data_dir: Path) -> RawImages:
+def read_fashion_mnist(row: DatasetRow, data_dir: Path) -> RawImages:
     """Fashion-MNIST from `data_dir`, else from Debian's package dataset-fashion-mnist, else downloaded."""
     if (data_dir / "FashionMNIST").is_dir() or not DEBIAN_FASHION_MNIST.is_dir():
-        return read_torchvision("FashionMNIST")(data_dir)
+        return read_torchvision(row, data_dir)
     from torchvision.datasets import FashionMNIST
 
     def read_idx(name: str, header: int, *shape: int) -> Tensor:
@@ -151,36 +146,16 @@ def read_fashion_mnist(data_dir: Path) -> RawImages:
     )
 
 
-@dataclass(frozen=True)
-class DatasetSpec:
-    """What is known of a data set before it is read."""
-
-    read: Callable[[Path], RawImages]
-    image_shape: tuple[int, int, int]  # H, W, C
-    labels: int
-    network: str
-    alt_network: str
-
-
-DATASETS = {
-    "mnist": DatasetSpec(read_torchvision("MNIST"), (28, 28, 1), 10, "LeNet5", "CNN1"),
-    "fashion_mnist": DatasetSpec(read_fashion_mnist, (28, 28, 1), 10, "LeNet5", "CNN1"),
-    "cifar10": DatasetSpec(read_torchvision("CIFAR10"), (32, 32, 3), 10, "ResNet18", "CNN2"),
-    "cifar100": DatasetSpec(read_torchvision("CIFAR100"), (32, 32, 3), 100, "ResNet18", "CNN2"),
-    "digits": DatasetSpec(read_digits, (28, 28, 1), 10, "LeNet5", "CNN1"),
-}
-
-
 @functools.cache
 def load_dataset(name: str, data_dir: str | Path) -> Dataset:
-    """Read, decode and standardise one data set of DATASETS, once a process and for those that it forks.
+    """Read, decode and standardise one data set of DATASETS, once per process and for those that it forks.
 
     Images are scaled with the one mean and one standard deviation over all pixels of the training set.
     Raises DataError if the data is neither on disk nor to be downloaded, or is not what it should be.
     """
-    spec = DATASETS[name]
+    row = DATASETS[name]
     try:
-        raw = spec.read(Path(data_dir))
+        raw = resolve_name(row.reader)(row, Path(data_dir))
     except Exception as error:  # torchvision, pickle, zlib and urllib each have their own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
@@ -192,13 +167,13 @@ def load_dataset(name: str, data_dir: str | Path) -> Dataset:
         ("training", raw.train_images, raw.train_labels),
         ("test", raw.test_images, raw.test_labels),
     ):
-        if images.dtype != torch.uint8 or images.shape[1:] != spec.image_shape or len(images) != len(labels):
+        if images.dtype != torch.uint8 or images.shape[1:] != row.image_shape or len(images) != len(labels):
             raise DataError(
                 f"data set {name}: the {part} images in {data_dir} have shape {tuple(images.shape)} for "
-                f"{len(labels)} labels; expected 8-bit images of shape {spec.image_shape}, one a label"
+                f"{len(labels)} labels; expected 8-bit images of shape {row.image_shape}, one per label"
             )
-        if len(labels) == 0 or labels.min() < 0 or labels.max() >= spec.labels:
-            raise DataError(f"data set {name}: the {part} labels in {data_dir} are not 0 to {spec.labels - 1}")
+        if len(labels) == 0 or labels.min() < 0 or labels.max() >= row.labels:
+            raise DataError(f"data set {name}: the {part} labels in {data_dir} are not 0 to {row.labels - 1}")
     darkest, brightest = raw.train_images.aminmax()
     if darkest == brightest:
         raise DataError(f"data set {name}: all pixels of the training images in {data_dir} are {darkest}")
@@ -207,8 +182,8 @@ def load_dataset(name: str, data_dir: str | Path) -> Dataset:
     train_images.sub_(mean).div_(deviation)
     test_images = raw.test_images.float().sub_(mean).div_(deviation)
     # Flat and back: of one channel, torch takes any stride for contiguous, but only 1 for channels last.
-    train = Samples(train_images.flatten().view(-1, *spec.image_shape), raw.train_labels)
-    test = Samples(test_images.flatten().view(-1, *spec.image_shape), raw.test_labels)
+    train = Samples(train_images.flatten().view(-1, *row.image_shape), raw.train_labels)
+    test = Samples(test_images.flatten().view(-1, *row.image_shape), raw.test_labels)
     return Dataset(name, train, test, raw.classes)
 
 
@@ -347,9 +322,6 @@ class ResNet18(nn.Module):
         return F.log_softmax(self.linear(F.avg_pool2d(hidden, 4).flatten(1)), dim=1)
 
 
-MODELS = {"LeNet5": LeNet5, "CNN1": CNN1, "ResNet18": ResNet18, "CNN2": CNN2}
-
-
 class FlatModel:
     """A network whose parameters, gradients and buffers are views into contiguous float32 vectors.
 
@@ -408,16 +380,11 @@ class FlatModel:
         self.network.load_state_dict(state)
 
 
-def network_name(dataset: str, alt_model: bool) -> str:
-    """The key of MODELS that a data set trains by default, or with --alt_model."""
-    return DATASETS[dataset].alt_network if alt_model else DATASETS[dataset].network
-
-
-def build_model(dataset: str, alt_model: bool, seed: int = DEFAULT_SEED) -> FlatModel:
-    """The network of a data set, initialised by torch's defaults from the run's seed."""
+def build_model(dataset: str, network: str, seed: int = DEFAULT_SEED) -> FlatModel:
+    """A network of NETWORKS for the labels of a data set, initialised by torch's defaults from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_generator(seed, "initialisation").initial_seed())
-        return FlatModel(MODELS[network_name(dataset, alt_model)](DATASETS[dataset].labels))
+        return FlatModel(implementation(NETWORKS, network)(DATASETS[dataset].labels))
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -466,9 +433,8 @@ def split_labels(indices: Tensor, labels: Tensor, workers: int, generator: torch
     return [shard[torch.randperm(len(shard), generator=generator)[:size]].sort().values for shard in shards]
 
 
-PARTITIONS = {
-    "none": share_everything,
-    "split_dataset": split_dataset,
-    "split_labels": split_labels,
-    "split_labels_unscaled": split_labels_unscaled,
-}
+def partition_samples(
+    partition: str, indices: Tensor, labels: Tensor, workers: int, generator: torch.Generator
+) -> list[Tensor]:
+    """The indices (n,) of each worker under one of PARTITIONS; `labels` (N,) are those of the whole data set."""
+    return implementation(PARTITIONS, partition)(indices, labels, workers, generator)

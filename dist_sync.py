@@ -7,25 +7,27 @@ python3 dist_sync.py --dataset fashion_mnist --world_size 4 --split_dataset --lr
 import os
 from functools import partial
 
+from interface.command_line import run_script
+from training.config import RunConfig, announce, choose_seed, parse_flags
+
 # Read when torch is imported: it would report each worker that ends as a broken connection.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-
-import torch
-
-from common import build_model, load_dataset
-from evaluation import evaluate
-from interface.command_line import run_script
-from training.engines import virtual
-from training.engines.rpc import launch as rpc
-from training.observer import Observer
-from training.options import RunConfig, announce, choose_seed, parse_flags
-from training.plan import make_plan
-from training.record import Record
-from training.server import SyncServer
 
 
 def main() -> None:
     config = RunConfig(mode="sync", **parse_flags("sync", __doc__))
+
+    # Slow imports, after all that --help and a wrong command line need.
+    import torch
+
+    from common import build_model, load_dataset
+    from evaluation import evaluate
+    from training.engines import virtual
+    from training.engines.rpc import launch
+    from training.observer import Observer
+    from training.plan import make_plan
+    from training.record.writer import Record
+
     seed = choose_seed(config)
     announce(f"Synchronous SGD training of {config.workers} workers", config, seed)
 
@@ -33,14 +35,14 @@ def main() -> None:
     samples = load_dataset(config.dataset, config.data_dir).train
     plan = make_plan(config, seed, samples)
     if config.rank:  # one of the workers; the server, rank 0, keeps the record
-        rpc.work(plan, samples)
+        launch.work(plan, samples)
         return
-    model = build_model(config.dataset, config.alt_model, seed)
-    server = SyncServer(model.parameters, model.buffers, plan.optimizer(model), plan.learning_rate, plan.steps)
+    model = build_model(config.dataset, config.network_name, seed)
+    algorithm = plan.algorithm(model)
 
-    engine = virtual if config.clock == "virtual" else rpc
+    engine = virtual if config.clock == "virtual" else launch
     with Record(plan, config.clock) as record, Observer(plan, model, record, partial(evaluate, samples)) as observer:
-        engine.train(plan, samples, server, observer)
+        engine.train(plan, samples, algorithm, observer)
         observer.finish()
 
 

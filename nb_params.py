@@ -4,31 +4,38 @@
 python3 nb_params.py
 """
 
-import torch
-from torch import nn
+from collections.abc import Iterable
 
-from common import DATASETS, MODELS, network_name
+from catalogue import DATASETS, NETWORKS, implementation, networks_for
 from interface.command_line import ArgumentParser, run_script
 
 
-def layer_prefixes(network: nn.Module) -> list[str]:
-    """The first part of each name in the state dict, in its order, once."""
-    return list(dict.fromkeys(name.partition(".")[0] for name in network.state_dict()))
+def layer_prefixes(names: Iterable[str]) -> list[str]:
+    """The first part of each name of a state dict, in its order, once."""
+    return list(dict.fromkeys(name.partition(".")[0] for name in names))
+
+
+def flag_for(network: str, dataset: str) -> str:
+    """How a training script is asked for a network on a data set; empty for the one that it trains by default."""
+    row = DATASETS[dataset]
+    return {row.network: "", row.alt_network: "--alt_model"}.get(network, f"--network {network}")
 
 
 def parameter_table() -> list[tuple[str, str, str, str]]:
-    """A row for each network and number of labels: network, data sets, parameters, layer prefixes."""
+    """One row per network, flag and number of labels: network, data sets, parameters, layer prefixes."""
+    import torch
+
+    uses: dict[tuple[str, str, int], list[str]] = {}
+    for dataset, row in DATASETS.items():
+        for name in networks_for(dataset):
+            uses.setdefault((flag_for(name, dataset), name, row.labels), []).append(dataset)
     rows = []
-    for alt_model in (False, True):
-        uses: dict[tuple[str, int], list[str]] = {}
-        for dataset, spec in DATASETS.items():
-            uses.setdefault((network_name(dataset, alt_model), spec.labels), []).append(dataset)
-        for (name, labels), datasets in uses.items():
-            with torch.device("meta"):  # shapes alone, no memory
-                network = MODELS[name](labels)
-            count = sum(parameter.numel() for parameter in network.parameters())
-            title = f"{name} (--alt_model)" if alt_model else name
-            rows.append((title, ", ".join(datasets), f"{count:,}", " ".join(layer_prefixes(network))))
+    for (flag, name, labels), datasets in sorted(uses.items(), key=lambda use: len(use[0][0])):
+        with torch.device("meta"):  # only shapes, no memory
+            network = implementation(NETWORKS, name)(labels)
+        count = sum(parameter.numel() for parameter in network.parameters())
+        title = f"{name} ({flag})" if flag else name
+        rows.append((title, ", ".join(datasets), f"{count:,}", " ".join(layer_prefixes(network.state_dict()))))
     return rows
 
 

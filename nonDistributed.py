@@ -8,33 +8,36 @@ import os
 import time
 from functools import partial
 
+from interface.command_line import run_script
+from training.config import RunConfig, announce, choose_seed, parse_flags
+
 # Read when torch is imported. Threads that wait for one another spin: by default for so long that one other busy
 # process makes a gradient take tens of times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-import torch
-import torch.nn.functional as F
-
-from common import build_model, load_dataset, make_generator
-from evaluation import evaluate
-from interface.command_line import run_script
-from training.observer import Observer
-from training.options import RunConfig, announce, choose_seed, parse_flags
-from training.plan import make_plan
-from training.protocol import Push, Update
-from training.record import Record
-from training.worker import mini_batches
-
 
 def main() -> None:
     config = RunConfig(mode="classic", **parse_flags("classic", __doc__))
+
+    # Slow imports, after all that --help and a wrong command line need.
+    import torch
+    import torch.nn.functional as F
+
+    from common import build_model, load_dataset, make_generator
+    from evaluation import evaluate
+    from training.observer import Observer
+    from training.plan import make_plan
+    from training.protocol import Outcome, Push, Update
+    from training.record.writer import Record
+    from training.worker import mini_batches
+
     seed = choose_seed(config)
     announce("Non-distributed SGD training", config, seed)
 
     samples = load_dataset(config.dataset, config.data_dir).train
     plan = make_plan(config, seed, samples)
     torch.set_num_threads(plan.threads_per_gradient)
-    model = build_model(config.dataset, config.alt_model, seed)
+    model = build_model(config.dataset, config.network_name, seed)
     model.use_generator(make_generator(seed, "dropout", worker=1))
     optimizer = plan.optimizer(model)
     batches = mini_batches(plan.shards[0], config.batch_size, make_generator(seed, "shuffle", worker=1))
@@ -47,11 +50,12 @@ def main() -> None:
             loss = F.nll_loss(model.network(images), labels)
             model.gradients.zero_()
             loss.backward()
-            optimizer.step(model.gradients, plan.learning_rate(step))
+            optimizer.step(model.gradients, plan.learning_rate(step, step))
 
             push = Push(1, step + 1, step, loss.item(), model.gradients, model.buffers)
             weight_norm = torch.linalg.vector_norm(model.parameters).item()
-            observer.update(time.perf_counter() - start, Update(step + 1, (push,), push.loss, weight_norm))
+            update = Update(step + 1, (push,), push.loss, weight_norm)
+            observer.push(time.perf_counter() - start, push, Outcome(update))
         observer.finish()
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Test a trained model: accuracy and loss, a report for each class, the run's time, and figures of its training.
+"""Test a trained model: accuracy and loss, a report per class, the run's time, and figures of its training.
 
 python3 test_model.py runs/mnist_async_3_…_model.pt runs/mnist_async_3_…_log.log --training_time --pics
 
@@ -8,30 +8,41 @@ Network and data set are those of the log. All that is printed is also written t
 the virtual clock, or (replay) the times in the log that was replayed.
 """
 
+from __future__ import annotations
+
 import argparse
 import math
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
-from common import FlatModel, Samples, build_model, load_dataset, network_name
-from evaluation import BATCH_SIZE, Score, in_digits, predict, score
+from catalogue import DATASETS
 from interface.command_line import ArgumentParser, Interval, run_script
-from interface.errors import DataError
+from interface.errors import DataError, UsageError
 from interface.files import atomic_write, make_folder
+from training.config import headline, settings_in_words
 from training.names import base_of, parse_run_name, run_name
-from training.options import RunConfig
-from training.record import RunLog, read_log, read_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from common import FlatModel, Samples
+    from evaluation import Score
+    from training.record.run_log import RunLog
 
 
 def main() -> None:
     arguments = parse_arguments()
+
+    # Slow imports, after all that --help and a wrong command line need.
+    from common import build_model, load_dataset
+    from evaluation import BATCH_SIZE, score
+    from training.record.checkpoints import read_model
+    from training.record.reader import read_log
+
     log = read_log(arguments.log)
     base = base_of_run(arguments.model, log)
-    model = build_model(log.config.dataset, log.config.alt_model)
+    model = build_model(log.config.dataset, log.config.network_name)
     read_model(arguments.model, model)
     check_norm(arguments.model, model, log)
     folder = make_folder(Path(arguments.subfolder))
@@ -42,9 +53,10 @@ def main() -> None:
     report.tell(f"{title}\nModel: {arguments.model}\nLog: {arguments.log}")
     report.tell(describe_course(log))
 
-    train = score(log_probabilities(dataset.train, model, arguments.batch_size), dataset.train.labels)
-    report.tell(f"Train {describe_score(train)}, on the whole training set of {DATASET_TITLES[dataset.name]}")
-    predicted = log_probabilities(dataset.test, model, arguments.batch_size)
+    batch_size = arguments.batch_size or BATCH_SIZE
+    train = score(log_probabilities(dataset.train, model, batch_size), dataset.train.labels)
+    report.tell(f"Train {describe_score(train)}, on the whole training set of {DATASETS[dataset.name].title}")
+    predicted = log_probabilities(dataset.test, model, batch_size)
     report.tell(f"Test {describe_score(score(predicted, dataset.test.labels))}, on the test set")
     if arguments.classification_report:
         from sklearn.metrics import classification_report
@@ -74,11 +86,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("model", metavar="MODEL", help="trained model, {base}_model.pt")
     parser.add_argument("log", metavar="LOG", help="log of the same run, {base}_log.log")
     parser.add_argument(
-        "--batch_size", type=Interval(int, "[1,inf)"), default=BATCH_SIZE, metavar="N", help="images evaluated at once"
+        "--batch_size", type=Interval(int, "[1,inf)"), metavar="N", help="images evaluated at once (default 1000)"
     )
     parser.add_argument("--classification_report", action="store_true", help="precision, recall and F1 of each class")
     parser.add_argument("--training_time", action="store_true", help="how long training took, as MM:SS:mmm")
-    parser.add_argument("--pics", action="store_true", help="draw the course of training; needs --training_time")
+    parser.add_argument("--pics", action="store_true", help="draw how training went; needs --training_time")
     parser.add_argument("--subfolder", default=".", metavar="DIR", help="where the report and the figures go")
     parser.add_argument("--data_dir", default="data", metavar="DIR", help="where data sets lie or are downloaded to")
     arguments = parser.parse_args()
@@ -93,12 +105,12 @@ def parse_arguments() -> argparse.Namespace:
 def base_of_run(model: str, log: RunLog) -> str:
     """The base of the model's name, which is that of the log's run as well.
 
-    Raises DataError if the two files belong to different runs, ValueError if the model's name is none of a run's.
+    Raises DataError if the two files belong to different runs, UsageError if the model's name is none of a run's.
     """
     try:
         base = base_of(log.path)
         parse_run_name(base)
-    except ValueError:  # renamed; the header still tells
+    except UsageError:  # renamed; the header still tells
         base = run_name(log.config)
     if log.header and re.sub(r"_partial\d*$", "", base) != run_name(log.config):
         raise DataError(f"{log.path}: the file's name does not fit its header, which is of run {run_name(log.config)}")
@@ -109,8 +121,10 @@ def base_of_run(model: str, log: RunLog) -> str:
 
 def check_norm(path: str, model: FlatModel, log: RunLog) -> None:
     """Raises DataError if the model is not what a complete run of this suite ended with, though it is called so."""
-    if log.header is None or log.result is None or log.result["status"] != "complete" or len(log.updates) == 0:
+    if log.header is None or log.status != "complete" or len(log.updates) == 0:
         return
+    import torch
+
     logged, norm = log.updates.weight_norm[-1], torch.linalg.vector_norm(model.parameters).item()
     if math.isfinite(logged) and not math.isclose(norm, logged, rel_tol=1e-4):
         raise DataError(
@@ -120,6 +134,11 @@ def check_norm(path: str, model: FlatModel, log: RunLog) -> None:
 
 def log_probabilities(samples: Samples, model: FlatModel, batch_size: int) -> Tensor:
     """Log-probabilities (N, labels) of all samples, with a progress bar on a terminal."""
+    import torch
+    from tqdm import tqdm
+
+    from evaluation import predict
+
     batches = torch.arange(len(samples)).split(batch_size)
     progress = tqdm(batches, unit=" batches", leave=False, disable=None, dynamic_ncols=True)
     return torch.cat([predict(samples, model, batch, batch_size) for batch in progress])
@@ -129,49 +148,14 @@ def log_probabilities(samples: Samples, model: FlatModel, batch_size: int) -> Te
 # A run in words
 # ----------------------------------------------------------------------------------------------------
 
-DATASET_TITLES = {
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "digits": "digits",
-}
-MODE_TITLES = {"classic": "non-distributed", "sync": "synchronous", "async": "asynchronous"}
-PARTITION_TITLES = {
-    "none": "every worker on all samples",
-    "split_dataset": "samples split among workers",
-    "split_labels": "labels split among workers",
-    "split_labels_unscaled": "labels split among workers, every sample kept",
-}
-SCHEDULE_TITLES = {None: "", "exponential": " (×0.9 an epoch)", "cosine_annealing": " (cosine to 0)"}
-
-
-def headline(config: RunConfig) -> str:
-    """Network, data set, algorithm and workers."""
-    optimizer = "Adam" if config.alr else "SGD"
-    workers = "" if config.mode == "classic" else f", {count(config.workers, 'worker')}"
-    network = network_name(config.dataset, config.alt_model)
-    return f"{network} on {DATASET_TITLES[config.dataset]}, {MODE_TITLES[config.mode]} {optimizer}{workers}"
+# What the name of a published run does not hold.
+NOT_IN_PUBLISHED_LOGS = ("compensation_lambda", "compensation_mode", "clock", "compute_ms")
 
 
 def describe_settings(log: RunLog) -> str:
     """The settings that shaped the run, in one line."""
-    config = log.config
-    settings = [f"learning rate {config.lr:g}{SCHEDULE_TITLES[config.lrs]}"]
-    settings += [] if config.alr else [f"momentum {config.momentum:g}"]
-    settings += [f"batch size {config.batch_size}", count(config.epochs, "epoch")]
-    settings += [f"{100 * config.train_split:g} % of the training set"] if config.train_split < 1 else []
-    settings += [PARTITION_TITLES[config.partition]] if config.workers > 1 else []
-    if config.delayed:
-        strength = f"{config.delay_ms:g} ms" if config.delay_ms is not None else config.delay_intensity
-        whose = "" if config.delay else " of worker 1 alone"
-        twice = ", worker 1 twice as long" if config.delay and config.slow_worker_1 else ""
-        settings.append(f"{strength} {config.delay_type} delays{whose}{twice}")
-    if config.compensation:
-        strength = f" ({config.compensation_mode}, λ {config.compensation_lambda:g})" if log.header else ""
-        settings.append(f"delay compensation{strength}")
-    settings += [f"seed {log.header['seed']}"] if log.header and "seed" in log.header else []
-    return ", ".join(settings)
+    settings = settings_in_words(log.config, without=NOT_IN_PUBLISHED_LOGS if log.header is None else ())
+    return ", ".join([*settings, *([] if log.seed is None else [f"seed {log.seed}"])])
 
 
 def describe_course(log: RunLog) -> str:
@@ -182,8 +166,10 @@ def describe_course(log: RunLog) -> str:
         status = log.result["status"] + (f" ({log.result['reason']})" if "reason" in log.result else "")
     staleness = log.updates.staleness
     course = [status, count(len(log.updates), "update")]
+    course += [f"{log.dropped} of {len(log.gradients)} gradients dropped"] if log.dropped else []
     if len(staleness):
-        how = " (inferred from the order of the log)" if log.header is None and log.config.mode == "async" else ""
+        inferred = log.header is None and log.config.depends_on_arrival
+        how = " (inferred from the order of the log)" if inferred else ""
         course.append(f"staleness mean {staleness.mean():.2f}, max {staleness.max()}{how}")
     lost = (log.result or {}).get("lost_workers")
     course += [f"lost {', '.join(lost)}"] if lost else []
@@ -197,11 +183,13 @@ def count(number: int, noun: str) -> str:
 
 def describe_score(score: Score) -> str:
     """Accuracy and loss."""
+    from evaluation import in_digits
+
     return f"accuracy: {score.accuracy:.2f} % ({score.correct}/{score.total}), loss: {in_digits(score.loss)}"
 
 
 def minutes(seconds: float) -> str:
-    """A time as MM:SS:mmm; minutes go on beyond 59."""
+    """A time as MM:SS:mmm; minutes continue beyond 59."""
     whole_seconds, milliseconds = divmod(round(seconds * 1000), 1000)
     return f"{whole_seconds // 60:02d}:{whole_seconds % 60:02d}:{milliseconds:03d}"
 
@@ -227,7 +215,7 @@ def draw(log: RunLog, title: str, base: Path, report: Report) -> None:
     """Draw the figures of the run, {base}_training_plots.png and, of a validated run, {base}_validation_plots.png."""
     from analysis.reports.training_plots import training_figure, validation_figure
 
-    status = log.result["status"] if log.result else "cut short"
+    status = log.status or "cut short"
     title = f"{title}\n{log.clock} clock, {status}: {count(len(log.updates), 'update')} in {log.seconds:.2f} s"
     figures = {"training": training_figure(log, title)}
     if log.validations:

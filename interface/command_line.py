@@ -1,15 +1,21 @@
-"""The manners of every script: numbers that check themselves, and one clear line for whatever goes wrong."""
+"""Command-line conventions: numbers that check themselves, one clear line per error, a traceback for a bug."""
 
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from interface.errors import DataError
+from interface.errors import DataError, UsageError
+
+BUG = 70  # exit code of a defect in the suite: EX_SOFTWARE of sysexits.h
+ISSUES = "the project's issue tracker"
 
 
 class Interval:
@@ -43,11 +49,24 @@ class Interval:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse without abbreviations, whose description is the script's docstring, and with one line an error."""
+    """argparse without abbreviations, whose description is the script's docstring, and with one line per error."""
 
     def __init__(self, description: str, **options: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, allow_abbrev=False, formatter_class=formatter, **options)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> Any:
+        """As argparse's own; a mistyped flag is answered with the one that was probably meant."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggest(unknown)}")
+        return parsed
+
+    def _suggest(self, unknown: Sequence[str]) -> str:
+        flags = sorted(set(re.findall(r"--\w+", self.format_help())))
+        mistyped = [text.partition("=")[0] for text in unknown if text.startswith("--")]
+        meant = [match for text in mistyped for match in get_close_matches(text, flags, n=1)]
+        return f"; did you mean {' '.join(meant)}?" if meant else ""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -59,10 +78,10 @@ def interrupt(signal_number: int, frame: object) -> NoReturn:
 
 
 def run_script(main: Callable[[], None]) -> NoReturn:
-    """Run a script's main and end the process: 0 complete, 1 failed, 2 wrong usage, 130 interrupted.
+    """Run a script's main and end the process.
 
-    A ValueError is a user's mistake, a DataError or OSError something outside that does not work: each
-    becomes one line. Anything else is a bug of ours and shows its traceback.
+    Exit codes: 0 complete, 1 failed (DataError, OSError), 2 wrong usage (UsageError), 130 interrupted; each is one
+    line. Any other exception is a bug of ours: it keeps its traceback, says so, and ends with 70.
     """
     script = Path(sys.argv[0]).name
     logging.basicConfig(format=f"{script}: %(levelname)s: %(message)s", level=logging.WARNING)
@@ -74,12 +93,17 @@ def run_script(main: Callable[[], None]) -> NoReturn:
         finally:
             flush_output()
         sys.exit(0)
-    except ValueError as error:
+    except UsageError as error:
         sys.exit(complain(script, error, 2))
     except (DataError, OSError) as error:
         sys.exit(complain(script, error, 1))
     except KeyboardInterrupt:
         sys.exit(complain(script, "interrupted", 130))
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}".rstrip(": ")
+        report = f"please report it to {ISSUES}, with the lines above and the command"
+        sys.exit(complain(script, f"this is a bug in the suite ({reason}); {report}", BUG))
 
 
 def flush_output() -> None:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, in folders that are made, and errors that name them."""
+"""Files that are written whole or not at all, folders that are made when needed, and errors that name the file."""
 
 import errno
 import os
@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from interface.errors import UsageError
+
 
 def make_folder(path: Path, flag: str = "--subfolder") -> Path:
     """The folder that a flag names, made if it is not there.
 
-    Raises ValueError where a file is in its place, OSError where it cannot be made.
+    Raises UsageError where a file is in its place, OSError where it cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"{flag} {path} is not valid: a file is in its place") from error
+        raise UsageError(f"{flag} {path} is not valid: a file is in its place") from error
     return path
 
 
@@ -32,7 +34,7 @@ def with_filename(path: object) -> Iterator[None]:
 
 @contextmanager
 def removed_on_error(path: Path) -> Iterator[None]:
-    """Around writing a file: an error names it, and leaves nothing of it."""
+    """Around writing a file: an error names it and removes what was written of it."""
     try:
         with with_filename(path):
             yield

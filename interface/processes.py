@@ -1,4 +1,4 @@
-"""Processes that a script forks: they end when it ends, however it ends."""
+"""Processes: the cores that they may use, and forked ones that end when their parent ends, however it ends."""
 
 import ctypes
 import os
@@ -14,8 +14,13 @@ def end_with(parent: int, signal_number: int) -> None:
         os._exit(1)
 
 
-def obey(parent: int) -> None:
-    """Called first in a forked process: `parent` alone, not Ctrl-C, decides from now on when it ends."""
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def detach_from_terminal(parent: int) -> None:
+    """Called first in a forked process: Ctrl-C no longer reaches it; it ends when `parent` ends it, or ends itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with(parent, signal.SIGKILL)

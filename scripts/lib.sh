@@ -34,7 +34,7 @@ driver_settings=(jobs data_dir results summary_dir)
 jobs=1                   # runs at a time
 data_dir=data            # where data sets lie or are downloaded to
 results=                 # where all outputs go
-summary_dir=             # where trials.csv and the summary go (default: the results)
+summary_dir=             # where trials.jsonl and the summary go (default: the results)
 plot_dir=                # of the drivers that draw: where reports and figures go (default: the results)
 dry_run=no               # --dry_run: only tell what would be done
 

@@ -4,7 +4,7 @@
 #   bash scripts/run_study.sh --data_dir data --jobs 2
 #   bash scripts/run_study.sh --experiments delays_published figures
 #
-# Days may lie between two sittings: a run whose row is in the trials.csv of its folder in summaries/ is not done again.
+# Days may lie between two sittings: a run whose row is in the trials.jsonl of its folder in summaries/ is not done again.
 # Logs, models and weights go to results/.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh

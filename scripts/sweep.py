@@ -1,9 +1,9 @@
 """Do the runs that a driver has planned, several at a time; the scripts' lib.sh calls this.
 
-Reads one command of this suite a line, each behind what shows that it is done: for a training, "row", its row in
-trials.csv, or "files", its log as well; for the others the file that they write last, or "-" if they know themselves.
-A run is a process forked from this one, which has imported torch already. What is done is skipped; a run that fails
-does not keep the others from theirs.
+Reads one command of this suite per line, each after what shows that it is done: for a training, "row", its line in
+trials.jsonl, or "files", its log as well; for the others the file that they write last, or "-" if they know themselves.
+A run is a process forked from this one, which has imported torch already. What is done is skipped; a failed run does
+not stop the others.
 """
 
 import importlib
@@ -28,23 +28,25 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 import torch
 from tqdm import tqdm
 
-from analysis.reports.summary import Trial, Trials
+from analysis.reports.trials import Trial, Trials
 from common import load_dataset
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError
-from interface.processes import end_with
+from interface.processes import available_cores, end_with
+from training.config import RunConfig, make_parser
 from training.names import run_name
-from training.options import RunConfig, make_parser
-from training.plan import available_cores
 
+# What the scripts import once they have read their flags.
+IMPORTED_ONCE = ("kfold", "loss_landscape_multi", "test_model", "evaluation", "training.engines.replay",
+                 "training.engines.rpc.launch", "training.engines.virtual", "training.record.writer")  # fmt: skip
 WATCH_SECONDS = 0.3  # between two looks at whether there was a signal
 
 ROOT = Path(__file__).resolve().parent.parent
-MODES = {"nonDistributed.py": "classic", "dist_sync.py": "sync", "dist_async.py": "async"}
+MODE_OF = {"nonDistributed.py": "classic", "dist_sync.py": "sync", "dist_async.py": "async"}
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One command: its script and arguments, what shows that it is done, and of a training its settings."""
 
     words: tuple[str, ...]
@@ -52,10 +54,10 @@ class Run:
     config: RunConfig | None = None
 
     @classmethod
-    def parse(cls, line: str) -> "Run":
-        """A line of a plan. Raises ValueError for flags of a training that are not valid."""
+    def parse(cls, line: str) -> "PlannedRun":
+        """A line of a plan. Raises UsageError for flags of a training that are not valid."""
         proof, *words = shlex.split(line)
-        mode = MODES.get(words[0])
+        mode = MODE_OF.get(words[0])
         config = RunConfig(mode=mode, **vars(make_parser(mode, "").parse_args(words[1:]))) if mode else None
         return cls(tuple(words), proof, config)
 
@@ -83,8 +85,8 @@ class Run:
         return Path(self.proof).exists()
 
 
-def execute(run: Run, trials: Trials, output: int, parent: int) -> None:
-    """Do a run, and measure what was trained, in a process of its own whose words go to the file `output`."""
+def execute(run: PlannedRun, trials: Trials, output: int, parent: int) -> None:
+    """Do a run, and measure what was trained, in a process of its own whose output goes to the file `output`."""
     os.setpgrp()  # Ctrl-C reaches the sweep alone, which passes it on
     end_with(parent, signal.SIGTERM)
     os.dup2(output, 1)
@@ -104,27 +106,27 @@ def execute(run: Run, trials: Trials, output: int, parent: int) -> None:
         trials.add(Trial.of(run.log, run.config.data_dir))
 
 
-def warm_up(runs: list[Run]) -> None:
+def warm_up(runs: list[PlannedRun]) -> None:
     """Import what the runs need, and read their data, once for all of them."""
     torch.set_num_threads(1)  # a process that forks must have no pool of threads
-    for script in {run.words[0] for run in runs}:
-        importlib.import_module(Path(script).stem)
+    for module in IMPORTED_ONCE:
+        importlib.import_module(module)
     for dataset, data_dir in {(run.config.dataset, run.config.data_dir) for run in runs if run.config}:
-        with suppress(DataError):  # each run will tell
+        with suppress(DataError):  # each run will report it
             load_dataset(dataset, data_dir)
 
 
 class Sweep:
     """Runs in progress, and how they ended."""
 
-    def __init__(self, runs: list[Run], trials: Trials) -> None:
+    def __init__(self, runs: list[PlannedRun], trials: Trials) -> None:
         self.trials = trials
         self.waiting = [run for run in runs if not run.is_done(trials)]
         self.total, self.skipped = len(runs), len(runs) - len(self.waiting)
         self.failures: list[str] = []
         self.ended = 0
         self._interrupted = False
-        self._running: dict[multiprocessing.Process, tuple[Run, object]] = {}
+        self._running: dict[multiprocessing.Process, tuple[PlannedRun, object]] = {}
         self._started = time.monotonic()
 
     def finish(self, jobs: int) -> None:
@@ -153,7 +155,7 @@ class Sweep:
     def _interrupt(self, signal_number: int, frame: object) -> None:
         self._interrupted = True
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: PlannedRun) -> None:
         output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - `_end` closes it
         arguments = (run, self.trials, output.fileno(), os.getpid())
         process = multiprocessing.get_context("fork").Process(target=execute, args=arguments)
@@ -170,11 +172,11 @@ class Sweep:
         output.close()
         return f"{place}/{self.total}  {tqdm.format_interval(left)} left  {run.name}{verdict}"
 
-    def _fail(self, run: Run, code: int, output: object) -> str:
+    def _fail(self, run: PlannedRun, code: int, output: object) -> str:
         output.seek(0)
         lines = [line for line in output.read().split("\n") if line.strip()]
         errors = [line for line in lines if ": error: " in line]
-        reason = signal.Signals(-code).name if code < 0 else (errors or lines or ["without a word"])[-1]
+        reason = signal.Signals(-code).name if code < 0 else (errors or lines or ["without an error message"])[-1]
         self.failures.append(f"{run.command}\n    exit code {code}: {reason}")
         return reason
 
@@ -185,14 +187,14 @@ class Sweep:
             process.join()
 
 
-def parse_plan(lines: Iterable[str]) -> list[Run]:
+def parse_plan(lines: Iterable[str]) -> list[PlannedRun]:
     """The runs of a plan, each once."""
-    runs = (Run.parse(line) for line in lines)
+    runs = (PlannedRun.parse(line) for line in lines)
     return list({run.name: run for run in runs}.values())
 
 
-def tell_plan(runs: list[Run], trials: Trials) -> None:
-    """What would be done, one command a line."""
+def print_plan(runs: list[PlannedRun], trials: Trials) -> None:
+    """What would be done, one command per line."""
     done = [run.is_done(trials) for run in runs]
     for run, is_done in zip(runs, done, strict=True):
         print(f"{run.command}{'  # done' if is_done else ''}")
@@ -203,9 +205,9 @@ def main() -> None:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--jobs", type=Interval(int, "[1,inf)"), default=1, metavar="N", help="runs at a time (default 1)")
-    add("--dry_run", action="store_true", help="only tell what would be done")
-    add("--names", action="store_true", help="only tell the names of the runs")
-    add("--summary_dir", type=Path, required=True, metavar="DIR", help="where trials.csv is")
+    add("--dry_run", action="store_true", help="only print what would be done")
+    add("--names", action="store_true", help="only print the names of the runs")
+    add("--summary_dir", type=Path, required=True, metavar="DIR", help="where trials.jsonl is")
     arguments = parser.parse_args()
     trials = Trials(arguments.summary_dir)
     runs = parse_plan(sys.stdin)
@@ -213,7 +215,7 @@ def main() -> None:
         print(*(run.name for run in runs), sep="\n")
         return
     if arguments.dry_run:
-        tell_plan(runs, trials)
+        print_plan(runs, trials)
         return
     sweep = Sweep(runs, trials)
     print(f"{sweep.total} runs, {sweep.skipped} of them done already", flush=True)

@@ -1,36 +1,34 @@
-"""The name of a run's files, and back: the published grammar, and a suffix for whatever it cannot tell apart."""
+"""The name of a run's files, and back: the published grammar, and a suffix for whatever it cannot tell apart.
 
+The published grammar is fixed. Suffixes follow from the rows of the flags (training/flags.py): numbers and texts first,
+then words, each in the order of the flags.
+"""
+
+import functools
 import re
 from pathlib import Path
+from typing import Any
 
-from common import DATASETS, DEFAULT_SEED
-from training.options import DELAY_INTENSITIES, DELAY_TYPES, LEARNING_RATE_SCHEDULES, MODES, RunConfig
+from catalogue import DATASETS, PARTITIONS
+from interface.command_line import Interval
+from interface.errors import UsageError
+from training.config import (
+    DELAY_INTENSITIES,
+    LEARNING_RATE_SCHEDULES,
+    ROWS,
+    RunConfig,
+    algorithms_of,
+    default_of,
+)
+from training.flags import MODES
+from training.timing import DELAY_TYPES
 
 ARTIFACTS = {"model": "_model.pt", "weights": "_weights.npy", "log": "_log.log"}
-
-PARTITION_NAMES = {
-    "none": "",
-    "split_dataset": "_split_dataset",
-    "split_labels": "_labels",
-    "split_labels_unscaled": "_labels_unscaled",
-}
-
-# Suffix → field and type, for what the published grammar does not hold; written where it differs from the default.
-EXTRA_SUFFIXES = {
-    "split": ("train_split", float),
-    "lr": ("lr", float),
-    "momentum": ("momentum", float),
-    "ms": ("delay_ms", float),
-    "lambda": ("compensation_lambda", float),
-    "compute": ("compute_ms", float),
-    "seed": ("seed", int),
-}
-FLAG_SUFFIXES = {"adaptive": ("compensation_mode", "adaptive"), "virtual": ("clock", "virtual")}
-FILLED_IN = {"compensation_lambda": 2.0, "compute_ms": 10.0, "seed": DEFAULT_SEED}
+ENCODED = ("train_split", "lr", "momentum")  # the published grammar holds them without their dot
 
 
 def encode(value: float) -> str:
-    """A number as the names hold it: str(float) without its dot, 0.005 → 0005."""
+    """A number as the published names hold it: str(float) without its dot, 0.005 → 0005."""
     return str(float(value)).replace(".", "")
 
 
@@ -48,7 +46,7 @@ def run_name(config: RunConfig) -> str:
         [
             config.dataset,
             config.mode,
-            str(0 if config.mode == "classic" else config.world_size),
+            str(config.world_size if config.distributed else 0),
             encode(config.train_split * 10),
             encode(config.lr),
             encode(config.momentum),
@@ -61,64 +59,130 @@ def run_name(config: RunConfig) -> str:
     name += f"_spe{config.saves_per_epoch}" if config.saves_per_epoch else ""
     name += "_val" if config.val else ""
     name += "_alt_model" if config.alt_model else ""
-    name += PARTITION_NAMES[config.partition]
+    name += PARTITIONS[config.partition].suffix
     name += "_delay" if config.delay else ""
     name += "_slow_worker_1" if config.slow_worker_1 else ""
     name += f"_{config.delay_intensity}" if config.delay_intensity else ""
     name += f"_{config.delay_type}" if config.delay_type else ""
     name += "_comp" if config.compensation else ""
-    return name + extra_suffix(config)
+    return name + "".join(suffix_of(config, field) for field in suffixed())
 
 
-def extra_suffix(config: RunConfig) -> str:
-    """What the published grammar does not hold of a configuration."""
-    readable = {
-        "train_split": decode(encode(config.train_split * 10)) / 10,
-        "lr": decode(encode(config.lr)),
-        "momentum": decode(encode(config.momentum)),
-    }
-    suffix = ""
-    for key, (field, kind) in EXTRA_SUFFIXES.items():
-        value = getattr(config, field)
-        if value is not None and value != {**FILLED_IN, **readable}.get(field):
-            suffix += f"_{key}{kind(value)!r}"
-    for key, (field, value) in FLAG_SUFFIXES.items():
-        suffix += f"_{key}" if getattr(config, field) == value else ""
-    return suffix + ("_replay" if config.replay else "")
+# ----------------------------------------------------------------------------------------------------
+# Suffixes
+# ----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def suffixed() -> tuple[str, ...]:
+    """The settings that have a suffix, in the order of a name."""
+    names = [name for name, row in ROWS.items() if row.suffix is not None]
+    return tuple(sorted(names, key=lambda name: not isinstance(ROWS[name].valid, Interval)))
+
+
+def suffix_of(config: RunConfig, name: str) -> str:
+    """What the published grammar does not hold of one setting."""
+    row, value = ROWS[name], getattr(config, name)
+    if value is None or value is False or value == unnamed_value(config, name):
+        return ""
+    if isinstance(row.valid, Interval):
+        return f"_{row.suffix}{row.valid.kind(value)!r}"
+    return f"_{row.suffix or value}"
+
+
+def unnamed_value(config: RunConfig, name: str) -> Any:
+    """The value of a setting that a name does not hold in a suffix."""
+    row = ROWS[name]
+    if name in ENCODED:  # what a reader of the published part takes it for
+        scale = 10 if name == "train_split" else 1
+        return decode(encode(getattr(config, name) * scale)) / scale
+    if name == "algorithm" and config.distributed:
+        return algorithms_of(config.mode)[0]
+    used = row.fills if default_of(name) is None else default_of(name)
+    return used if row.unnamed is None else row.unnamed
+
+
+@functools.cache
+def suffix_patterns() -> dict[str, re.Pattern[str]]:
+    """Setting → how its suffix reads; the group `value` holds it, if there is one."""
+    return {name: re.compile(f"_{_pattern(name)}(?=_|$)") for name in suffixed()}
+
+
+def _pattern(name: str) -> str:
+    row = ROWS[name]
+    if isinstance(row.valid, Interval):
+        number = r"\d+" if row.valid.kind is int else r"[-+.\de]+"
+        return f"{row.suffix}(?P<value>{number})"
+    if row.valid is not None and not row.suffix:
+        return f"(?P<value>{one_of(row.valid)})"
+    return row.suffix
+
+
+def parse_suffixes(text: str) -> dict[str, Any]:
+    """The settings that the suffixes at the end of a name hold. Raises UsageError for what is none of them."""
+    settings: dict[str, Any] = {}
+    while text:
+        matches = {name: match for name, pattern in suffix_patterns().items() if (match := pattern.match(text))}
+        if not matches:
+            raise UsageError(f"unknown part {text}")
+        name, match = max(matches.items(), key=lambda item: item[1].end())
+        settings[name] = suffix_value(name, match.groupdict().get("value"))
+        text = text[match.end() :]
+    return settings
+
+
+def suffix_value(name: str, text: str | None) -> Any:
+    """The value that a suffix holds; of free text, that there was one."""
+    valid = ROWS[name].valid
+    if isinstance(valid, Interval):
+        try:
+            return valid.kind(text)
+        except ValueError as error:
+            raise UsageError(f"{text!r} is not a number") from error
+    if text is None:
+        return True if default_of(name) is False else "unknown"
+    return text
+
+
+# ----------------------------------------------------------------------------------------------------
+# Reading
+# ----------------------------------------------------------------------------------------------------
 
 
 def one_of(choices: object) -> str:
-    return "|".join(map(re.escape, choices))
+    """A pattern for any of some texts, the longest first."""
+    return "|".join(map(re.escape, sorted(choices, key=len, reverse=True)))
 
 
-NAME = re.compile(
+_NUMBER = r"\d+(?:e[-+]?\d+)?"
+PUBLISHED = re.compile(
     rf"(?P<dataset>{one_of(DATASETS)})_(?P<mode>{one_of(MODES)})_(?P<world_size>\d+)"
-    r"_(?P<train_split>\d+(?:e[-+]?\d+)?)_(?P<lr>\d+(?:e[-+]?\d+)?)_(?P<momentum>\d+(?:e[-+]?\d+)?)"
+    rf"_(?P<train_split>{_NUMBER})_(?P<lr>{_NUMBER})_(?P<momentum>{_NUMBER})"
     r"_(?P<batch_size>\d+)_(?P<epochs>\d+)_(?P<optimizer>SGD|ADAM)"
     rf"(?:_(?P<lrs>{one_of(LEARNING_RATE_SCHEDULES)}))?(?:_spe(?P<saves_per_epoch>\d+))?"
-    r"(?P<val>_val)?(?P<alt_model>_alt_model)?(?P<partition>_split_dataset|_labels_unscaled|_labels|)"
+    rf"(?P<val>_val)?(?P<alt_model>_alt_model)?(?P<partition>{one_of(row.suffix for row in PARTITIONS.values())})"
     rf"(?P<delay>_delay)?(?P<slow_worker_1>_slow_worker_1)?(?:_(?P<delay_intensity>{one_of(DELAY_INTENSITIES)}))?"
-    rf"(?:_(?P<delay_type>{one_of(DELAY_TYPES)}))?(?P<compensation>_comp)?(?P<extra>(?:_[a-z]+[-+.\de]*)*?)"
-    r"(?:_partial\d*)?"
+    rf"(?:_(?P<delay_type>{one_of(DELAY_TYPES)}))?(?P<compensation>_comp)?(?P<suffixes>_.*?)??(?:_partial\d*)?"
 )
 
 
+@functools.lru_cache(maxsize=10_000)
 def parse_run_name(name: str) -> RunConfig:
     """The configuration of a run from the base of its files' names.
 
-    Raises ValueError if the name does not follow the grammar or names a run that cannot be.
+    Raises UsageError if the name does not follow the grammar or names a run that cannot be.
     """
-    match = NAME.fullmatch(name)
+    match = PUBLISHED.fullmatch(name)
     if match is None:
-        raise ValueError(f"{name}: not the name of a run ({{dataset}}_{{mode}}_{{world_size}}_…_{{SGD|ADAM}}…)")
+        raise UsageError(f"{name}: not the name of a run ({{dataset}}_{{mode}}_{{world_size}}_…_{{SGD|ADAM}}…)")
     try:
-        return RunConfig(**settings_of(match.groupdict()))
-    except ValueError as error:
-        raise ValueError(f"{name}: not the name of a run ({error})") from error
+        return RunConfig(**published_settings(match.groupdict()) | parse_suffixes(match["suffixes"] or ""))
+    except UsageError as error:
+        raise UsageError(f"{name}: not the name of a run ({error})") from error
 
 
-def settings_of(part: dict[str, str | None]) -> dict[str, object]:
-    """The settings that the groups of NAME hold."""
+def published_settings(part: dict[str, str | None]) -> dict[str, object]:
+    """The settings that the groups of PUBLISHED hold."""
     settings = {
         "dataset": part["dataset"],
         "mode": part["mode"],
@@ -130,37 +194,23 @@ def settings_of(part: dict[str, str | None]) -> dict[str, object]:
         "alr": part["optimizer"] == "ADAM",
         "lrs": part["lrs"],
         "saves_per_epoch": int(part["saves_per_epoch"]) if part["saves_per_epoch"] else None,
-        "partition": next(key for key, value in PARTITION_NAMES.items() if value == part["partition"]),
+        "partition": next(key for key, row in PARTITIONS.items() if row.suffix == part["partition"]),
         "delay_intensity": part["delay_intensity"],
         "delay_type": part["delay_type"],
     }
     settings |= {key: bool(part[key]) for key in ("val", "alt_model", "delay", "slow_worker_1", "compensation")}
     if part["mode"] != "classic":
         settings["world_size"] = int(part["world_size"])
-    for suffix in filter(None, part["extra"].split("_")):
-        settings |= parse_suffix(suffix)
     return settings
-
-
-def parse_suffix(suffix: str) -> dict[str, object]:
-    if suffix in FLAG_SUFFIXES:
-        return dict([FLAG_SUFFIXES[suffix]])
-    if suffix == "replay":
-        return {"replay": "log"}  # of which log, its own record tells
-    key, value = re.fullmatch(r"([a-z]+?)([-+.\d].*)?", suffix).groups()
-    if key not in EXTRA_SUFFIXES or value is None:
-        raise ValueError(f"unknown part _{suffix}")
-    field, kind = EXTRA_SUFFIXES[key]
-    return {field: kind(value)}
 
 
 def base_of(path: str | Path) -> str:
     """The base of an artifact's name: without its folder and without _model.pt, _weights.npy or _log.log.
 
-    Raises ValueError for another ending.
+    Raises UsageError for another ending.
     """
     name = Path(path).name
     for ending in ARTIFACTS.values():
         if name.endswith(ending):
             return name.removesuffix(ending)
-    raise ValueError(f"{path}: not the name of a run's file; it ends in none of {', '.join(ARTIFACTS.values())}")
+    raise UsageError(f"{path}: not the name of a run's file; it ends in none of {', '.join(ARTIFACTS.values())}")

@@ -1,33 +1,32 @@
-"""Watches a run: writes its record, saves weights, validates, warns and shows progress. Never draws at random."""
+"""Watches a run: counts, calls the watchers in turn, and closes the record with the result. Never draws at random."""
 
 import logging
 import math
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from common import FlatModel
-from evaluation import Score
 from training.plan import Plan
-from training.protocol import Push, Update
-from training.record import Record
-
-SHOW_INTERVAL = 0.2  # seconds between two changes of what stands behind the progress bar
-
-Evaluate = Callable[[FlatModel, Tensor], Score]
+from training.protocol import Outcome, Push, Update
+from training.record.writer import Record
+from training.watchers import (
+    DivergenceWarning,
+    Evaluate,
+    LogWriter,
+    ProgressBar,
+    Validator,
+    Watcher,
+    WeightSaver,
+)
 
 
 class Observer:
-    """What follows each update, in order: a line in the log, saved weights, a validation, the progress bar.
+    """What engines report to, with the seconds since training started, from one thread at a time.
 
-    Engines call `push` and `update` with the seconds since training started, from one thread at a
-    time, while nobody changes the model. `evaluate` scores a model on samples (indices) of the training set.
+    `evaluate` scores a model on samples (indices) of the training set.
     A context: left by an exception, it saves what there is as a partial run.
     """
 
@@ -36,29 +35,37 @@ class Observer:
         self.model = model
         self.record = record
         self.evaluate = evaluate
-        self.updates = 0
+        self.updates = self.gradients = self.dropped = 0
         self.seconds = 0.0
         self.staleness_sum = self.staleness_max = 0
-        self.diverged_at: int | None = None
         self.lost: list[int] = []
-        self._shown = 0.0
+        self._position = 0
+        self._divergence = DivergenceWarning(self.warn)
+        gathers = plan.config.distributed and plan.config.rule.gathers
+        self.watchers: list[Watcher] = [
+            LogWriter(record, gathers),
+            self._divergence,
+            WeightSaver(plan, model, record),
+            *([Validator(plan, model, record, evaluate)] if plan.config.val else []),
+            ProgressBar(plan),
+        ]
         self._redirect = logging_redirect_tqdm()
-        tqdm.monitor_interval = 0  # no thread of tqdm's: engines fork
-        self._bar = tqdm(
-            total=plan.updates, unit=" updates", smoothing=0.05, dynamic_ncols=True, disable=None, file=sys.stderr
-        )
 
     def __enter__(self) -> "Observer":
         self._redirect.__enter__()
-        if 0 in self.plan.save_points:
-            self.record.save_weights(self.model.state_vector())
+        for watcher in self.watchers:
+            watcher.begin()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
-        self._bar.close()
+        self._close_watchers()
         self._redirect.__exit__(kind, error, traceback)
         if error is not None:
             self._abandon(str(error) or kind.__name__)
+
+    def _close_watchers(self) -> None:
+        for watcher in self.watchers:
+            watcher.close()
 
     def _abandon(self, reason: str) -> None:
         try:
@@ -69,57 +76,56 @@ class Observer:
         except OSError as error:
             logging.warning("the partial run could not be saved: %s", error)
 
-    def push(self, seconds: float, push: Push) -> None:
-        """A gradient came in; of a synchronous run it may have to wait for the others of its round."""
-        if self.plan.config.mode == "sync":
-            self.record.gradient(seconds, push)
+    def push(self, seconds: float, push: Push, outcome: Outcome) -> None:
+        """A gradient came in, and led to the update of `outcome`, if there is one."""
+        self.gradients += 1
+        self.dropped += outcome.dropped
+        for watcher in self.watchers:
+            watcher.push(seconds, push, outcome)
+        if outcome.update is not None:
+            self.update(seconds, outcome.update)
+        else:
+            self._reach(seconds)
 
     def update(self, seconds: float, update: Update) -> None:
         """The model was changed."""
         self.updates, self.seconds = update.version, seconds
         self.staleness_sum += update.staleness
         self.staleness_max = max(self.staleness_max, update.staleness)
-        self.record.update(seconds, update)
-        if self.diverged_at is None and not (math.isfinite(update.loss) and math.isfinite(update.weight_norm)):
-            self.diverged_at = update.version
-            self.warn(seconds, f"no convergence: the loss is no longer finite at update {update.version}")
-        if update.version in self.plan.save_points:
-            self.record.save_weights(self.model.state_vector())
-        if self.plan.config.val and update.version % self.plan.updates_per_epoch == 0:
-            self._validate(seconds, update.version // self.plan.updates_per_epoch)
-        self._show(update)
+        for watcher in self.watchers:
+            watcher.update(seconds, update)
+        self._reach(seconds)
+
+    def _reach(self, seconds: float) -> None:
+        position = self.plan.position(self.updates, self.gradients)
+        if position != self._position:
+            self._position = position
+            for watcher in self.watchers:
+                watcher.reach(seconds, position)
+
+    def lose(self, seconds: float, worker: int, how: str) -> None:
+        """A worker died, and the run goes on without it."""
+        self.lost.append(worker)
+        for watcher in self.watchers:
+            watcher.lose(seconds, worker, how)
 
     def warn(self, seconds: float, text: str) -> None:
         """Tell the user and the log."""
         logging.warning(text)
         self.record.warning(seconds, text)
 
-    def _validate(self, seconds: float, epoch: int) -> None:
-        self.record.validation(
-            seconds,
-            epoch,
-            train=self.evaluate(self.model, self.plan.train),
-            validation=self.evaluate(self.model, self.plan.validation),
-        )
-
-    def _show(self, update: Update) -> None:
-        if not self._bar.disable:
-            self._bar.update()
-            now = time.monotonic()
-            if now - self._shown > SHOW_INTERVAL:
-                self._shown = now
-                self._bar.set_postfix_str(f"loss {update.loss:.4f}, staleness {update.staleness}", refresh=False)
-
     def result(self) -> dict[str, Any]:
         """What the log closes with."""
         result: dict[str, Any] = {
             "seconds": self.seconds,
             "updates": self.updates,
+            "gradients": self.gradients,
+            "dropped_gradients": self.dropped,
             "updates_per_second": self.updates / self.seconds if self.seconds else None,
             "mean_staleness": self.staleness_sum / self.updates if self.updates else None,
             "max_staleness": self.staleness_max,
             "weight_norm": torch.linalg.vector_norm(self.model.parameters).item(),
-            "diverged_at": self.diverged_at,
+            "diverged_at": self._divergence.diverged_at,
             "lost_workers": [f"Worker_{worker}" for worker in self.lost],
         }
         return {key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -127,7 +133,7 @@ class Observer:
 
     def finish(self) -> None:
         """Save the model, close the record of a complete run, and tell where everything is."""
-        self._bar.close()
+        self._close_watchers()
         result = self.result()
         if self.plan.config.model_accuracy:
             score = self.evaluate(self.model, self.plan.train)
@@ -137,9 +143,11 @@ class Observer:
             self.record.save_model(self.model.state_dict())
         paths = self.record.finish(self.seconds, result)
         whose = " of virtual time" if self.plan.config.clock == "virtual" else ""
+        dropped = f", {self.dropped} of {self.gradients} gradients dropped" if self.dropped else ""
+        staleness = self.staleness_sum / max(1, self.updates)
         print(
             f"Finished {self.updates} updates in {self.seconds:.2f} s{whose} "
-            f"({self.updates / max(self.seconds, 1e-9):.1f} updates/s), mean staleness {result['mean_staleness']:.2f}"
+            f"({self.updates / max(self.seconds, 1e-9):.1f} updates/s), mean staleness {staleness:.2f}{dropped}"
         )
         for path in paths:
             print(f"  {path}")

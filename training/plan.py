@@ -1,30 +1,29 @@
 """Who trains on what and for how long: a configuration applied to a data set."""
 
+import dataclasses
 import math
-import os
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
 
-from common import PARTITIONS, FlatModel, Samples, hold_out, make_generator, take_subset
+from common import FlatModel, Samples, hold_out, make_generator, partition_samples, take_subset
+from interface.errors import UsageError
+from interface.processes import available_cores
+from training.algorithms import Algorithm
+from training.config import RunConfig
 from training.optimizers import SGD, Adam
-from training.options import RunConfig
-from training.timing import ComputeTimes, Delays
+from training.server import ParameterServer
+from training.timing import COMPUTE_TIMES, DELAY_TYPES, Draws, NoDelay, Times
 from training.worker import Worker
 
 VALIDATION_FRACTION = 0.1
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def save_points(config: RunConfig, updates: int) -> list[int]:
-    """The versions whose weights a run saves: evenly spread, from the initialisation (0) to the end (`updates`)."""
+def save_points(config: RunConfig, length: int) -> list[int]:
+    """The positions at which a run saves its weights: evenly spread, from the initialisation (0) to the end."""
     saves = (config.saves_per_epoch or 0) * config.epochs
-    return [round(save * updates / saves) for save in range(saves + 1)] if saves else []
+    return [round(save * length / saves) for save in range(saves + 1)] if saves else []
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,8 @@ class Plan:
     shards: those of each worker, of which worker m's is `shards[m - 1]`.
     threads_per_gradient: they decide the order of sums, and so the last bits of a run.
     fingerprint: of the training set, equal where the data are.
+
+    A position in the run is a number of updates, or of gradients where nobody knows how many updates there will be.
     """
 
     config: RunConfig
@@ -56,31 +57,53 @@ class Plan:
         return {worker: batches * self.config.epochs for worker, batches in enumerate(self.batches_per_epoch, start=1)}
 
     @cached_property
-    def updates_per_epoch(self) -> int:
-        """Updates of one epoch; asynchronous: of one pseudo epoch, the batches of all workers."""
-        return sum(self.batches_per_epoch) if self.config.mode == "async" else max(self.batches_per_epoch)
+    def updates_per_epoch(self) -> int | None:
+        """Updates of one (pseudo) epoch; None where only the run can tell."""
+        if not self.config.distributed:
+            return self.batches_per_epoch[0]
+        return self.config.rule.updates_per_epoch(self.batches_per_epoch, self.config)
 
     @property
-    def updates(self) -> int:
-        """Updates of the whole run."""
-        return self.updates_per_epoch * self.config.epochs
+    def updates(self) -> int | None:
+        """Updates of the whole run; None where only the run can tell."""
+        return None if self.updates_per_epoch is None else self.updates_per_epoch * self.config.epochs
+
+    @cached_property
+    def epoch_length(self) -> int:
+        """Positions of one (pseudo) epoch."""
+        return sum(self.batches_per_epoch) if self.updates_per_epoch is None else self.updates_per_epoch
+
+    @property
+    def length(self) -> int:
+        """Positions of the whole run."""
+        return self.epoch_length * self.config.epochs
+
+    def position(self, updates: int, gradients: int) -> int:
+        """Where a run is after so many updates and gradients."""
+        return gradients if self.updates_per_epoch is None else updates
 
     @cached_property
     def save_points(self) -> frozenset[int]:
-        """The versions whose weights are saved."""
-        return frozenset(save_points(self.config, self.updates))
+        """The positions at which the weights are saved."""
+        return frozenset(save_points(self.config, self.length))
 
-    def learning_rate(self, update: int) -> float:
-        """The learning rate of update number 0, 1, …."""
+    def learning_rate(self, updates: int, gradients: int) -> float:
+        """The learning rate of the next update, after so many updates and gradients."""
+        position = self.position(updates, gradients)
         if self.config.lrs == "exponential":
-            return self.config.lr * 0.9 ** (update // self.updates_per_epoch)
+            return self.config.lr * 0.9 ** (position // self.epoch_length)
         if self.config.lrs == "cosine_annealing":
-            return self.config.lr * (1 + math.cos(math.pi * update / self.updates)) / 2
+            return self.config.lr * (1 + math.cos(math.pi * position / self.length)) / 2
         return self.config.lr
 
     def optimizer(self, model: FlatModel) -> SGD | Adam:
         """SGD or Adam over the flat parameters of a model."""
         return Adam(model.parameters) if self.config.alr else SGD(model.parameters, self.config.momentum)
+
+    def algorithm(self, model: FlatModel) -> Algorithm:
+        """The algorithm of a distributed run, on a server that holds `model`."""
+        server = ParameterServer(model.parameters, model.buffers, self.optimizer(model), self.learning_rate)
+        return self.config.rule(server, self.config, list(self.steps))
 
     def worker(self, number: int) -> Worker:
         """Worker 1…N with its shard and its own random streams."""
@@ -92,45 +115,56 @@ class Plan:
             dropout=make_generator(self.seed, "dropout", number),
         )
 
-    def delays(self, number: int) -> Delays:
-        """The delays of worker 1…N."""
-        return Delays(self.config, number, make_generator(self.seed, "delay", number))
+    def delays(self, number: int) -> Times | NoDelay:
+        """The delays that worker 1…N sleeps before each push."""
+        slow = self.config.slow_worker_1 and number == 1
+        if not (self.config.delay or slow):
+            return NoDelay()
+        slowdown = 2 if slow else 1
+        draws = Draws(make_generator(self.seed, "delay", number))
+        return Times(DELAY_TYPES[self.config.delay_type], slowdown * self.config.delay_mean_ms, draws, slowdown)
 
-    def compute_times(self, number: int) -> ComputeTimes:
+    def compute_times(self, number: int) -> Times:
         """How long the gradients of worker 1…N take on the virtual clock."""
-        return ComputeTimes(self.config.compute_ms, make_generator(self.seed, "compute", number))
+        draws = Draws(make_generator(self.seed, "compute", number))
+        return Times(COMPUTE_TIMES["normal"], self.config.compute_ms, draws)
+
+    def with_threads(self, threads_per_gradient: int) -> "Plan":
+        """The same plan, to be computed with another number of threads per gradient."""
+        return dataclasses.replace(self, threads_per_gradient=threads_per_gradient)
 
 
 def make_plan(config: RunConfig, seed: int, samples: Samples) -> Plan:
     """Choose the training subset, hold out the validation part, and partition the rest.
 
-    Raises ValueError, naming the flag, for what does not fit the size of the data set.
+    On the virtual clock a gradient has one thread, so that the number of cores changes no bit; elsewhere the workers
+    share the cores. Raises UsageError, naming the flag, for what does not fit the size of the data set.
     """
     train = take_subset(len(samples), config.train_split, make_generator(seed, "subset"))
     validation = train[:0]
     if config.val:
         train, validation = hold_out(train, VALIDATION_FRACTION, make_generator(seed, "validation"))
         if len(validation) == 0:
-            raise ValueError(f"--val leaves nothing to validate on: the training subset has {len(train)} samples")
+            raise UsageError(f"--val leaves nothing to validate on: the training subset has {len(train)} samples")
     if config.batch_size > len(train):
-        raise ValueError(f"--batch_size {config.batch_size} is not valid: give an integer in [1,{len(train)}], "
+        raise UsageError(f"--batch_size {config.batch_size} is not valid: give an integer in [1,{len(train)}], "
                          f"the size of the training set")  # fmt: skip
     if config.workers > len(train):
-        raise ValueError(
+        raise UsageError(
             f"--world_size {config.world_size} is not valid: {config.workers} workers for {len(train)} samples"
         )
     generator = make_generator(seed, "partition")
-    shards = tuple(PARTITIONS[config.partition](train, samples.labels, config.workers, generator))
+    shards = tuple(partition_samples(config.partition, train, samples.labels, config.workers, generator))
     for worker, shard in enumerate(shards, start=1):
         if len(shard) == 0:
-            raise ValueError(
+            raise UsageError(
                 f"--world_size {config.world_size} with --{config.partition} leaves Worker_{worker} without a sample "
                 f"of its labels: use a larger --train_split or fewer workers"
             )
-    threads_per_gradient = max(1, available_cores() // config.workers)
+    threads_per_gradient = 1 if config.clock == "virtual" else max(1, available_cores() // config.workers)
     plan = Plan(config, seed, threads_per_gradient, samples.fingerprint(), train, validation, shards)
-    if config.saves_per_epoch and config.saves_per_epoch > plan.updates_per_epoch:
-        raise ValueError(
-            f"--saves_per_epoch {config.saves_per_epoch} is not valid: an epoch has {plan.updates_per_epoch} updates"
+    if config.saves_per_epoch and config.saves_per_epoch > plan.epoch_length:
+        raise UsageError(
+            f"--saves_per_epoch {config.saves_per_epoch} is not valid: an epoch has {plan.epoch_length} updates"
         )
     return plan

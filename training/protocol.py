@@ -1,8 +1,12 @@
-"""What a worker and the parameter server tell each other."""
+"""What a worker and the parameter server tell each other, and what becomes of a gradient."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,5 +52,19 @@ class Update:
 
     @property
     def staleness(self) -> int:
-        """Updates applied between the fetch of the weights and the application of their gradient."""
+        """Updates applied between the fetch of the weights and the application of their (oldest) gradient."""
         return self.version - 1 - min(push.version for push in self.pushes)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a push, or a worker's leaving, led to.
+
+    update: the one that was made, or None; released: the workers that may fetch now, in this order;
+    dropped: whether the gradient just pushed will never be applied. One that is neither applied nor dropped is
+    buffered: a later update applies it.
+    """
+
+    update: Update | None = None
+    released: tuple[int, ...] = ()
+    dropped: bool = False

@@ -1,44 +1,89 @@
-"""How long a worker takes: injected delays, and on the virtual clock the computation itself."""
+"""How long a worker takes: injected delays, and on the virtual clock the computation itself. Loads no torch.
 
-import torch
+A distribution is one row; it turns draws of a worker's own generator into milliseconds.
+"""
 
-from training.options import RunConfig
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Draws:
+    """Random numbers of one purpose of one worker, from its own generator."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        import torch
+
+        self._generator = generator
+        self._randn, self._double = torch.randn, torch.float64
+
+    def normal(self) -> float:
+        """The next draw from the standard normal distribution."""
+        return self._randn((), generator=self._generator, dtype=self._double).item()
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How times spread around a mean.
+
+    draw: (draws, mean in ms, slowdown) → ms, never negative; slowdown: the factor by which this worker is slower, which
+    its mean holds already. title: what figures call it.
+    """
+
+    title: str
+    draw: Callable[[Draws, float, float], float]
+
 
 GAUSSIAN_DEVIATION_MS = 5.0  # doubled, like the mean, for a slow worker 1
-COMPUTE_JITTER = 0.1  # standard deviation of one gradient's time on the virtual clock, as a part of its mean
 
 
-class Delays:
-    """The delays that one worker sleeps before each push, drawn from its own generator."""
-
-    def __init__(self, config: RunConfig, worker: int, generator: torch.Generator) -> None:
-        slow = config.slow_worker_1 and worker == 1
-        self.active = config.delay or slow
-        self.generator = generator
-        if self.active:
-            factor = 2 if slow else 1
-            self.mean_ms = factor * config.delay_mean_ms
-            self.deviation_ms = factor * GAUSSIAN_DEVIATION_MS if config.delay_type == "gaussian" else 0.0
-
-    def next_ms(self) -> float:
-        """The next delay, ms; never negative."""
-        if not self.active:
-            return 0.0
-        if not self.deviation_ms:
-            return self.mean_ms
-        noise = torch.randn((), generator=self.generator, dtype=torch.float64).item()
-        return max(0.0, self.mean_ms + self.deviation_ms * noise)
+def constant(draws: Draws, mean_ms: float, slowdown: float) -> float:
+    """Always the mean."""
+    return mean_ms
 
 
-class ComputeTimes:
-    """How long each gradient of one worker takes on the virtual clock, drawn from the worker's own generator."""
+def gaussian(draws: Draws, mean_ms: float, slowdown: float) -> float:
+    """Normal with a standard deviation of 5 ms (10 ms for a worker that is twice as slow), cut at 0."""
+    return max(0.0, mean_ms + slowdown * GAUSSIAN_DEVIATION_MS * draws.normal())
 
-    def __init__(self, mean_ms: float, generator: torch.Generator, jitter: float = COMPUTE_JITTER) -> None:
+
+DELAY_TYPES = {
+    "constant": Distribution("constant", constant),
+    "gaussian": Distribution("gaussian", gaussian),
+}
+
+
+def jittered(draws: Draws, mean_ms: float, slowdown: float) -> float:
+    """Normal with a coefficient of variation of 0.1, cut at 0."""
+    return max(0.0, mean_ms * (1 + 0.1 * draws.normal()))
+
+
+COMPUTE_TIMES = {
+    "normal": Distribution("normal, coefficient of variation 0.1", jittered),
+}
+
+
+class Times:
+    """The times, ms, of one purpose of one worker, one after the other."""
+
+    def __init__(self, distribution: Distribution, mean_ms: float, draws: Draws, slowdown: float = 1.0) -> None:
+        self.distribution = distribution
         self.mean_ms = mean_ms
-        self.generator = generator
-        self.jitter = jitter
+        self.draws = draws
+        self.slowdown = slowdown
 
     def next_ms(self) -> float:
-        """The time of the next gradient, ms; never negative."""
-        noise = torch.randn((), generator=self.generator, dtype=torch.float64).item()
-        return max(0.0, self.mean_ms * (1 + self.jitter * noise))
+        """The next time, ms; never negative."""
+        return self.distribution.draw(self.draws, self.mean_ms, self.slowdown)
+
+
+class NoDelay:
+    """The delays of a worker that never sleeps."""
+
+    def next_ms(self) -> float:
+        return 0.0

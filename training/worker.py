@@ -28,7 +28,7 @@ class Samples(Protocol):
 
 
 def mini_batches(shard: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Index tensors of at most `batch_size`, without end: the shard in a new order each epoch."""
+    """Endless index tensors of at most `batch_size`: the shard in a new order each epoch."""
     while True:
         yield from shard[torch.randperm(len(shard), generator=generator)].split(batch_size)
 

@@ -3,13 +3,13 @@
 python3 -m analysis.reports.last_updates runs/*_log.log --plot_dir plots
 
 For runs of one setting, but for the number of workers, momentum and seed, trained with --saves_per_epoch. Writes
-last_updates.csv, a row for each of those weights; last_updates.md, what accuracy was when the first worker was through
-and what it is at the end; and a figure of its course.
+last_updates.csv, one row for each of those weights; last_updates.md, the accuracy when the first worker finished and at
+the end; and a figure of its course.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +19,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tqdm import tqdm
 
-from analysis.reports.summary import LOG_ENDING, Setting, run_of
 from analysis.reports.training_plots import DPI, OKABE_ITO, head
+from analysis.reports.trials import LOG_ENDING, run_of
 from analysis.spread import Spread
 from analysis.tables import markdown_table, write_rows, write_text
 from common import build_model, load_dataset
 from evaluation import evaluate
 from interface.command_line import ArgumentParser, Interval, run_script
-from interface.errors import DataError
+from interface.errors import DataError, UsageError
 from interface.files import atomic_write, make_folder
-from training.record import RunLog, read_log, read_weights
+from training.config import experiment_of
+from training.record.checkpoints import read_weights
+from training.record.reader import read_log
+from training.record.run_log import RunLog
 
 LAST = 300  # updates
 
@@ -42,48 +45,48 @@ class Ending:
     """The last updates of a run.
 
     left (n,): updates between some saved weights and the end; accuracy (n,): of these weights, on the whole test set,
-    in percent. first_through: updates between the last one of the first worker to be through and the end.
+    in percent. first_finished: updates between the last one of the first worker to finish and the end.
     """
 
     name: str
     seed: int
     workers: int
     momentum: float
-    first_through: int
+    first_finished: int
     left: np.ndarray
     accuracy: np.ndarray
 
     @property
-    def place_when_through(self) -> int:
-        """Where in `left` the last weights of before the first worker was through are."""
-        return int(np.flatnonzero(self.left >= self.first_through)[-1])
+    def place_when_finished(self) -> int:
+        """Where in `left` the last weights before the first worker finished are."""
+        return int(np.flatnonzero(self.left >= self.first_finished)[-1])
 
     @property
-    def accuracy_when_through(self) -> float:
+    def accuracy_when_finished(self) -> float:
         """Of those weights, in percent."""
-        return float(self.accuracy[self.place_when_through])
+        return float(self.accuracy[self.place_when_finished])
 
 
 def measure(logs: Sequence[RunLog], last: int, data_dir: str) -> list[Ending]:
-    """Test the weights that runs saved over the last updates, or since just before the first worker was through.
+    """Test the weights that runs saved over the last updates, or since just before the first worker finished.
 
     Raises DataError, which names the file, for a run that is not complete or lost a worker, or whose weights cannot
     be used.
     """
     config = logs[0].config
     test = load_dataset(config.dataset, data_dir).test
-    model = build_model(config.dataset, config.alt_model)
+    model = build_model(config.dataset, config.network_name)
     endings = []
     for log in tqdm(logs, unit=" runs", leave=False, dynamic_ncols=True, disable=None):
         weights, left = read_saved(log, len(model.state_vector()))
-        through = first_through(log)
-        chosen = left <= max(last, left[left >= through].min())
+        finished = first_finished(log)
+        chosen = left <= max(last, left[left >= finished].min())
         accuracy = []
         for row in weights[chosen]:
             model.load_state_vector(torch.from_numpy(row))
             accuracy.append(evaluate(test, model).accuracy)
         endings.append(
-            Ending(run_of(log.path), log.header["seed"], log.config.workers, log.config.momentum, through,
+            Ending(run_of(log.path), log.seed, log.config.workers, log.config.momentum, finished,
                    left[chosen], np.array(accuracy))
         )  # fmt: skip
     return endings
@@ -94,7 +97,7 @@ def read_saved(log: RunLog, columns: int) -> tuple[np.ndarray, np.ndarray]:
 
     Raises DataError, which names the file, where the run is not complete or the rows are not all there.
     """
-    if log.header is None or (log.result or {}).get("status") != "complete":
+    if log.header is None or log.status != "complete":
         raise DataError(f"{log.path}: not the log of a complete run of this suite")
     path = log.path.with_name(f"{run_of(log.path)}_weights.npy")
     if not len(log.saved_versions):
@@ -105,35 +108,36 @@ def read_saved(log: RunLog, columns: int) -> tuple[np.ndarray, np.ndarray]:
     return weights, len(log.updates) - log.saved_versions
 
 
-def first_through(log: RunLog) -> int:
-    """The updates between the last one of the first worker to be through and the end."""
+def first_finished(log: RunLog) -> int:
+    """The updates between the last one of the first worker to finish and the end."""
     workers = log.updates.worker[::-1]
     return max(int(np.flatnonzero(workers == worker)[0]) for worker in np.unique(workers))
 
 
 def check_alike(logs: Sequence[RunLog]) -> None:
-    """Raises ValueError, naming the setting, where runs differ in more than workers, momentum and seed."""
-    shared = [asdict(replace(Setting.of(log), world_size=0, momentum=0.0)) for log in logs]
-    for log, setting in zip(logs, shared, strict=True):
-        for name, value in setting.items():
-            if value != shared[0][name]:
-                raise ValueError(
-                    f"{log.path} is not valid beside {logs[0].path}: {name} {value} and {shared[0][name]}; give runs "
-                    "that differ in the number of workers, momentum and seed alone"
+    """Raises UsageError, naming the setting, where runs differ in more than workers, momentum and seed."""
+    alike = [replace(experiment_of(log.config), world_size=11, momentum=0.0).as_dict() for log in logs]
+    for log, settings in zip(logs, alike, strict=True):
+        for name, value in (settings | {"clock": log.clock}).items():
+            other = logs[0].clock if name == "clock" else alike[0][name]
+            if value != other:
+                raise UsageError(
+                    f"{log.path} is not valid beside {logs[0].path}: {name} {value} and {other}; give runs that differ "
+                    "only in the number of workers, momentum and seed"
                 )
 
 
 # ----------------------------------------------------------------------------------------------------
-# What is told
+# What is reported
 # ----------------------------------------------------------------------------------------------------
 
-TITLES = ("name", "seed", "workers", "momentum", "first_through", "updates_left", "test_accuracy")
+TITLES = ("name", "seed", "workers", "momentum", "first_finished", "updates_left", "test_accuracy")
 
 
 def numbers(endings: Sequence[Ending]) -> list[Sequence[object]]:
     """All that was measured, a row for each of the weights."""
     return [TITLES] + [
-        (one.name, one.seed, one.workers, one.momentum, one.first_through, left, accuracy)
+        (one.name, one.seed, one.workers, one.momentum, one.first_finished, left, accuracy)
         for one in endings
         for left, accuracy in zip(one.left, one.accuracy, strict=True)
     ]
@@ -143,13 +147,13 @@ def markdown(endings: Sequence[Ending]) -> str:
     """A row for each number of workers and momentum."""
     rows = []
     for (workers, momentum), runs in by_setting(endings).items():
-        before = Spread.of([one.accuracy_when_through for one in runs])
+        before = Spread.of([one.accuracy_when_finished for one in runs])
         end = Spread.of([one.accuracy[-1] for one in runs])
-        through = Spread.of([one.first_through for one in runs])
-        lost = Spread.of([one.accuracy_when_through - one.accuracy[-1] for one in runs])
-        rows.append([str(workers), f"{momentum:g}", str(len(runs)), f"{through:.0f}", f"{before:.1f}", f"{end:.1f}",
+        finished = Spread.of([one.first_finished for one in runs])
+        lost = Spread.of([one.accuracy_when_finished - one.accuracy[-1] for one in runs])
+        rows.append([str(workers), f"{momentum:g}", str(len(runs)), f"{finished:.0f}", f"{before:.1f}", f"{end:.1f}",
                      f"{lost:.1f}"])  # fmt: skip
-    titles = ("workers", "momentum", "runs", "first worker through, updates before the end",
+    titles = ("workers", "momentum", "runs", "first worker finishes, updates before the end",
               "test accuracy then, %", "at the end, %", "lost")  # fmt: skip
     about = (
         "Mean ± sample standard deviation over the seeds. Then: with the last weights saved before the first worker "
@@ -181,16 +185,16 @@ def last_updates_figure(endings: Sequence[Ending]) -> Figure:
         head(axes, f"{number} worker{'s' if number > 1 else ''}")
     panels[0].set_ylabel("test accuracy (%)")
     key = [Line2D([], [], color=color, label=f"momentum {momentum:g}") for momentum, color in color_of.items()]
-    through = Line2D([], [], color="0.3", marker="o", linestyle="", label="the first worker is through")
-    figure.legend(handles=[*key, through], loc="outside lower center", ncols=4, frameon=False)
+    finished = Line2D([], [], color="0.3", marker="o", linestyle="", label="the first worker finishes")
+    figure.legend(handles=[*key, finished], loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
 def draw_course(axes: Axes, ending: Ending, color: str) -> None:
-    """The course of one run, with a point at the last weights of before the first worker was through."""
+    """The course of one run, with a point at the last weights before the first worker finished."""
     axes.plot(ending.left, ending.accuracy, color=color, linewidth=1.1, alpha=0.8)
-    left = ending.left[ending.place_when_through]
-    axes.plot(left, ending.accuracy_when_through, "o", color=color, markersize=4.5)
+    left = ending.left[ending.place_when_finished]
+    axes.plot(left, ending.accuracy_when_finished, "o", color=color, markersize=4.5)
 
 
 def main() -> None:

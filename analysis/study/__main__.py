@@ -1,29 +1,31 @@
-"""The study beside the published one: every accuracy in a table, the questions' tables in the page, the figures.
+"""The study beside the published one: a table of every accuracy, a table for each question, and the figures.
 
 python3 -m analysis.study summaries --plot_dir plots
 
-Reads published.csv and the trials.csv of each folder in there; writes comparison.md and comparison.csv, the tables in
-README.md between the lines that name them, and one figure a question.
+Reads published.csv and the trials of each folder in there; writes comparison.md and comparison.csv, the tables in
+README.md between the lines that name them, and one figure per question.
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from analysis.study.plots import FIGURES
-from analysis.study.published import COMPUTE_MS, Cell, Results
+from analysis.study.published import COMPUTE_MS, SAME_FOR_ALL, VIRTUAL, Results, setting_of
 from analysis.study.speed import CLOCKS, speed_table
 from analysis.tables import markdown_table, write_rows, write_text
+from catalogue import PARTITIONS
 from interface.command_line import ArgumentParser, run_script
+from interface.errors import UsageError
 from interface.files import atomic_write, make_folder, with_filename
+from training.config import RunConfig
 
 # ----------------------------------------------------------------------------------------------------
-# Every published accuracy, a row each
+# Every published accuracy, one row each
 # ----------------------------------------------------------------------------------------------------
 
-COLUMNS = ("table", "mode", "world_size", "partition", "delay", "momentum", "lambda")
+COLUMNS = ("table", "mode", "workers", "partition", "delay", "momentum", "lambda")
 TITLES = (*COLUMNS, "published, %", "measured, %", "runs", "converged", "difference")
 
 
@@ -31,16 +33,16 @@ def compare(row: dict[str, str], results: Results) -> list[str]:
     """A row of the table; what was not measured yet stays empty."""
     delay = "none" if row["delayed"] == "none" else f"{row['delay_type']} {row['delay_ms']} ms"
     delay += ", worker 1 twice" if row["delayed"] == "worker 1" else ""
-    cell = Cell.of_published(row)
-    published = results.published[cell]
-    told = [row["table"], row["script"], row["world_size"], row["partition"], delay, row["momentum"],
+    setting = setting_of(row)
+    published = results.published[setting]
+    settings = [row["table"], row["script"], str(setting.workers), row["partition"], delay, row["momentum"],
             row["compensation_lambda"], f"{published:.2f}"]  # fmt: skip
-    group = results.measured.get(cell)
+    group = results.measured.get(setting)
     if group is None:
-        return [*told, "", "0", "", ""]
+        return [*settings, "", "0", "", ""]
     accuracy = group.spread("test_accuracy")
     outcome = [f"{accuracy:.2f}", str(len(group.outcomes)), str(group.converged)]
-    return [*told, *outcome, f"{accuracy.mean - published:+.2f}"]
+    return [*settings, *outcome, f"{accuracy.mean - published:+.2f}"]
 
 
 def write_comparison(results: Results, folder: Path) -> None:
@@ -64,26 +66,27 @@ def write_comparison(results: Results, folder: Path) -> None:
 # The questions' tables
 # ----------------------------------------------------------------------------------------------------
 
-ASYNC = Cell("async", 0, "none")  # what the cells of a table share; its rows and columns say the rest
-SLOW = {"delayed": "all, worker 1 twice", "delay_type": "constant"}
+SHARED = {"mode": "async", **SAME_FOR_ALL, **VIRTUAL}  # by the settings of a table; its rows and columns say the rest
 WORKERS = {f"{workers} workers": {"world_size": workers + 1} for workers in (2, 5, 10)}
-PARTITIONS = {"samples split": {"partition": "split_dataset"}, "labels split": {"partition": "split_labels"}}
+SPLITS = {PARTITIONS[name].short_title: {"partition": name} for name in ("split_dataset", "split_labels")}
+CONSTANT = {"delay": True, "delay_type": "constant"}
+GAUSSIAN = {"delay": True, "delay_type": "gaussian"}
+SLOW = {**CONSTANT, "slow_worker_1": True}
 DELAYS = {
     "no delay": {},
-    **{f"{ms} ms": {"delayed": "all", "delay_type": "constant", "delay_ms": float(ms)} for ms in (30, 60, 90)},
+    **{f"{ms} ms": {**CONSTANT, "delay_ms": float(ms)} for ms in (30, 60, 90)},
     **{f"{ms} ms, worker 1 twice": {**SLOW, "delay_ms": float(ms)} for ms in (30, 60, 90)},
 }
-MOMENTA = {f"momentum {momentum:g}": {"momentum": momentum} for momentum in (0.0, 0.5, 0.9, 0.99)}
+MOMENTUM_VALUES = {f"momentum {momentum:g}": {"momentum": momentum} for momentum in (0.0, 0.5, 0.9, 0.99)}
 MODES = {"synchronous": {"mode": "sync"}, "asynchronous": {"mode": "async"}}
 COMPENSATIONS = {
     "none": {},
-    "λ 2": {"compensation": "constant 2"},
-    "λ 5": {"compensation": "constant 5"},
+    "λ 2": {"compensation": True, "compensation_lambda": 2.0},
+    "λ 5": {"compensation": True, "compensation_lambda": 5.0},
 }
-GAUSSIAN = {"delayed": "all", "delay_type": "gaussian"}
 MEAN_DELAYS = {f"{ms} ms": {"delay_ms": float(ms)} for ms in (30, 60, 90)}
 
-Part = dict[str, dict[str, object]]  # what is told → what it sets
+Part = dict[str, dict[str, object]]  # heading → the settings that it stands for
 
 
 def product(first: Part, second: Part) -> Part:
@@ -91,28 +94,25 @@ def product(first: Part, second: Part) -> Part:
     return {f"{one}, {other}": {**first[one], **second[other]} for one in first for other in second}
 
 
-ACCURACIES: dict[str, tuple[Cell, Part, Part]] = {  # name → shared, rows, columns
-    "workers": (ASYNC, product(MODES, PARTITIONS), WORKERS),
-    "delays": (ASYNC, DELAYS, product(PARTITIONS, WORKERS)),
+ACCURACIES: dict[str, tuple[dict[str, object], Part, Part]] = {  # name → shared, rows, columns
+    "workers": ({}, product(MODES, SPLITS), WORKERS),
+    "delays": ({}, DELAYS, product(SPLITS, WORKERS)),
     "momentum of a slow worker": (
-        replace(ASYNC, partition="split_labels", **SLOW), MOMENTA, product(WORKERS, MEAN_DELAYS),
+        {"partition": "split_labels", **SLOW}, MOMENTUM_VALUES, product(WORKERS, MEAN_DELAYS),
     ),
     "compensation of a slow worker": (
-        replace(ASYNC, partition="split_labels", **SLOW), COMPENSATIONS, product(WORKERS, MEAN_DELAYS),
+        {"partition": "split_labels", **SLOW}, COMPENSATIONS, product(WORKERS, MEAN_DELAYS),
     ),
-    "momentum": (
-        replace(ASYNC, **GAUSSIAN), product(PARTITIONS, MOMENTA), product(WORKERS, MEAN_DELAYS),
-    ),
+    "momentum": (GAUSSIAN, product(SPLITS, MOMENTUM_VALUES), product(WORKERS, MEAN_DELAYS)),
     "compensation": (
-        replace(ASYNC, compensation="constant 2", **GAUSSIAN),
-        product(PARTITIONS, MOMENTA), product(WORKERS, MEAN_DELAYS),
+        {**COMPENSATIONS["λ 2"], **GAUSSIAN}, product(SPLITS, MOMENTUM_VALUES), product(WORKERS, MEAN_DELAYS),
     ),
 }  # fmt: skip
 
 
-def tell(cell: Cell, results: Results) -> str:
+def describe(setting: RunConfig, results: Results) -> str:
     """Mean ± deviation of what was measured, and in brackets what was published."""
-    group, published = results.measured.get(cell), results.published.get(cell)
+    group, published = results.measured.get(setting), results.published.get(setting)
     measured = "" if group is None else f"{group.spread('test_accuracy'):.1f}"
     return measured if published is None else f"{measured} ({published:.1f})".strip()
 
@@ -121,7 +121,7 @@ def accuracy_table(name: str, results: Results) -> str:
     """One of the ACCURACIES, in Markdown."""
     shared, rows, columns = ACCURACIES[name]
     lines = [
-        [title, *(tell(replace(shared, **row, **column), results) for column in columns.values())]
+        [title, *(describe(RunConfig(**{**SHARED, **shared, **row, **column}), results) for column in columns.values())]
         for title, row in rows.items()
     ]
     return markdown_table(["", *columns], lines)
@@ -136,13 +136,13 @@ TABLES: dict[str, Callable[[Results], str]] = {
 def fill_in(page: str, results: Results) -> str:
     """The page with its tables made anew: each stands between `<!-- table: NAME -->` and `<!-- end -->`.
 
-    Raises ValueError for a name that is none of the TABLES.
+    Raises UsageError for a name that is none of the TABLES.
     """
 
     def fill(match: re.Match[str]) -> str:
         name = match["name"]
         if name not in TABLES:
-            raise ValueError(f"table {name!r} is not valid: one of {', '.join(TABLES)}")
+            raise UsageError(f"table {name!r} is not valid: one of {', '.join(TABLES)}")
         return f"<!-- table: {name} -->\n{TABLES[name](results)}<!-- end -->"
 
     return re.sub(r"<!-- table: (?P<name>[^>]*) -->\n.*?<!-- end -->", fill, page, flags=re.DOTALL)
@@ -153,7 +153,7 @@ def fill_in(page: str, results: Results) -> str:
 
 def main() -> None:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="with published.csv and a folder an experiment")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="with published.csv and one folder per experiment")
     parser.add_argument("--plot_dir", metavar="DIR", type=Path, default=Path("plots"), help="(default plots)")
     arguments = parser.parse_args()
     folder, plot_dir = arguments.folder, make_folder(arguments.plot_dir, "--plot_dir")

@@ -11,33 +11,39 @@ from matplotlib.lines import Line2D
 
 from analysis.reports.training_plots import DPI, OKABE_ITO, head, say
 from analysis.study import speed
-from analysis.study.published import NOT_DISTRIBUTED, Cell, Results
+from analysis.study.published import (
+    NOT_DISTRIBUTED,
+    Results,
+    delayed,
+    studied,
+    uncompensated,
+)
+from catalogue import PARTITIONS
+from training.config import MODE_TITLES, RunConfig
 
 WORKERS = (2, 5, 10)
 DELAYS_MS = (0.0, 30.0, 60.0, 90.0)
-MOMENTA = (0.0, 0.5, 0.9, 0.99)
-PARTITIONS = {name: title for name, title in speed.PARTITIONS.items() if name != "none"}
-MARKERS = {"none": "s", "split_dataset": "o", "split_labels": "^"}
-SLOW = "all, worker 1 twice"
+MOMENTUM_VALUES = (0.0, 0.5, 0.9, 0.99)
+SPLITS = ("split_dataset", "split_labels")
 ACCURACY = "test accuracy (%)"
 DODGE = 0.09  # between the series at one place, in places
 
 
 # ----------------------------------------------------------------------------------------------------
-# The figures, one a question
+# The figures, one per question
 # ----------------------------------------------------------------------------------------------------
 
 
 def workers_figure(results: Results) -> Figure:
     """Accuracy against the number of workers, synchronous and asynchronous, nobody delayed."""
-    figure, axes = accuracy_panels(1, len(PARTITIONS))
-    for panel, (partition, title) in zip(axes[0], PARTITIONS.items(), strict=True):
-        for place, (mode, name) in enumerate(speed.MODES.items()):
-            cells = [Cell(mode, workers + 1, partition) for workers in WORKERS]
-            draw_series(panel, cells, results, name, place, 2)
+    figure, axes = accuracy_panels(1, len(SPLITS))
+    for panel, partition in zip(axes[0], SPLITS, strict=True):
+        for place, mode in enumerate(speed.COMPARED_MODES):
+            settings = [studied(mode, workers, partition) for workers in WORKERS]
+            draw_series(panel, settings, results, MODE_TITLES[mode], place, 2)
         draw_control(panel, results)
         set_places(panel, WORKERS, "workers")
-        head(panel, title)
+        head(panel, PARTITIONS[partition].short_title)
     return with_key(figure, *series_key(axes[0, 0]), control_key())
 
 
@@ -45,40 +51,41 @@ def delays_figure(results: Results) -> Figure:
     """Accuracy against a constant delay, for each number of workers; asynchronous."""
     figure, axes = accuracy_panels(1, len(WORKERS))
     for panel, workers in zip(axes[0], WORKERS, strict=True):
-        series = [(slow, partition) for slow in (False, True) for partition in PARTITIONS]
+        series = [(slow, partition) for slow in (False, True) for partition in SPLITS]
         for place, (slow, partition) in enumerate(series):
-            cells = [delayed(workers, partition, delay, slow) for delay in DELAYS_MS]
-            name = PARTITIONS[partition] + (", worker 1 slow" if slow else "")
-            draw_series(panel, cells, results, name, place, len(series), "--" if slow else "-")
+            settings = [constantly_delayed(workers, partition, delay, slow) for delay in DELAYS_MS]
+            name = PARTITIONS[partition].short_title + (", worker 1 slow" if slow else "")
+            draw_series(panel, settings, results, name, place, len(series), "--" if slow else "-")
         draw_control(panel, results)
         set_places(panel, DELAYS_MS, "delay (ms)")
         head(panel, f"{workers} workers")
     return with_key(figure, *series_key(axes[0, 0]), control_key())
 
 
-def delayed(workers: int, partition: str, delay_ms: float, slow: bool) -> Cell | None:
+def constantly_delayed(workers: int, partition: str, delay_ms: float, slow: bool) -> RunConfig | None:
     """An asynchronous setting with a constant delay; None for a slow worker 1 that has nothing to double."""
-    cell = Cell("async", workers + 1, partition)
+    setting = studied("async", workers, partition)
     if delay_ms == 0:
-        return None if slow else cell
-    return replace(cell, delayed=SLOW if slow else "all", delay_ms=delay_ms, delay_type="constant")
+        return None if slow else setting
+    return delayed(setting, delay_ms, "constant", slow)
 
 
 def momentum_figure(results: Results) -> Figure:
     """Accuracy against momentum, for each number of workers and kind of delay; asynchronous."""
     kinds = {
-        "labels split, worker 1 slow": ("split_labels", SLOW, "constant"),
-        "labels split, gaussian delays": ("split_labels", "all", "gaussian"),
-        "samples split, gaussian delays": ("split_dataset", "all", "gaussian"),
+        "labels split, worker 1 slow": ("split_labels", True, "constant"),
+        "labels split, gaussian delays": ("split_labels", False, "gaussian"),
+        "samples split, gaussian delays": ("split_dataset", False, "gaussian"),
     }
     figure, axes = accuracy_panels(len(kinds), len(WORKERS))
-    for row, (title, (partition, who, kind)) in zip(axes, kinds.items(), strict=True):
+    for row, (title, (partition, slow, kind)) in zip(axes, kinds.items(), strict=True):
         for panel, workers in zip(row, WORKERS, strict=True):
             for place, delay in enumerate(DELAYS_MS[1:]):
-                cells = [Cell("async", workers + 1, partition, who, delay, kind, momentum) for momentum in MOMENTA]
-                draw_series(panel, cells, results, f"{delay:g} ms", place, len(DELAYS_MS) - 1)
+                setting = delayed(studied("async", workers, partition), delay, kind, slow)
+                settings = [replace(setting, momentum=momentum) for momentum in MOMENTUM_VALUES]
+                draw_series(panel, settings, results, f"{delay:g} ms", place, len(DELAYS_MS) - 1)
             draw_control(panel, results)
-            set_places(panel, MOMENTA, "momentum")
+            set_places(panel, MOMENTUM_VALUES, "momentum")
             head(panel, title, f"{workers} workers")
     return with_key(figure, *series_key(axes[0, 0]), control_key())
 
@@ -87,39 +94,39 @@ def staleness_figure(results: Results) -> Figure:
     """Accuracy against mean staleness of every asynchronous setting without compensation."""
     figure, axes = accuracy_panels(1, 2)
     panel_of = {"equally fast workers": axes[0, 0], "worker 1 slow": axes[0, 1]}
-    for cell, group in results.measured.items():
-        if cell.mode == "async" and cell.compensation == "none":
-            slow = cell.delayed == SLOW
+    for setting, group in results.measured.items():
+        if setting.depends_on_arrival and not setting.compensation:
+            slow = setting.slow_worker_1
             accuracy, staleness = group.spread("test_accuracy"), group.spread("mean_staleness").mean
             panel_of["worker 1 slow" if slow else "equally fast workers"].errorbar(
-                staleness + (MOMENTA.index(cell.momentum) - 1.5) * DODGE,
+                staleness + (MOMENTUM_VALUES.index(setting.momentum) - 1.5) * DODGE,
                 accuracy.mean, np.nan_to_num(accuracy.deviation),
-                color=OKABE_ITO[MOMENTA.index(cell.momentum)], alpha=0.8, **marker(cell.partition),
+                color=OKABE_ITO[MOMENTUM_VALUES.index(setting.momentum)], alpha=0.8, **marker(setting.partition),
             )  # fmt: skip
     for title, panel in panel_of.items():
         draw_control(panel, results)
         panel.set_xlabel("mean staleness (updates)")
         head(panel, title)
-    return with_key(figure, *momentum_key(), *partition_key(PARTITIONS), control_key())
+    return with_key(figure, *momentum_key(), *partition_key(SPLITS), control_key())
 
 
 def compensation_figure(results: Results) -> Figure:
     """Accuracy with delay compensation against accuracy without it, of runs alike in all else, the seed included."""
     figure, axes = accuracy_panels(1, 2)
-    published = {(cell, ""): accuracy for cell, accuracy in results.published.items()}
+    published = {(setting, 0): accuracy for setting, accuracy in results.published.items()}
     titles = {"measured, same seed": results.by_seed, "published: without effect, so noise alone": published}
     for panel, (title, accuracies) in zip(axes[0], titles.items(), strict=True):
         panel.axline((50, 50), slope=1, color="0.6", linewidth=0.8, zorder=0)
-        for (cell, seed), accuracy in accuracies.items():
-            without = accuracies.get((replace(cell, compensation="none"), seed))
-            if cell.compensation != "none" and without is not None:
-                color = OKABE_ITO[MOMENTA.index(cell.momentum)]
-                panel.errorbar(without, accuracy, color=color, alpha=0.8, **marker(cell.partition))
+        for (setting, seed), accuracy in accuracies.items():
+            without = accuracies.get((uncompensated(setting), seed))
+            if setting.compensation and without is not None:
+                color = OKABE_ITO[MOMENTUM_VALUES.index(setting.momentum)]
+                panel.errorbar(without, accuracy, color=color, alpha=0.8, **marker(setting.partition))
         panel.set_xlabel(f"{ACCURACY}, no compensation")
         panel.set_xlim(0, 100)
         head(panel, title)
     axes[0, 0].set_ylabel("with compensation")
-    return with_key(figure, *momentum_key(), *partition_key(PARTITIONS))
+    return with_key(figure, *momentum_key(), *partition_key(SPLITS))
 
 
 def speed_figure(results: Results) -> Figure:
@@ -127,7 +134,9 @@ def speed_figure(results: Results) -> Figure:
     comparison = speed.Comparison(results)
     figure, axes = panels(len(speed.CLOCKS), len(speed.NETWORKS), sharey="row")
     for panel, (clock, network) in zip(axes.flat, product(speed.CLOCKS, speed.NETWORKS), strict=True):
-        for partition, (color, mode) in product(speed.PARTITIONS, zip(OKABE_ITO, speed.MODES, strict=False)):
+        for partition, (color, mode) in product(
+            speed.COMPARED_PARTITIONS, zip(OKABE_ITO, speed.COMPARED_MODES, strict=False)
+        ):
             found = comparison.by_workers(clock, network, partition, mode)
             if found:
                 rates = np.array([astuple(speed.gradients_per_second(runs)) for runs in found.values()])
@@ -143,9 +152,10 @@ def speed_figure(results: Results) -> Figure:
     for panel in axes[:, 0]:
         panel.set_ylabel("gradients / s")
     modes = [
-        Line2D([], [], color=color, label=name) for color, name in zip(OKABE_ITO, speed.MODES.values(), strict=False)
+        Line2D([], [], color=color, label=MODE_TITLES[mode])
+        for color, mode in zip(OKABE_ITO, speed.COMPARED_MODES, strict=False)
     ]
-    return with_key(figure, *modes, *partition_key(speed.PARTITIONS))
+    return with_key(figure, *modes, *partition_key(speed.COMPARED_PARTITIONS))
 
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {
@@ -178,15 +188,15 @@ def accuracy_panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
 
 
 def draw_series(
-    axes: Axes, cells: Sequence[Cell | None], results: Results, name: str, place: int, of: int, line: str = "-"
+    axes: Axes, settings: Sequence[RunConfig | None], results: Results, name: str, place: int, of: int, line: str = "-"
 ) -> None:
-    """One series: mean ± deviation filled, each run a faint dot, the published run hollow. Cells may be missing.
+    """One series: mean ± deviation filled, each run a faint dot, the published run hollow. Settings may be missing.
 
     place, of: its number among the series of the panel, which stand beside one another at each place.
     """
     color = OKABE_ITO[place]
-    at = np.arange(len(cells)) + (place - (of - 1) / 2) * DODGE
-    measured = [(x, results.measured[cell]) for x, cell in zip(at, cells, strict=True) if cell in results.measured]
+    at = np.arange(len(settings)) + (place - (of - 1) / 2) * DODGE
+    measured = [(x, results.measured[one]) for x, one in zip(at, settings, strict=True) if one in results.measured]
     for x, group in measured:
         accuracies = [outcome.test_accuracy for outcome in group.outcomes]
         axes.plot([x] * len(accuracies), accuracies, ".", color=color, alpha=0.35, markersize=4)
@@ -195,7 +205,7 @@ def draw_series(
         [x for x, _ in measured], spreads[:, 0], np.nan_to_num(spreads[:, 1]),
         color=color, linestyle=line, marker="o", markersize=5, capsize=2, linewidth=1.2, label=name,
     )  # fmt: skip
-    published = [(x, results.published[cell]) for x, cell in zip(at, cells, strict=True) if cell in results.published]
+    published = [(x, results.published[one]) for x, one in zip(at, settings, strict=True) if one in results.published]
     if published:
         axes.plot(*zip(*published, strict=True), "D", color=color, markerfacecolor="none", markersize=5, alpha=0.8)
 
@@ -215,19 +225,19 @@ def set_places(axes: Axes, values: Sequence[float], label: str) -> None:
 
 def marker(partition: str) -> dict[str, object]:
     """How a point of a setting with this partition looks."""
-    return {"marker": MARKERS[partition], "markersize": 5, "linewidth": 0.8, "capsize": 2}
+    return {"marker": PARTITIONS[partition].marker, "markersize": 5, "linewidth": 0.8, "capsize": 2}
 
 
 def momentum_key() -> list[Line2D]:
     """Which colour is which momentum."""
     return [Line2D([], [], color=color, linewidth=3, label=f"momentum {momentum:g}")
-            for color, momentum in zip(OKABE_ITO, MOMENTA, strict=False)]  # fmt: skip
+            for color, momentum in zip(OKABE_ITO, MOMENTUM_VALUES, strict=False)]  # fmt: skip
 
 
-def partition_key(partitions: dict[str, str]) -> list[Line2D]:
+def partition_key(partitions: Sequence[str]) -> list[Line2D]:
     """Which marker is which partition."""
-    return [Line2D([], [], color="0.3", linestyle="", marker=marker(partition)["marker"], label=title)
-            for partition, title in partitions.items()]  # fmt: skip
+    return [Line2D([], [], color="0.3", linestyle="", marker=marker(partition)["marker"],
+                   label=PARTITIONS[partition].short_title) for partition in partitions]  # fmt: skip
 
 
 def series_key(axes: Axes) -> list[Line2D]:

@@ -25,7 +25,7 @@ SERVER = "server"
 ADDRESS = f"addrs/{SERVER}"  # where an agent keeps it in its store
 TIMEOUT_SECONDS = 20 * 24 * 3600  # of any call; torch counts it in 31 bits of milliseconds
 MEETING_SECONDS = 1800  # how long machines wait for one another before training starts
-BEATS = 4  # signs of life in the time after which silence counts as a loss
+BEATS = 4  # heartbeats in the time after which silence counts as a loss
 SIOCGIFADDR = 0x8915  # linux/sockios.h
 
 # Held as long as this process takes part: of the server, it is what workers on other machines connect to.
@@ -59,7 +59,7 @@ STAR = rpc.backend_registry.register_backend("STAR", rpc.TensorPipeRpcBackendOpt
 def meet(name: str, rank: int, rendezvous: str, threads: int) -> None:
     """Join the star at `rendezvous` (a URL of torch's), to take calls on some threads.
 
-    Raises DataError if there is no meeting there.
+    Raises DataError if the rendezvous fails.
     """
     options = rpc.TensorPipeRpcBackendOptions(
         num_worker_threads=threads,
@@ -71,8 +71,8 @@ def meet(name: str, rank: int, rendezvous: str, threads: int) -> None:
     )
     try:
         rpc.init_rpc(name, backend=STAR, rank=rank, rpc_backend_options=options)
-    except RuntimeError as error:  # torch's word for whatever a network may do
-        raise DataError(f"no meeting at {rendezvous}: {_first_line(error)}") from error
+    except RuntimeError as error:  # torch's error for whatever a network may do
+        raise DataError(f"rendezvous at {rendezvous} failed: {_first_line(error)}") from error
 
 
 def leave() -> None:
@@ -86,21 +86,21 @@ def ask(function: Callable[..., Any], *arguments: object) -> Any:
     """Call a function of the server's and wait. Raises DataError if the server is lost."""
     try:
         return rpc.rpc_sync(SERVER, function, args=arguments)
-    except RuntimeError as error:  # torch's word for a connection that broke
+    except RuntimeError as error:  # torch's error for a broken connection
         raise DataError(f"the server was lost ({_first_line(error)})") from error
 
 
 class DistantServer:
-    """The server on another machine, which may vanish without a word: so each end counts the other's silence.
+    """The server on another machine, which may vanish without closing its connection: each end times the other.
 
-    sign_of_life: a function of the server's that takes this worker's number; called BEATS times in
+    heartbeat: a function of the server's that takes this worker's number; called BEATS times in
     `peer_timeout` seconds, until `leave`.
     """
 
-    def __init__(self, number: int, sign_of_life: Callable[[int], None], peer_timeout: float) -> None:
+    def __init__(self, number: int, heartbeat: Callable[[int], None], peer_timeout: float) -> None:
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._over = threading.Event()
-        beat = threading.Thread(target=self._beat, args=(number, sign_of_life, peer_timeout), daemon=True)
+        beat = threading.Thread(target=self._beat, args=(number, heartbeat, peer_timeout), daemon=True)
         beat.start()
 
     def ask(self, function: Callable[..., Any], *arguments: object) -> Any:
@@ -113,12 +113,12 @@ class DistantServer:
             raise DataError(f"the server was lost ({_first_line(error)})") from error
 
     def leave(self) -> None:
-        """Give no more signs of life."""
+        """Send no more heartbeats."""
         self._over.set()
 
-    def _beat(self, number: int, sign_of_life: Callable[[int], None], peer_timeout: float) -> None:
+    def _beat(self, number: int, heartbeat: Callable[[int], None], peer_timeout: float) -> None:
         while not self._over.wait(peer_timeout / BEATS):
-            sign = rpc.rpc_async(SERVER, sign_of_life, args=(number,), timeout=peer_timeout)
+            sign = rpc.rpc_async(SERVER, heartbeat, args=(number,), timeout=peer_timeout)
             try:
                 sign.wait()
             except RuntimeError:
@@ -133,9 +133,9 @@ def use_interface_towards(address: str) -> None:
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((address, 9))  # sends nothing: it looks up the way
+            probe.connect((address, 9))  # sends nothing: it looks up the route
         except OSError as error:
-            raise DataError(f"--master_addr {address}: no way leads there ({error.strerror})") from error
+            raise DataError(f"--master_addr {address}: no route to host ({error.strerror})") from error
         own_address = probe.getsockname()[0]
         for _, interface in socket.if_nameindex():
             if _address_of(interface, probe) == own_address:

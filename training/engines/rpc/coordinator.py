@@ -1,6 +1,5 @@
-"""The server's end of the wire: lets workers in, takes their pushes one at a time, and answers with the next model."""
+"""The server's end of the wire: lets workers in, takes one push at a time, and answers those who are released."""
 
-import dataclasses
 import os
 import threading
 import time
@@ -10,16 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from interface.errors import DataError
+from training.algorithms import Algorithm
+from training.config import ROWS
+from training.engines.dispatcher import Dispatcher
 from training.engines.rpc.mailbox import OnTheWire
 from training.observer import Observer
-from training.options import LOCAL_SETTINGS
 from training.plan import Plan
 from training.protocol import Push, Snapshot
-from training.server import AsyncServer, SyncServer
-
-
-class WorkerLost(DataError):
-    """A worker died, and the run cannot go on without it."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +30,7 @@ Answer = Snapshot | Refusal | None  # None: there is nothing more to do
 
 def shared_settings(plan: Plan) -> dict[str, object]:
     """What all processes of a run must agree on."""
-    settings = {f"--{name}": value for name, value in dataclasses.asdict(plan.config).items()
-                if name not in LOCAL_SETTINGS}  # fmt: skip
+    settings = {f"--{name}": getattr(plan.config, name) for name, row in ROWS.items() if not row.local}
     return settings | {"--seed": plan.seed, "data of fingerprint": plan.fingerprint}
 
 
@@ -43,16 +38,18 @@ class Coordinator:
     """Training starts once every worker that lives has joined; all futures are answers to a worker.
 
     done: becomes readable when the run is over, well or not; `error` tells why not.
-    heard: worker → when it last gave a sign of life, by `time.monotonic`.
+    heard: worker → the time of its last heartbeat, by `time.monotonic`.
     """
 
     def __init__(
-        self, plan: Plan, server: AsyncServer | SyncServer, observer: Observer, mailboxes: Mapping[int, OnTheWire]
+        self, plan: Plan, algorithm: Algorithm, observer: Observer, mailboxes: Mapping[int, OnTheWire]
     ) -> None:
         self.plan = plan
         self.mailboxes = mailboxes
-        self.server = server
         self.observer = observer
+        self.dispatcher = Dispatcher(
+            plan.config.algorithm, algorithm, observer, plan.steps, self._send_model, self._dismiss
+        )
         self.error: BaseException | None = None
         self.done = os.eventfd(0)
         self.heard: dict[int, float] = {}
@@ -70,7 +67,7 @@ class Coordinator:
         return time.perf_counter() - self._start
 
     def join(self, worker: int, settings: dict[str, object]) -> torch.futures.Future[Answer]:
-        """Let a worker in; the future is the model to start from. A worker of another run calls off this one."""
+        """Let a worker in; the future is the model to start from. A worker of another run aborts this one."""
         reply = torch.futures.Future()
         self._here.add(worker)
         with self._lock:
@@ -82,9 +79,9 @@ class Coordinator:
                     reply.set_result(Refusal(reason))
                     return reply
             if worker not in self.awaited or self._closed:
-                reply.set_result(Refusal(f"this run has, or had, a Worker_{worker} already"))
+                reply.set_result(Refusal(f"Worker_{worker} has already joined"))
                 return reply
-            self.hear(worker)
+            self.heartbeat(worker)
             self._replies[worker] = reply
             self.awaited.remove(worker)
             self._start_when_all_are_there()
@@ -93,43 +90,35 @@ class Coordinator:
     def _start_when_all_are_there(self) -> None:
         if not self.awaited:
             self._start = time.perf_counter()
-            for worker in sorted(self._replies):
-                self._answer(worker)
+            self.dispatcher.start()
 
-    def hear(self, worker: int) -> None:
-        """A worker gives a sign of life."""
+    def heartbeat(self, worker: int) -> None:
+        """A worker is alive."""
         self.heard[worker] = time.monotonic()
 
     def exchange(self, push: Push) -> torch.futures.Future[Answer]:
-        """Take one gradient; the future is the model to go on with, or None behind the worker's last gradient."""
-        self.hear(push.worker)
+        """Take one gradient; the future is the model to go on with, or None after the worker's last gradient."""
+        self.heartbeat(push.worker)
         reply = torch.futures.Future()
         with self._lock:
             if self._closed or push.worker not in self._training:
-                reply.set_result(self._called_off() if self._closed else Refusal("the run goes on without this worker"))
+                reply.set_result(
+                    self._abort_reason() if self._closed else Refusal("the run goes on without this worker")
+                )
                 return reply
             self._replies[push.worker] = reply
             try:
-                self._take(self.mailboxes[push.worker].open_push(push))
+                self.dispatcher.push(self._seconds, self.mailboxes[push.worker].open_push(push))
             except BaseException as error:  # of the observer's: a full disk, say
                 self._fail(error)  # those who wait for an answer learn it from `close`
         return reply
 
-    def _take(self, push: Push) -> None:
-        update = self.server.push(push)
-        self.observer.push(self._seconds, push)
-        if update is None:
-            return
-        self.observer.update(self._seconds, update)
-        for part in update.pushes:
-            if part.step < self.plan.steps[part.worker]:
-                self._answer(part.worker)
-            else:
-                self._leave(part.worker)
-                self._replies.pop(part.worker).set_result(None)
+    def _send_model(self, worker: int, snapshot: Snapshot) -> None:
+        self._replies.pop(worker).set_result(self.mailboxes[worker].post_snapshot(snapshot))
 
-    def _answer(self, worker: int) -> None:
-        self._replies.pop(worker).set_result(self.mailboxes[worker].post_snapshot(self.server.fetch(worker)))
+    def _dismiss(self, worker: int) -> None:
+        self._replies.pop(worker).set_result(None)
+        self._leave(worker)
 
     def _leave(self, worker: int) -> None:
         self._training.discard(worker)
@@ -146,27 +135,21 @@ class Coordinator:
             self.observer.warn(self._seconds, text)
 
     def lose(self, worker: int, how: str) -> None:
-        """A worker is gone. Raises WorkerLost if the run needs it."""
+        """A worker is gone. Raises WorkerLostError if the run needs it, StalledError if everybody waits for it."""
         with self._lock:
             if worker not in self._training:
                 return
-            message = f"Worker_{worker} was lost ({how})"
             self.say_goodbye(worker)
-            if self.plan.config.mode == "sync":
-                raise WorkerLost(f"{message}: a synchronous run cannot go on")
-            self.observer.lost.append(worker)
-            if len(self.observer.lost) == len(self.plan.steps):
-                raise WorkerLost(f"{message}, the last one")
-            self.observer.warn(self._seconds, f"{message}: going on without it")
             self._replies.pop(worker, None)
+            self.dispatcher.lose(self._seconds, worker, how)
             self._leave(worker)
             if worker in self.awaited:
                 self.awaited.remove(worker)
                 self._start_when_all_are_there()
 
     def silent(self, seconds: float) -> list[int]:
-        """The workers in training that gave no sign of life for so long."""
-        with self._lock:  # behind those whose push waits for its turn
+        """The workers in training whose last heartbeat is longer ago than that."""
+        with self._lock:  # after those whose push waits for its turn
             now = time.monotonic()
             return [worker for worker, heard in self.heard.items()
                     if worker in self._training and now - heard > seconds]  # fmt: skip
@@ -187,9 +170,9 @@ class Coordinator:
         with self._lock:  # not held beyond: a push that waited for it would keep RPC from shutting down
             self._closed = True
             for reply in self._replies.values():
-                reply.set_result(self._called_off())
+                reply.set_result(self._abort_reason())
             self._replies.clear()
             os.close(self.done)
 
-    def _called_off(self) -> Refusal:
-        return Refusal(f"the run was called off: {self.error}")
+    def _abort_reason(self) -> Refusal:
+        return Refusal(f"the run was aborted: {self.error}")

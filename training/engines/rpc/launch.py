@@ -1,4 +1,4 @@
-"""Engine 1: one process a rank over PyTorch RPC, on the wall clock.
+"""The wall clock: one process per rank over PyTorch RPC.
 
 Of a local run, the launching process is the parameter server, rank 0. It forks the workers before it does
 any threaded tensor work, so that they share its code and its data without a copy; they meet over a temporary
@@ -23,7 +23,8 @@ from torch.distributed.rpc.functions import async_execution
 
 from common import Samples, build_model
 from interface.errors import DataError
-from interface.processes import obey
+from interface.processes import available_cores, detach_from_terminal
+from training.algorithms import Algorithm
 from training.engines.rpc.agents import (
     MEETING_SECONDS,
     SERVER,
@@ -37,9 +38,8 @@ from training.engines.rpc.agents import (
 from training.engines.rpc.coordinator import Answer, Coordinator, Refusal, shared_settings
 from training.engines.rpc.mailbox import Mailbox, OnTheWire
 from training.observer import Observer
-from training.plan import Plan, available_cores
+from training.plan import Plan
 from training.protocol import Push, Snapshot
-from training.server import AsyncServer, SyncServer
 
 SERVER_THREADS = 4  # that take pushes of a local run; they only wait for one another
 WATCH_SECONDS = 1  # between two looks at the workers
@@ -54,7 +54,7 @@ _coordinator: Coordinator
 def _join(worker: int, settings: dict[str, object]) -> torch.futures.Future[Answer]:
     reply = _coordinator.join(worker, settings)
     if _coordinator.plan.config.rank is not None and worker not in _coordinator.awaited:
-        print(f"Worker_{worker} is here", flush=True)
+        print(f"Worker_{worker} has joined", flush=True)
     return reply
 
 
@@ -63,8 +63,8 @@ def _exchange(push: Push) -> torch.futures.Future[Answer]:
     return _coordinator.exchange(push)
 
 
-def _hear(worker: int) -> None:
-    _coordinator.hear(worker)
+def _heartbeat(worker: int) -> None:
+    _coordinator.heartbeat(worker)
 
 
 def _say_goodbye(worker: int) -> None:
@@ -76,21 +76,22 @@ def _say_goodbye(worker: int) -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
-def train(plan: Plan, samples: Samples, server: AsyncServer | SyncServer, observer: Observer) -> None:
+def train(plan: Plan, samples: Samples, algorithm: Algorithm, observer: Observer) -> None:
     """Train to the end, as the server; of a local run, start and end the workers as well.
 
-    Raises WorkerLost, with the name of the worker, if the run cannot be completed.
+    Raises WorkerLostError, with the name of the worker, or StalledError if the run cannot be completed.
     """
     if plan.config.rank is not None:
-        _train_with_distant_workers(Coordinator(plan, server, observer, dict.fromkeys(plan.steps, OnTheWire())))
+        _train_with_distant_workers(Coordinator(plan, algorithm, observer, dict.fromkeys(plan.steps, OnTheWire())))
         return
-    mailboxes = {worker: Mailbox(server.parameters, server.buffers) for worker in plan.steps}
+    server = algorithm.server
+    mailboxes = {worker: Mailbox(server.parameters, server.buffers, algorithm.keeps_gradients) for worker in plan.steps}
     os.environ["TP_SOCKET_IFNAME"] = "lo"
     with tempfile.TemporaryDirectory(prefix="rendezvous-") as folder:
         rendezvous = f"file://{Path(folder) / 'store'}"
         workers = _start_workers(plan, samples, rendezvous, mailboxes)
         try:
-            _train_with_own_workers(Coordinator(plan, server, observer, mailboxes), rendezvous, workers)
+            _train_with_own_workers(Coordinator(plan, algorithm, observer, mailboxes), rendezvous, workers)
         finally:
             for process in workers.values():
                 process.kill()
@@ -107,7 +108,7 @@ def _start_workers(
     sys.stderr.flush()
     workers = {
         number: context.Process(
-            target=_live,
+            target=_worker_main,
             args=(plan, samples, number, rendezvous, mailboxes[number], os.getpid()),
             name=f"Worker_{number}",
         )
@@ -135,8 +136,9 @@ def _train_with_own_workers(coordinator: Coordinator, rendezvous: str, workers: 
             stopped = now_stopped
         if coordinator.error is not None:
             raise coordinator.error
+        coordinator.dispatcher.check_complete()
         wait_until = time.monotonic() + EXIT_SECONDS
-        for process in workers.values():  # they still have to hear that they are through
+        for process in workers.values():  # they still have to hear that there is nothing left to do
             process.join(max(0.0, wait_until - time.monotonic()))
     finally:
         coordinator.close()
@@ -172,15 +174,16 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
                 coordinator.lose(worker, f"silent for {plan.config.peer_timeout:g} s")
             if coordinator.awaited and time.monotonic() > deadline:
                 for worker in sorted(coordinator.awaited):
-                    coordinator.lose(worker, f"did not come within {MEETING_SECONDS} s")
+                    coordinator.lose(worker, f"did not join within {MEETING_SECONDS} s")
         if coordinator.error is not None:
             raise coordinator.error
+        coordinator.dispatcher.check_complete()
     except DataError as error:
         coordinator.error = error
         raise
     finally:
         coordinator.close()
-        coordinator.wait_for_goodbyes(plan.config.peer_timeout)  # what they are told is on its way
+        coordinator.wait_for_goodbyes(plan.config.peer_timeout)  # their answers are on their way
         leave()
         torch.set_num_threads(available_cores())
 
@@ -190,15 +193,15 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
-def _live(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: Mailbox, parent: int) -> None:
-    """The life of a worker's process that the server forked."""
-    obey(parent)
+def _worker_main(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: Mailbox, parent: int) -> None:
+    """What a worker's process does that the server forked."""
+    detach_from_terminal(parent)
     with suppress(OSError):  # where it is not allowed, an exchange takes longer
         # Those who compute all the time leave the cores to the short turns of the server.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     meet(f"Worker_{number}", number, rendezvous, threads=1)
     try:
-        _heed(_work(plan, samples, number, mailbox, ask))
+        _raise_if_refused(_work(plan, samples, number, mailbox, ask))
     except DataError:  # the server says why the run ended, or is gone
         sys.exit(1)
     leave()
@@ -214,7 +217,7 @@ def work(plan: Plan, samples: Samples) -> None:
     wait_for_server(address, port)
     use_interface_towards(address)
     meet(f"Worker_{number}", number, _master(plan), threads=1)
-    server = DistantServer(number, _hear, plan.config.peer_timeout)
+    server = DistantServer(number, _heartbeat, plan.config.peer_timeout)
     try:
         refusal = _work(plan, samples, number, OnTheWire(), server.ask)
         with suppress(DataError):  # the server may be quicker
@@ -222,14 +225,14 @@ def work(plan: Plan, samples: Samples) -> None:
     finally:
         server.leave()
         leave()
-    _heed(refusal)
+    _raise_if_refused(refusal)
 
 
 def _master(plan: Plan) -> str:
     return f"tcp://{plan.config.master_addr}:{plan.config.master_port}"
 
 
-def _heed(refusal: Refusal | None) -> None:
+def _raise_if_refused(refusal: Refusal | None) -> None:
     if refusal is not None:
         raise DataError(refusal.reason)
 
@@ -239,7 +242,7 @@ def _work(
 ) -> Refusal | None:
     torch.set_num_threads(plan.threads_per_gradient)
     worker, delays = plan.worker(number), plan.delays(number)
-    model = build_model(plan.config.dataset, plan.config.alt_model)
+    model = build_model(plan.config.dataset, plan.config.network_name)
     answer = ask_server(_join, number, shared_settings(plan))
     while isinstance(answer, Snapshot):
         push = worker.compute(mailbox.open_snapshot(answer), model, samples)

@@ -38,10 +38,12 @@ class Mailbox(OnTheWire):
     anonymous: it needs no file, has no limit of its own (as Docker's /dev/shm has), and ends with its processes.
     """
 
-    def __init__(self, parameters: Tensor, buffers: Tensor) -> None:
+    def __init__(self, parameters: Tensor, buffers: Tensor, keeps_gradients: bool) -> None:
+        """keeps_gradients: whether the server holds on to a gradient after it has answered the worker."""
         sizes = [len(parameters), len(buffers)] * 2
         memory = mmap.mmap(-1, max(1, sum(sizes)) * parameters.element_size())
         everything = torch.frombuffer(memory, dtype=parameters.dtype, count=sum(sizes))
+        self._keeps_gradients = keeps_gradients
         self._gradient, self._own_buffers, self._parameters, self._buffers = everything.split(sizes)
 
     def post_push(self, push: Push) -> Push:
@@ -50,8 +52,9 @@ class Mailbox(OnTheWire):
         return replace(push, gradient=NOTHING, buffers=NOTHING)
 
     def open_push(self, push: Push) -> Push:
-        # The server keeps the buffers beyond its answer, and the gradient only until then.
-        return replace(push, gradient=self._gradient, buffers=self._own_buffers.clone())
+        # Once it is answered, the worker writes its next gradient in the same place.
+        gradient = self._gradient.clone() if self._keeps_gradients else self._gradient
+        return replace(push, gradient=gradient, buffers=self._own_buffers.clone())
 
     def post_snapshot(self, snapshot: Snapshot) -> Snapshot:
         self._parameters.copy_(snapshot.parameters)

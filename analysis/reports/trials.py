@@ -1,0 +1,257 @@
+"""Trials: what was asked of a run and what came of it, one line of JSON per run in trials.jsonl.
+
+A trial is measured once, from the run's own log and model, and stands for itself from then on: the log and the
+model may go. A line holds the whole configuration; a setting or an outcome that was added to the suite after the line
+was written reads as its default.
+"""
+
+import dataclasses
+import fcntl
+import json
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from analysis.spread import Spread
+from catalogue import DATASETS
+from common import build_model, load_dataset
+from evaluation import evaluate
+from interface.errors import DataError, UsageError
+from interface.files import make_folder, with_filename
+from training.config import ROWS, RunConfig, experiment_of
+from training.flags import MODES
+from training.record.checkpoints import read_model
+from training.record.reader import read_log
+from training.record.run_log import RunLog
+
+LOG_ENDING = "_log.log"
+BETTER_THAN_CHANCE = 2  # times the accuracy of a guess: what a run that converged exceeds
+
+
+# ----------------------------------------------------------------------------------------------------
+# One trial
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOutcome:
+    """What came of a run, and how it came about.
+
+    Accuracies in percent and losses (mean negative log-likelihood) of the final model, on the whole test and training
+    set; seconds: of training, on the run's clock; staleness in updates.
+    """
+
+    test_accuracy: float
+    test_loss: float
+    train_accuracy: float
+    train_loss: float
+    seconds: float
+    updates: int
+    mean_staleness: float
+    max_staleness: int
+    converged: bool
+    dropped_gradients: int = 0
+    lost_workers: str = ""
+    started: str = ""
+    revision: str = ""
+
+    @classmethod
+    def of(cls, log: RunLog, model_path: Path, data_dir: str) -> "TrialOutcome":
+        """Test the model of a run. Raises DataError if it is not there or not of that network."""
+        config = log.config
+        dataset = load_dataset(config.dataset, data_dir)
+        model = build_model(config.dataset, config.network_name)
+        read_model(model_path, model)
+        train, test = evaluate(dataset.train, model), evaluate(dataset.test, model)
+        chance = 100 / DATASETS[config.dataset].labels
+        finite = bool(torch.isfinite(model.parameters).all()) and math.isfinite(test.loss)
+        header, result = log.header or {}, log.result or {}
+        return cls(
+            test_accuracy=test.accuracy,
+            test_loss=test.loss,
+            train_accuracy=train.accuracy,
+            train_loss=train.loss,
+            seconds=log.seconds,
+            updates=len(log.updates),
+            mean_staleness=float(log.updates.staleness.mean()) if len(log.updates) else 0.0,
+            max_staleness=int(log.updates.staleness.max(initial=0)),
+            converged=finite and test.accuracy > BETTER_THAN_CHANCE * chance,
+            dropped_gradients=log.dropped,
+            lost_workers=" ".join(result.get("lost_workers", [])),
+            started=header.get("started", ""),
+            revision=header.get("revision", ""),
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run. seed: None where its log does not tell, as those of the published study; clock: that of its log."""
+
+    name: str
+    seed: int | None
+    clock: str
+    config: RunConfig
+    outcome: TrialOutcome
+
+    @classmethod
+    def of(cls, path: Path, data_dir: str) -> "Trial":
+        """Of the run with this log and the model beside it. Raises DataError if one of them cannot be used."""
+        log = read_log(path)
+        outcome = TrialOutcome.of(log, path.with_name(f"{run_of(path)}_model.pt"), data_dir)
+        return cls(run_of(path), log.seed, log.clock, log.config, outcome)
+
+    @property
+    def experiment(self) -> tuple[RunConfig, str]:
+        """Configuration and clock, but for the seed: equal for runs that are repetitions of one another."""
+        return experiment_of(self.config), self.clock
+
+    @property
+    def repetition(self) -> object:
+        """What tells it from the other runs of its experiment: the seed, or the name where the seed is not known."""
+        return self.name if self.seed is None else self.seed
+
+    def line(self) -> str:
+        """Its line of the file. Numbers that are not finite, which JSON does not have, are texts."""
+        fields = {"name": self.name, "seed": self.seed, "clock": self.clock}
+        outcome = {
+            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in dataclasses.asdict(self.outcome).items()
+        }
+        return json.dumps(fields | {"config": self.config.as_dict(), "outcome": outcome}, allow_nan=False)
+
+    @classmethod
+    def parse(cls, line: str) -> "Trial":
+        """What `line` made, by this or an earlier version of the suite. Raises ValueError for anything else."""
+        try:
+            found = json.loads(line)
+            name, seed, clock = (found[key] for key in ("name", "seed", "clock"))
+            config, outcome = RunConfig(**found["config"]), TrialOutcome(**parse_outcome(found["outcome"]))
+        except (UsageError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(str(error) or type(error).__name__) from error
+        for key, value, kind in (("name", name, str), ("seed", seed, int | None), ("clock", clock, str)):
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ValueError(f"{key} {value!r}")
+        return cls(name, seed, clock, config, outcome)
+
+
+def parse_outcome(found: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a TrialOutcome as a line holds them. Raises ValueError for a value of another type."""
+    values = dict(found)
+    for field in dataclasses.fields(TrialOutcome):
+        value = values.get(field.name, field.default)
+        if field.type is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+            values[field.name] = float(value)
+        elif value is not dataclasses.MISSING and type(value) is not field.type:
+            raise ValueError(f"{field.name} {str(value)[:80]!r}")
+    return values
+
+
+def run_of(log: Path) -> str:
+    """The name of the run of a log."""
+    return log.name.removesuffix(LOG_ENDING)
+
+
+# ----------------------------------------------------------------------------------------------------
+# All trials of a folder
+# ----------------------------------------------------------------------------------------------------
+
+
+class Trials:
+    """The file of trials in a folder, to which several processes may add at once.
+
+    rows: name of the run → Trial. Raises DataError, which names file and line, for what cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "trials.jsonl"
+        self.rows = {trial.name: trial for trial in self._read()}
+
+    def _read(self) -> Iterator[Trial]:
+        if not self.path.exists():
+            return
+        with with_filename(self.path):
+            *lines, _ = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        for number, line in enumerate(lines, start=1):  # what was cut off after the last one is removed by `add`
+            try:
+                yield Trial.parse(line)
+            except ValueError as error:
+                raise DataError(
+                    f"{self.path}, line {number}: damaged ({error}); remove the line, and its run is measured again"
+                ) from error
+
+    def add(self, trial: Trial) -> None:
+        """Append a line."""
+        make_folder(self.path.parent, "--summary_dir")
+        with with_filename(self.path), self.path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed; lockf's would end when any reader closes it
+            file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
+            file.write(f"{trial.line()}\n".encode())
+        self.rows[trial.name] = trial
+
+    def add_missing(self, folder: Path, data_dir: str) -> int:
+        """Measure the complete runs of a folder without a line; returns how many cannot be, each with a warning."""
+        logs = sorted(path for path in folder.glob(f"*{LOG_ENDING}") if "_partial" not in path.name)
+        missing = [path for path in logs if run_of(path) not in self.rows]
+        failures = 0
+        for path in tqdm(missing, unit=" runs", dynamic_ncols=True, disable=None):
+            try:
+                self.add(Trial.of(path, data_dir))
+            except DataError as error:
+                logging.warning("%s", error)
+                failures += 1
+        return failures
+
+
+# ----------------------------------------------------------------------------------------------------
+# Repetitions
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Group:
+    """The outcomes of one experiment, one per seed."""
+
+    config: RunConfig
+    clock: str
+    outcomes: tuple[TrialOutcome, ...]
+
+    def spread(self, measure: str) -> Spread:
+        """Of a number among the outcomes."""
+        return Spread.of([getattr(outcome, measure) for outcome in self.outcomes])
+
+    @property
+    def max_staleness(self) -> int:
+        """Over all seeds."""
+        return max(outcome.max_staleness for outcome in self.outcomes)
+
+    @property
+    def converged(self) -> int:
+        """How many did."""
+        return sum(outcome.converged for outcome in self.outcomes)
+
+
+def distinct(trials: Iterable[Trial]) -> list[Trial]:
+    """Each run once: of runs that differ only in where they ran and what was kept, the last one."""
+    return list({(*trial.experiment, trial.repetition): trial for trial in trials}.values())
+
+
+def group(trials: Iterable[Trial]) -> list[Group]:
+    """Trials by experiment, sorted."""
+    outcomes = defaultdict(list)
+    for trial in distinct(trials):
+        outcomes[trial.experiment].append(trial.outcome)
+    groups = [Group(config, clock, tuple(found)) for (config, clock), found in outcomes.items()]
+    return sorted(groups, key=lambda one: (*sort_key(one.config), one.clock))
+
+
+def sort_key(config: RunConfig) -> tuple:
+    """Any configurations in order: by their settings, what is not given first."""
+    values = (config.dataset, MODES.index(config.mode), *(getattr(config, name) for name in ROWS))
+    return tuple((value is not None, "" if value is None else value) for value in values)

@@ -1,0 +1,554 @@
+"""The settings of a training run: RunConfig, made of one row per flag (training/flags.py), and its command line.
+
+Parsers, checks, names, titles and tables derive from the rows. Loads no torch, so that --help is quick.
+"""
+
+import argparse
+import dataclasses
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, PARTITIONS, network_name, networks_for
+from interface.command_line import ArgumentParser, Interval
+from interface.errors import UsageError
+from training.algorithms import ALGORITHMS, Algorithm
+from training.flags import DISTRIBUTED, MODES, Flag, Needs, Scope, Title, flag, row_of
+from training.timing import DELAY_TYPES
+
+LEARNING_RATE_SCHEDULES = {"exponential": "×0.9 per epoch", "cosine_annealing": "cosine to 0"}
+DELAY_INTENSITIES = {"small": 10.0, "medium": 20.0, "long": 30.0}  # mean delay, ms
+CLOCKS = ("wall", "virtual")
+MODE_TITLES = {"classic": "non-distributed", "sync": "synchronous", "async": "asynchronous"}
+
+DELAYED = Needs(lambda config: config.delayed, "without --delay or --slow_worker_1")
+VIRTUAL = Needs(lambda config: config.clock == "virtual", "without --clock virtual")
+RANKED = Needs(lambda config: config.rank is not None, "without --rank")
+
+# As torchrun sets them: variable → flag.
+ENVIRONMENT = {"RANK": "rank", "WORLD_SIZE": "world_size", "MASTER_ADDR": "master_addr", "MASTER_PORT": "master_port"}
+
+# ----------------------------------------------------------------------------------------------------
+# The flags, in groups as --help shows them; the docstring is the heading
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFlags:
+    """Data"""
+
+    dataset: str = flag(
+        "mnist", "data to train on; digits is embedded and needs no file", tuple(DATASETS), label="data set",
+        phrase=lambda config: DATASETS[config.dataset].title, title=Title.HEADLINE,
+    )  # fmt: skip
+    data_dir: str = flag(
+        "data", "where data sets lie or are downloaded to", argparse={"metavar": "DIR"}, scope=Scope.PLACE, local=True
+    )
+    train_split: float = flag(
+        1.0, "fraction of the training set that is used", Interval(float, "(0,1]"), suffix="split",
+        label="training set", phrase=lambda config: f"{100 * config.train_split:g} % of the training set",
+    )  # fmt: skip
+    val: bool = flag(
+        False, "hold out 10 %% of the training subset and validate at the end of each epoch", label="validation",
+        phrase="10 % held out", off="nothing held out",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFlags:
+    """Network and optimiser"""
+
+    alt_model: bool = flag(
+        False, "CNN1 / CNN2 instead of LeNet5 / ResNet18",
+        phrase=lambda config: config.network_name, off="default network", title=Title.HEADLINE,
+    )  # fmt: skip
+    network: str | None = flag(
+        None, "any network that takes the images of the data set", tuple(NETWORKS), suffix="", label="network",
+        phrase=lambda config: config.network_name, title=Title.HEADLINE,
+    )  # fmt: skip
+    lr: float = flag(
+        0.01, "learning rate", Interval(float, "(0,inf)"), suffix="lr", label="learning rate",
+        phrase="learning rate {:g}", title=Title.ALWAYS,
+    )  # fmt: skip
+    momentum: float = flag(
+        0.0, "momentum of SGD; not used with Adam", Interval(float, "[0,inf)"), suffix="momentum", label="momentum",
+        phrase=lambda config: "" if config.alr else f"momentum {config.momentum:g}", title=Title.ALWAYS,
+    )  # fmt: skip
+    batch_size: int = flag(
+        32, "mini-batch size, at most the size of the training set", Interval(int, "[1,inf)"), label="batch size",
+        phrase="batch size {}", title=Title.ALWAYS,
+    )  # fmt: skip
+    epochs: int = flag(
+        1, "epochs", Interval(int, "[1,inf)"), label="epochs", title=Title.ALWAYS,
+        phrase=lambda config: f"{config.epochs} epoch{'' if config.epochs == 1 else 's'}",
+    )  # fmt: skip
+    alr: bool = flag(
+        False, "Adam instead of SGD", label="optimizer", phrase="Adam", off="SGD", title=Title.HEADLINE,
+    )  # fmt: skip
+    lrs: str | None = flag(
+        None, "learning rate schedule: x0.9 per epoch, or cosine to 0 over the whole run",
+        tuple(LEARNING_RATE_SCHEDULES), label="learning rate schedule", off="constant learning rate",
+        phrase=lambda config: f"learning rate {LEARNING_RATE_SCHEDULES[config.lrs]}",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerFlags:
+    """Workers, and what each of them trains on"""
+
+    world_size: int = flag(
+        3, "processes: the parameter server and world_size - 1 workers", Interval(int, "[2,inf)"), modes=DISTRIBUTED,
+        label="workers", phrase=lambda config: f"{config.workers} worker{'' if config.workers == 1 else 's'}",
+        title=Title.HEADLINE,
+    )  # fmt: skip
+    algorithm: str | None = flag(
+        None, "what the server does with gradients", tuple(ALGORITHMS), modes=DISTRIBUTED, suffix="",
+        label="algorithm", phrase=lambda config: ALGORITHMS[config.algorithm].title, title=Title.HEADLINE,
+    )  # fmt: skip
+    partition: str = flag(
+        "none", "who trains on what", tuple(PARTITIONS), modes=DISTRIBUTED, label="partition",
+        phrase=lambda config: PARTITIONS[config.partition].title if config.workers > 1 else "", title=Title.ALWAYS,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelayFlags:
+    """Injected delays"""
+
+    delay: bool = flag(
+        False, "every worker sleeps at each mini-batch, before it pushes", modes=DISTRIBUTED, label="delay",
+        phrase="every worker delayed", off="no delay",
+    )  # fmt: skip
+    slow_worker_1: bool = flag(
+        False, "worker 1 sleeps twice as long; without --delay, only worker 1 sleeps", modes=DISTRIBUTED,
+        label="slow worker 1", off="no slow worker",
+        phrase=lambda config: "worker 1 twice as long" if config.delay else "only worker 1 delayed",
+    )  # fmt: skip
+    delay_intensity: str | None = flag(
+        None, f"mean delay: {', '.join(f'{name} {ms:g} ms' for name, ms in DELAY_INTENSITIES.items())}",
+        tuple(DELAY_INTENSITIES), modes=DISTRIBUTED, needs=DELAYED, fills="small", phrase="{} delays",
+    )  # fmt: skip
+    delay_type: str | None = flag(
+        None, "gaussian: standard deviation 5 ms, 10 ms for a slow worker 1, cut at 0", tuple(DELAY_TYPES),
+        modes=DISTRIBUTED, needs=DELAYED, fills="gaussian", label="type of delay",
+        phrase=lambda config: f"{DELAY_TYPES[config.delay_type].title} delays",
+    )  # fmt: skip
+    delay_ms: float | None = flag(
+        None, "any mean delay instead of an intensity, ms", Interval(float, "(0,inf)"), modes=DISTRIBUTED,
+        needs=DELAYED, suffix="ms", label="mean delay, ms", phrase="mean delay {:g} ms",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClockFlags:
+    """Clock"""
+
+    clock: str = flag(
+        "wall", "wall: real processes; virtual: discrete events in one process", CLOCKS, modes=DISTRIBUTED, suffix="",
+        label="clock", phrase="{} clock", title=Title.HEADLINE,
+    )  # fmt: skip
+    compute_ms: float | None = flag(
+        None, "virtual clock: mean time of one gradient, ms", Interval(float, "(0,inf)"), modes=DISTRIBUTED,
+        needs=VIRTUAL, fills=10.0, suffix="compute", label="time of a gradient, ms", phrase="{:g} ms per gradient",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepetitionFlags:
+    """Repeating a run"""
+
+    seed: int | None = flag(
+        None, f"seed of everything random; without a value: {DEFAULT_SEED}; without the flag: a fresh one, which the "
+        "log records", Interval(int, "[0,inf)"), suffix="seed", unnamed=DEFAULT_SEED, label="seed", phrase="seed {}",
+        off=f"seed {DEFAULT_SEED}", title=Title.HEADLINE, argparse={"nargs": "?", "const": DEFAULT_SEED},
+    )  # fmt: skip
+    replay: str | None = flag(
+        None, "repeat the run of this log, update for update, in one process", modes=("async",), suffix="replay",
+        label="replay", phrase="replay", title=Title.HEADLINE, scope=Scope.PLACE, argparse={"metavar": "LOG"},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultFlags:
+    """Results"""
+
+    subfolder: str = flag(
+        ".", "where all outputs of the run go", argparse={"metavar": "DIR"}, scope=Scope.KEPT, local=True
+    )
+    saves_per_epoch: int | None = flag(
+        None, "save the weights N times per epoch, the first ones after initialisation", Interval(int, "[1,inf)"),
+        scope=Scope.KEPT, local=True, label="saves per epoch", phrase="{} saves per epoch", title=Title.HEADLINE,
+    )  # fmt: skip
+    model_accuracy: bool = flag(
+        False, "compute the train accuracy of the global model after training", scope=Scope.KEPT, local=True
+    )
+    no_save_model: bool = flag(False, "do not save the trained model", scope=Scope.KEPT, local=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineFlags:
+    """Several machines"""
+
+    master_addr: str = flag(
+        "localhost", "address of rank 0 in a run that spans machines", modes=DISTRIBUTED, scope=Scope.PLACE, local=True,
+        argparse={"metavar": "A"},
+    )  # fmt: skip
+    master_port: int = flag(
+        29500, "port of rank 0 in a run that spans machines", Interval(int, "[1,65535]"), modes=DISTRIBUTED,
+        scope=Scope.PLACE, local=True,
+    )  # fmt: skip
+    rank: int | None = flag(
+        None, "run only this rank here, and meet the others at the master's address", Interval(int, "[0,inf)"),
+        modes=DISTRIBUTED, scope=Scope.PLACE, local=True,
+    )  # fmt: skip
+    peer_timeout: float | None = flag(
+        None, "with --rank: seconds of silence after which another machine counts as lost", Interval(float, "(0,inf)"),
+        modes=DISTRIBUTED, scope=Scope.PLACE, needs=RANKED, fills=8.0,
+    )  # fmt: skip
+
+
+ALGORITHM_GROUPS = tuple(dict.fromkeys(group for algorithm in ALGORITHMS.values() for group in algorithm.flags))
+# In this order suffixes stand in the name of a run: to add a group before others renames runs.
+GROUPS = (
+    *(DataFlags, NetworkFlags, WorkerFlags, DelayFlags),
+    *ALGORITHM_GROUPS,
+    *(ClockFlags, RepetitionFlags, ResultFlags, MachineFlags),
+)
+ROWS: dict[str, Flag] = {field.name: row_of(field) for group in GROUPS for field in dataclasses.fields(group)}
+
+# ----------------------------------------------------------------------------------------------------
+# The configuration
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(*GROUPS):
+    """Everything that was asked of a run. Checks itself: raises UsageError that names the flag.
+
+    Settings left at None are filled in where they have an effect (a delay's intensity once there is a delay)
+    and stay None where they have none.
+    """
+
+    mode: str
+
+    def __post_init__(self) -> None:
+        self._check_values()
+        self._normalise_network()
+        self._check_combinations()
+        self._check_algorithm()
+
+    def _check_values(self) -> None:
+        if self.mode not in MODES:
+            raise UsageError(f"mode {self.mode!r} is not valid: one of {', '.join(MODES)}")
+        for name, row in ROWS.items():
+            value, default = getattr(self, name), default_of(name)
+            if value == default:
+                continue
+            if self.mode not in row.modes:
+                raise UsageError(f"{flag_of(self, name)} has no effect on a {MODE_TITLES[self.mode]} run")
+            if row.valid is not None and value not in row.valid:
+                what = row.valid.what if isinstance(row.valid, Interval) else f"one of {', '.join(row.valid)}"
+                raise UsageError(f"--{name} {value} is not valid: give {what}")
+
+    def _normalise_network(self) -> None:
+        """One network has one configuration, however it was asked for."""
+        if self.network is None:
+            return
+        self._refuse("network", self.alt_model, "with --alt_model: give one of the two")
+        fitting = networks_for(self.dataset)
+        if self.network not in fitting:
+            raise UsageError(
+                f"--network {self.network} is not valid with --dataset {self.dataset}: give one of {', '.join(fitting)}"
+            )
+        for alt_model in (False, True):
+            if self.network == network_name(self.dataset, alt_model):
+                self._set("alt_model", alt_model)
+                self._set("network", None)
+                return
+
+    def _check_combinations(self) -> None:
+        row = PARTITIONS[self.partition]
+        if self.mode in DISTRIBUTED and self.mode not in row.modes:
+            raise UsageError(f"--{self.partition} is not valid for {MODE_TITLES[self.mode]} runs: their workers train "
+                             "equally long")  # fmt: skip
+        if row.by_label:
+            labels = DATASETS[self.dataset].labels
+            sizes = [workers + 1 for workers in range(2, labels + 1) if labels % workers == 0]
+            if self.world_size not in sizes:
+                raise UsageError(
+                    f"--world_size {self.world_size} is not valid with --{self.partition} on the {labels} labels of "
+                    f"{self.dataset}: give one of {', '.join(map(str, sizes))}"
+                )
+        self._refuse("delay_intensity", self.delay_ms is not None, "with --delay_ms: give one of the two")
+        for name, row in ROWS.items():
+            if not row.needs.met(self):
+                self._refuse(name, True, row.needs.otherwise)
+            elif getattr(self, name) is None and not (name == "delay_intensity" and self.delay_ms is not None):
+                self._set(name, row.fills)
+        self._refuse("rank", self.clock == "virtual", "with --clock virtual, which runs in one process")
+        self._refuse("replay", self.clock == "virtual", "with --clock virtual: a replay takes its times from the log")
+        self._refuse("replay", self.rank is not None, "with --rank: a replay runs in one process")
+        if self.rank is not None and self.seed is None:
+            raise UsageError(f"--rank {self.rank} needs --seed: all machines must arrive at the same partition")
+        if self.rank is not None and self.rank >= self.world_size:
+            raise UsageError(
+                f"--rank {self.rank} is not valid: give an integer in [0,{self.world_size - 1}] "
+                f"with --world_size {self.world_size}"
+            )
+
+    def _check_algorithm(self) -> None:
+        if self.mode not in DISTRIBUTED:
+            return
+        offered = algorithms_of(self.mode)
+        if self.algorithm is None:
+            self._set("algorithm", offered[0])
+        if self.algorithm not in offered:
+            raise UsageError(f"--algorithm {self.algorithm} is not valid for {MODE_TITLES[self.mode]} runs: "
+                             f"give one of {', '.join(offered)}")  # fmt: skip
+        for group in ALGORITHM_GROUPS:
+            for field in dataclasses.fields(group):
+                self._refuse(field.name, group not in self.rule.flags, f"with --algorithm {self.algorithm}")
+
+    def _refuse(self, name: str, when: bool, why: str) -> None:
+        if when and getattr(self, name) != default_of(name):
+            raise UsageError(f"{flag_of(self, name)} has no effect {why}")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting by name, in the order of the flags; RunConfig(**…) is this configuration again."""
+        return {"mode": self.mode} | {name: getattr(self, name) for name in ROWS}
+
+    @property
+    def rule(self) -> type[Algorithm]:
+        """The algorithm of a distributed run."""
+        return ALGORITHMS[self.algorithm]
+
+    @property
+    def network_name(self) -> str:
+        """The key of NETWORKS that is trained."""
+        return self.network or network_name(self.dataset, self.alt_model)
+
+    @property
+    def distributed(self) -> bool:
+        """Whether there are a server and workers."""
+        return self.mode in DISTRIBUTED
+
+    @property
+    def depends_on_arrival(self) -> bool:
+        """Whether the order in which gradients arrive decides what is trained, so that a replay has something to do."""
+        return self.mode == "async"
+
+    @property
+    def epoch_title(self) -> str:
+        """What an epoch is called: without rounds, it ends after as many updates as all workers have mini-batches."""
+        return "pseudo epoch" if self.mode == "async" else "epoch"
+
+    @property
+    def delayed(self) -> bool:
+        """Whether any worker sleeps."""
+        return self.delay or self.slow_worker_1
+
+    @property
+    def delay_mean_ms(self) -> float:
+        """Mean delay of a worker that is not slowed down, ms; of a run with delays only."""
+        return self.delay_ms if self.delay_ms is not None else DELAY_INTENSITIES[self.delay_intensity]
+
+    @property
+    def workers(self) -> int:
+        """Training nodes: all processes but the server; one without distribution."""
+        return self.world_size - 1 if self.distributed else 1
+
+
+def default_of(name: str) -> Any:
+    """What a setting is when its flag is not given."""
+    return RunConfig.__dataclass_fields__[name].default
+
+
+def flag_of(config: RunConfig, name: str) -> str:
+    """A setting as the command line has it: the flag, and its value unless it has none."""
+    value = getattr(config, name)
+    if name == "partition":
+        return f"--{value}"
+    return f"--{name}" if isinstance(value, bool) else f"--{name} {value}"
+
+
+def algorithms_of(mode: str) -> list[str]:
+    """The algorithms that the script of a mode offers, its default first."""
+    return [name for name, rule in ALGORITHMS.items() if rule.mode == mode]
+
+
+# ----------------------------------------------------------------------------------------------------
+# A configuration in words, and what makes two runs the same experiment
+# ----------------------------------------------------------------------------------------------------
+
+
+def experiment_of(config: RunConfig) -> RunConfig:
+    """The configuration without its seed, and without where it ran and what was kept.
+
+    Equal for runs that are repetitions of one another. A delay's intensity becomes the mean delay that it stands for.
+    """
+    changes = {name: default_of(name) for name, row in ROWS.items() if row.scope is not Scope.TRAINING}
+    changes["seed"] = None
+    if config.delayed:
+        changes |= {"delay_intensity": None, "delay_ms": config.delay_mean_ms}
+    return dataclasses.replace(config, **changes)
+
+
+def table_columns() -> dict[str, str]:
+    """Setting → the heading of its column in a table for readers, of all that shape training."""
+    settings = {name: row.label for name, row in ROWS.items() if row.scope is Scope.TRAINING and name != "seed"}
+    return {"mode": "mode"} | {name: label for name, label in settings.items() if label}
+
+
+def table_cell(config: RunConfig, name: str) -> str:
+    """The value of a setting in a table for readers."""
+    if name == "mode":
+        return MODE_TITLES[config.mode]
+    value = {"world_size": config.workers, "network": config.network_name}.get(name, getattr(config, name))
+    if isinstance(value, bool):
+        return phrase_of(config, name) or "none"
+    if value is None or config.mode not in ROWS[name].modes:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def plain_values(config: RunConfig) -> dict[str, Any]:
+    """The values of all settings that shape training, for programs; workers, network and optimiser by name."""
+    values = {"mode": config.mode, "network": config.network_name, "optimizer": phrase_of(config, "alr")}
+    values["workers"] = config.workers
+    named = {"network", "alt_model", "alr", "world_size", "seed"}
+    return values | {
+        name: getattr(config, name) for name, row in ROWS.items() if row.scope is Scope.TRAINING and name not in named
+    }
+
+
+def phrase_of(config: RunConfig, name: str) -> str:
+    """One setting in words; empty where it does not apply to the run."""
+    row, value = ROWS[name], getattr(config, name)
+    if config.mode not in row.modes or not row.needs.met(config):
+        return ""
+    if value is None or value is False:
+        return row.off
+    return row.phrase.format(value) if isinstance(row.phrase, str) else row.phrase(config)
+
+
+def headline(config: RunConfig) -> str:
+    """Network, data set, algorithm, optimiser and workers."""
+    optimizer = phrase_of(config, "alr")
+    algorithm = config.rule.title.replace("SGD", optimizer) if config.distributed else f"non-distributed {optimizer}"
+    workers = f", {phrase_of(config, 'world_size')}" if config.distributed else ""
+    return f"{config.network_name} on {DATASETS[config.dataset].title}, {algorithm}{workers}"
+
+
+def settings_in_words(config: RunConfig, without: Collection[str] = ()) -> list[str]:
+    """What shaped a run besides its headline, each setting in words, but for those in `without`."""
+    phrases = (phrase_of(config, name) for name in ROWS if name not in without and belongs_in_title(config, name))
+    return [phrase for phrase in phrases if phrase]
+
+
+def belongs_in_title(config: RunConfig, name: str) -> bool:
+    """Whether the title of a run names a setting, below the headline."""
+    row = ROWS[name]
+    changed = row.scope is Scope.TRAINING and getattr(config, name) != default_of(name)
+    return row.title is Title.ALWAYS or (row.title is Title.CHANGED and changed)
+
+
+def differences_in_words(configs: list[RunConfig]) -> list[list[str]]:
+    """For each configuration, what tells it from the others, each setting in words."""
+    columns = [[MODE_TITLES[config.mode] for config in configs]]
+    columns += [[phrase_of(config, name) for config in configs] for name in ROWS]
+    different = [column for column in columns if len(set(column)) > 1]
+    return [[column[place] for column in different if column[place]] for place in range(len(configs))]
+
+
+# ----------------------------------------------------------------------------------------------------
+# The command line
+# ----------------------------------------------------------------------------------------------------
+
+
+def make_parser(mode: str, description: str) -> ArgumentParser:
+    """The parser of one training script, made from the rows; it yields only what was given."""
+    parser = ArgumentParser(description, argument_default=argparse.SUPPRESS)
+    for group in GROUPS:
+        flags = [field for field in dataclasses.fields(group) if mode in row_of(field).modes]
+        if flags:
+            section = parser.add_argument_group(group.__doc__)
+            for field in flags:
+                add_flag(section, field, mode)
+    return parser
+
+
+def add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field, mode: str) -> None:
+    """Add the flag that a field of RunConfig describes; --{partition} for each of the partitions."""
+    if field.name == "partition":
+        exclusive = section.add_mutually_exclusive_group()
+        for name, partition in PARTITIONS.items():
+            if name != field.default and mode in partition.modes:
+                exclusive.add_argument(
+                    f"--{name}", dest="partition", action="store_const", const=name, help=partition.help
+                )
+        return
+    section.add_argument(f"--{field.name}", help=help_of(field, mode), **argparse_options(field, mode))
+
+
+def help_of(field: dataclasses.Field, mode: str) -> str:
+    """The help of a flag, with its default and what is valid."""
+    row = row_of(field)
+    used = row.fills if field.default is None else field.default
+    if field.name == "algorithm":
+        used = algorithms_of(mode)[0]
+    default = "" if used is None or isinstance(used, bool) else f" (default {used})"
+    return row.help + default + (f"; {row.valid.text}" if isinstance(row.valid, Interval) else "")
+
+
+def argparse_options(field: dataclasses.Field, mode: str) -> dict[str, Any]:
+    """What add_argument is told about a flag, but for its help."""
+    row = row_of(field)
+    if isinstance(field.default, bool):
+        return {"action": "store_true", **row.argparse}
+    if isinstance(row.valid, Interval):
+        return {"type": row.valid, "metavar": "N" if row.valid.kind is int else "F", **row.argparse}
+    if row.valid is not None:
+        return {"choices": algorithms_of(mode) if field.name == "algorithm" else row.valid, **row.argparse}
+    return row.argparse
+
+
+def parse_flags(mode: str, description: str) -> dict[str, Any]:
+    """The settings that the command line gives, for RunConfig; exit code 2 if one is not valid.
+
+    Under torchrun its environment variables give what the command line leaves open.
+    """
+    parser = make_parser(mode, description)
+    flags = vars(parser.parse_args())
+    one_process = mode not in DISTRIBUTED or flags.get("clock") == "virtual" or "replay" in flags
+    return flags if one_process or "RANK" not in os.environ else flags_of_environment(parser) | flags
+
+
+def flags_of_environment(parser: ArgumentParser) -> dict[str, Any]:
+    """The settings that torchrun's environment variables give."""
+    given = {name: os.environ[variable] for variable, name in ENVIRONMENT.items() if variable in os.environ}
+    parser.prog += f" ({', '.join(ENVIRONMENT)} of the environment)"
+    return vars(parser.parse_args([f"--{name}={value}" for name, value in given.items()]))
+
+
+def choose_seed(config: RunConfig) -> int:
+    """The seed that was asked for, or a fresh one."""
+    return secrets.randbelow(2**31) if config.seed is None else config.seed
+
+
+def announce(kind: str, config: RunConfig, seed: int) -> None:
+    """Print what is about to run and every setting that it uses; those left at their defaults are marked so."""
+    print(f"{kind} with seed {seed} and")
+    for name, row in ROWS.items():
+        value = getattr(config, name)
+        if config.mode in row.modes and value is not None:
+            print(f"  {name:<20} {value}{' (default)' if value == default_of(name) else ''}")
+    if config.alr and config.momentum:
+        logging.warning("--momentum %s is not used with --alr: Adam has its own", config.momentum)
+    sys.stdout.flush()  # before any process is forked

@@ -1,0 +1,177 @@
+"""Reads logs: those of this suite line by line, checking that each follows from the ones before; see writer.py."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from interface.errors import DataError
+from training.config import RunConfig
+from training.record.published import WRONG, read_published, within
+from training.record.run_log import Events, LostWorker, RunLog, Validation
+
+FORMATS = (1, 2)  # that writer.py writes, or wrote
+
+
+def read_log(path: str | Path) -> RunLog:
+    """Read a log of this suite or of the published study, whole or cut short.
+
+    Raises DataError, which names the file and the line, if it is neither.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a log, but binary data") from error
+    lines = text.split("\n")
+    lines.pop()  # after the last line feed: nothing, or a line that was cut off
+    if not lines:
+        raise DataError(f"{path}: not a log: it is empty, or cut in its first line")
+    try:
+        return _read_own(path, lines) if lines[0].startswith("{") else read_published(path, lines)
+    except WRONG as error:  # of numbers that no array holds
+        raise DataError(f"{path}: not a log ({error})") from error
+
+
+def _read_own(path: Path, lines: list[str]) -> RunLog:
+    try:
+        head, config = _own_header(lines[0])
+    except WRONG as error:
+        raise DataError(f"{path}, line 1: not the header of a log ({error})") from error
+    course, validations, warned, result, seconds = _Course(head, config), [], [], None, 0.0
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            _demand(result is None, "it comes after the result")
+            time, kind, *fields = line.split("  ")
+            seconds = within(float(time.removesuffix(" s")), 0, sys.float_info.max, "time")
+            kind, _, value = kind.partition(" ")
+            pairs = dict(field.partition(" ")[::2] if " " in field else ("worker", field) for field in fields)
+            if kind == "update":
+                course.update(seconds, value, pairs)
+            elif kind == "gradient":
+                course.gradient(seconds, pairs)
+            elif kind == "validation":
+                validations.append(_own_validation(seconds, value, pairs))
+                _demand(len(validations) == validations[-1].epoch <= config.epochs, "an epoch is missing")
+            elif kind == "lost":
+                warned.append(course.lose(seconds, pairs))
+            elif kind == "warning":
+                warned.append("  ".join((value, *fields)))
+            elif kind == "result":
+                result = _own_result("  ".join((value, *fields)))
+                seconds = result["seconds"]
+            else:
+                raise ValueError(f"unknown kind {kind!r}")
+        except WRONG as error:
+            raise DataError(f"{path}, line {number}: not a line of a log ({error})") from error
+    return RunLog(
+        path,
+        head,
+        config,
+        head["clock"],
+        Events.from_rows(course.updates),
+        Events.from_rows(course.gradients),
+        tuple(validations),
+        tuple(course.losses),
+        tuple(warned),
+        seconds,
+        result,
+    )
+
+
+def _own_header(line: str) -> tuple[dict[str, Any], RunConfig]:
+    head = json.loads(line)
+    _demand(head["format"] in FORMATS, f"format {head['format']!r}, this suite reads {' and '.join(map(str, FORMATS))}")
+    config = RunConfig(**head["config"])
+    for key, kind in {"seed": int, "threads_per_gradient": int, "clock": str, "data": str}.items():
+        _demand(type(head[key]) is kind, f"{key} {head[key]!r}")
+    within(head["threads_per_gradient"], 1, head["cores"], "threads per gradient")
+    batches = [math.ceil(samples / config.batch_size) for samples in head["worker_samples"]]
+    _demand(head["worker_batches_per_epoch"] == batches, "mini-batches that do not fit the samples")
+    _demand(len(batches) == config.workers, f"{len(batches)} workers in place of {config.workers}")
+    return head, config
+
+
+def _demand(true: bool, otherwise: str) -> None:
+    if not true:
+        raise ValueError(otherwise)
+
+
+class _Course:
+    """The gradients and updates of a log so far, which the next line must follow from; rows as in `Events`."""
+
+    def __init__(self, head: dict[str, Any], config: RunConfig) -> None:
+        self.updates: list[tuple] = []
+        self.gradients: list[tuple] = []
+        self.losses: list[LostWorker] = []
+        self._epochs = config.epochs
+        self._batches = dict(enumerate(head["worker_batches_per_epoch"], start=1))
+        self._steps = dict.fromkeys(self._batches, 0)
+        self._fetched = dict.fromkeys(self._batches, 0)  # worker → the earliest version it may have fetched
+
+    def gradient(self, seconds: float, pairs: dict[str, str]) -> None:
+        """A gradient that was not applied at once."""
+        last = len(self.updates)
+        worker, step = self._whose(pairs)
+        fetched = within(int(pairs["fetched"]), self._fetched[worker], last, "version fetched")
+        stale = within(int(pairs.get("staleness", last - fetched)), last - fetched, last - fetched, "staleness")
+        fate = pairs.get("fate", "buffered")
+        _demand(fate in ("buffered", "dropped"), f"fate {fate!r}")
+        self._fetched[worker] = last
+        self.gradients.append(
+            (seconds, worker, step, float(pairs["loss"]), stale, fetched, math.nan, last, fate == "dropped")
+        )
+
+    def update(self, seconds: float, number: str, pairs: dict[str, str]) -> None:
+        """An update, of the one gradient that its line names or of gradients that have lines of their own."""
+        last, version = len(self.updates), int(number.partition("/")[0])
+        _demand(version == last + 1, f"update {version} follows update {last}")
+        alone = "worker" in pairs
+        _demand(alone or "gradients" in pairs, "it is of nobody's gradient")
+        worker, step = self._whose(pairs) if alone else (0, version)
+        fetched = within(int(pairs["fetched"]), self._fetched[worker] if alone else 0, last, "version fetched")
+        stale = within(int(pairs["staleness"]), last - fetched, last - fetched, "staleness")
+        row = (seconds, worker, step, float(pairs["loss"]), stale, fetched, float(pairs["weight_norm"]), version, False)
+        self.updates.append(row)
+        if alone:
+            self._fetched[worker] = version
+            self.gradients.append(row)
+        elif self.gradients:  # it was the last one that led to the update
+            self.gradients[-1] = (*self.gradients[-1][:-2], version, self.gradients[-1][-1])
+            self._fetched[self.gradients[-1][1]] = version
+
+    def lose(self, seconds: float, pairs: dict[str, str]) -> str:
+        """A worker that died; returns the loss in words."""
+        worker, how = self._worker(pairs), pairs["how"]
+        self.losses.append(LostWorker(seconds, worker, len(self.gradients), how))
+        return f"Worker_{worker} was lost ({how})"
+
+    def _worker(self, pairs: dict[str, str]) -> int:
+        worker = int(pairs["worker"].removeprefix("Worker_"))
+        _demand(worker in self._batches, f"Worker_{worker} of {len(self._batches)}")
+        return worker
+
+    def _whose(self, pairs: dict[str, str]) -> tuple[int, int]:
+        worker = self._worker(pairs)
+        batch, epoch = (int(pairs[key].partition("/")[0]) for key in ("batch", "epoch"))
+        step = (epoch - 1) * self._batches[worker] + batch
+        _demand(step == self._steps[worker] + 1, f"mini-batch {step} follows mini-batch {self._steps[worker]}")
+        within(step, 1, self._epochs * self._batches[worker], "mini-batch")
+        self._steps[worker] = step
+        return worker, step
+
+
+def _own_validation(seconds: float, number: str, pairs: dict[str, str]) -> Validation:
+    names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    return Validation(seconds, int(number.partition("/")[0]), *(float(pairs[name].split(" ")[0]) for name in names))
+
+
+def _own_result(text: str) -> dict[str, Any]:
+    result = json.loads(text)
+    within(result["seconds"], 0, sys.float_info.max, "time")
+    _demand(result["status"] in ("complete", "partial"), f"status {result['status']!r}")
+    ", ".join(result.get("lost_workers", []))  # names, or none
+    return result

@@ -1,0 +1,122 @@
+"""What a log holds, as arrays: one record of a run, whoever wrote it."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.config import RunConfig
+from training.plan import save_points
+
+
+@dataclass(frozen=True)
+class Events:
+    """The gradients or the updates of a log, one column per quantity, in the order of the log.
+
+    seconds since the start; worker 1…N (0 for an update that gathered the gradients of several); step: the worker's
+    mini-batches so far (of such an update: its number); fetched: the version it was computed on; staleness in updates;
+    version: of the model after it; dropped: whether the gradient was never applied.
+    """
+
+    seconds: np.ndarray
+    worker: np.ndarray
+    step: np.ndarray
+    loss: np.ndarray
+    staleness: np.ndarray
+    fetched: np.ndarray
+    weight_norm: np.ndarray
+    version: np.ndarray
+    dropped: np.ndarray
+
+    TYPES = (float, int, int, float, int, int, float, int, bool)
+
+    @classmethod
+    def from_rows(cls, rows: list[tuple]) -> "Events":
+        """Columns from rows in the order of the fields."""
+        columns = list(zip(*rows, strict=True)) or [()] * len(cls.TYPES)
+        return cls(*(np.array(column, dtype=kind) for column, kind in zip(columns, cls.TYPES, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def where(self, chosen: np.ndarray) -> "Events":
+        """The events (n,) that a boolean array (N,) chooses."""
+        return Events(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
+
+    def of_worker(self, worker: int) -> "Events":
+        """The events of one worker."""
+        return self.where(self.worker == worker)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Loss and accuracy (percent) at the end of one epoch."""
+
+    seconds: float
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+
+
+@dataclass(frozen=True)
+class LostWorker:
+    """A worker that died: when, after how many gradients of all workers, and how."""
+
+    seconds: float
+    worker: int
+    gradients: int
+    how: str
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """One log as it was read.
+
+    header: None for a log of the published study; clock: wall, virtual or replay; gradients: all that were pushed;
+    seconds: from the start to the end of training; result: None if the run was cut short without an error message.
+    """
+
+    path: Path
+    header: dict[str, Any] | None
+    config: RunConfig
+    clock: str
+    updates: Events
+    gradients: Events
+    validations: tuple[Validation, ...]
+    losses: tuple[LostWorker, ...]
+    warnings: tuple[str, ...]
+    seconds: float
+    result: dict[str, Any] | None
+
+    @property
+    def seed(self) -> int | None:
+        """The run's seed; None where the log does not tell."""
+        return (self.header or {}).get("seed")
+
+    @property
+    def status(self) -> str | None:
+        """ "complete" or "partial"; None if the run was cut short."""
+        return None if self.result is None else self.result["status"]
+
+    @property
+    def gathers(self) -> bool:
+        """Whether an update may apply the gradients of several workers."""
+        return self.config.distributed and self.config.rule.gathers
+
+    @property
+    def dropped(self) -> int:
+        """How many gradients were never applied."""
+        return int(self.gradients.dropped.sum())
+
+    @property
+    def saved_versions(self) -> np.ndarray:
+        """The version (n,) of each saved row of weights, of a complete run of this suite."""
+        if self.header["updates"] is not None:
+            positions = save_points(self.config, self.header["updates"])
+            return np.array([position for position in positions if position <= len(self.updates)], dtype=int)
+        positions = np.array(save_points(self.config, self.header["gradients"]), dtype=int)
+        return np.concatenate([[0], self.gradients.version])[positions[positions <= len(self.gradients)]]

@@ -1,0 +1,218 @@
+"""Writes what a run leaves behind: its log, its saved weights and its model.
+
+A log opens with one line of JSON (configuration, seed, versions, machine), has a line for each update, gradient,
+validation, warning and lost worker, and closes with a line of JSON, the result. Lines in between hold a time since the
+start of training and then pairs of a key and a value, two spaces apart:
+
+    12.345678 s  update 17/5628  Worker_2  batch 9/938  epoch 1/6  loss 2.29  staleness 1  fetched 15  weight_norm 8.9
+
+A gradient that is not applied at once has a line of its own, which says whether it was buffered for a later update or
+dropped. While a run goes on, its files carry `_partial` and the process number in their names; they are renamed when
+whole.
+"""
+
+import errno
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation import Score
+from interface.files import make_folder, removed_on_error, with_filename
+from interface.processes import available_cores
+from training.names import ARTIFACTS, run_name
+from training.plan import Plan
+from training.protocol import Push, Update
+
+FORMAT = 2  # 1 had no line for a dropped gradient or a lost worker; read as well
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+
+def revision() -> str:
+    """The git revision of the code, with a + if it was changed since; "unknown" outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(REPOSITORY), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def header(plan: Plan, clock: str) -> dict[str, Any]:
+    """Everything that is known of a run before its first update."""
+    return {
+        "format": FORMAT,
+        "name": run_name(plan.config),
+        "clock": clock,
+        "seed": plan.seed,
+        "threads_per_gradient": plan.threads_per_gradient,
+        "data": plan.fingerprint,
+        "started": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+        "config": plan.config.as_dict(),
+        "train_samples": len(plan.train),
+        "validation_samples": len(plan.validation),
+        "updates": plan.updates,
+        "gradients": sum(plan.steps.values()),
+        "updates_per_epoch": plan.updates_per_epoch,
+        "worker_samples": [len(shard) for shard in plan.shards],
+        "worker_batches_per_epoch": list(plan.batches_per_epoch),
+        "revision": revision(),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in ("torch", "torchvision", "numpy")},
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "cores": available_cores(),
+        "command": sys.argv,
+    }
+
+
+class Record:
+    """Writes the files of one run. Use it as a context; a run that does not `finish` stays behind as a partial one.
+
+    Raises OSError, which names the file, where something cannot be written, UsageError for a folder that is a file.
+    """
+
+    def __init__(self, plan: Plan, clock: str) -> None:
+        self.plan = plan
+        self.folder = make_folder(Path(plan.config.subfolder))
+        self.base = run_name(plan.config)
+        for path in map(self.path, ARTIFACTS):
+            if path.is_dir():  # renaming would fail, when all the work is done
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path = self._partial("log")
+        with removed_on_error(path):
+            path.write_text(json.dumps(header(plan, clock)) + "\n", encoding="utf-8")
+        self._log = path.open("a", encoding="utf-8", buffering=1)
+        self._weights = None
+        self._rows = 0
+        self._written = ["log"]
+
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with suppress(OSError):  # of what could not be written before
+            self._close()
+        if self._weights is not None and self._rows == 0:
+            self._partial("weights").unlink()
+
+    def _close(self) -> None:
+        for file in filter(None, (self._weights, self._log)):
+            with with_filename(file.name):
+                file.close()
+
+    def _partial(self, kind: str) -> Path:
+        return self.folder / f"{self.base}_partial{os.getpid()}{ARTIFACTS[kind]}"
+
+    def path(self, kind: str) -> Path:
+        """The final path of the run's "log", "weights" or "model"."""
+        return self.folder / f"{self.base}{ARTIFACTS[kind]}"
+
+    def _line(self, seconds: float, *fields: str) -> None:
+        with with_filename(self._log.name):
+            self._log.write("  ".join((f"{seconds:.6f} s", *fields)) + "\n")
+
+    def _whose(self, push: Push) -> tuple[str, ...]:
+        batches = self.plan.batches_per_epoch[push.worker - 1]
+        epoch, batch = divmod(push.step - 1, batches)
+        return (
+            f"Worker_{push.worker}",
+            f"batch {batch + 1}/{batches}",
+            f"epoch {epoch + 1}/{self.plan.config.epochs}",
+            f"loss {push.loss}",
+        )
+
+    def gradient(self, seconds: float, push: Push, version: int, fate: str) -> None:
+        """A gradient that came in at `version` and was not applied at once; fate: "buffered" or "dropped"."""
+        stale = version - push.version
+        self._line(seconds, f"gradient {push.step}", *self._whose(push), f"staleness {stale}",
+                   f"fetched {push.version}", f"fate {fate}")  # fmt: skip
+
+    def update(self, seconds: float, update: Update, push: Push | None) -> None:
+        """An update of the global model; push: the gradient that it consists of, unless `gradient` told of it."""
+        about = (f"gradients {len(update.pushes)}", f"loss {update.loss}") if push is None else self._whose(push)
+        planned = "" if self.plan.updates is None else f"/{self.plan.updates}"
+        self._line(
+            seconds,
+            f"update {update.version}{planned}",
+            *about,
+            f"staleness {update.staleness}",
+            f"fetched {min(push.version for push in update.pushes)}",
+            f"weight_norm {update.weight_norm}",
+        )
+
+    def loss(self, seconds: float, worker: int, how: str) -> None:
+        """A worker that was lost."""
+        self._line(seconds, "lost", f"Worker_{worker}", f"how {how}")
+
+    def validation(self, seconds: float, epoch: int, train: Score, validation: Score) -> None:
+        """Loss and accuracy at the end of an epoch."""
+        self._line(seconds, f"validation {epoch}/{self.plan.config.epochs}", *train.fields("train"),
+                   *validation.fields("val"))  # fmt: skip
+
+    def warning(self, seconds: float, text: str) -> None:
+        """Something that a reader of the run must know."""
+        self._line(seconds, f"warning {text}")
+
+    def save_weights(self, state: Tensor) -> None:
+        """Append one row (S,) to the saved weights."""
+        if self._weights is None:
+            self._weights = self._partial("weights").open("wb")
+        with with_filename(self._weights.name):
+            if self._rows == 0:
+                self._write_weights_header(len(state))
+            self._weights.write(state.numpy().astype(np.float32, copy=False).tobytes())
+            self._weights.flush()  # a row counts once it is there
+            self._rows += 1
+            self._write_weights_header(len(state))
+        if self._rows == 1:
+            self._written.append("weights")
+
+    def _write_weights_header(self, columns: int) -> None:
+        # numpy pads the header so that the number of rows can grow in place.
+        self._weights.seek(0)
+        np.lib.format.write_array_header_1_0(
+            self._weights, {"descr": "<f4", "fortran_order": False, "shape": (self._rows, columns)}
+        )
+        self._weights.seek(0, os.SEEK_END)
+        self._weights.flush()
+
+    def save_model(self, state: dict[str, Tensor]) -> None:
+        """Write the model's state dict."""
+        content = io.BytesIO()  # torch.save has an error of its own for a full disk
+        torch.save(state, content)
+        path = self._partial("model")
+        with removed_on_error(path):
+            path.write_bytes(content.getbuffer())
+        self._written.append("model")
+
+    def finish(self, seconds: float, result: dict[str, Any]) -> list[Path]:
+        """Close the log with the result of a complete run and give all files their final names, the log last."""
+        self._close_log(seconds, {"status": "complete", **result})
+        self._close()
+        for kind in reversed(self._written):
+            self._partial(kind).replace(self.path(kind))
+        return [self.path(kind) for kind in self._written]
+
+    def abandon(self, seconds: float, reason: str, result: dict[str, Any]) -> list[Path]:
+        """Close the log of a run that ends early; its files keep their partial names."""
+        if not self._log.closed:  # as it is where only the new names could not be given
+            self._close_log(seconds, {"status": "partial", "reason": reason, **result})
+        return [path for path in map(self._partial, self._written) if path.exists()]
+
+    def _close_log(self, seconds: float, result: dict[str, Any]) -> None:
+        self._line(seconds, "result " + json.dumps(result))
