@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from analysis.landscape.survey import Evaluation, Line, Settings
+from analysis.landscape.survey import Evaluation, Line, SurveySettings
 from common import (
     DEFAULT_SEED,
     Dataset,
@@ -23,7 +23,7 @@ from common import (
 STATISTICS_BATCHES, STATISTICS_BATCH_SIZE = 4, 100  # training images that BatchNorm's statistics are estimated from
 
 
-class Given(nn.Module):
+class PrecomputedLayer(nn.Module):
     """Stands in for a layer whose output is known: `output`, whatever the input."""
 
     output: Tensor
@@ -55,7 +55,7 @@ class NetworkLoss:
         self.statistics = statistics
         self.batch_size = batch_size
         self.interrupted = interrupted
-        self.first_layer, self.given = model.network.conv1, Given()
+        self.first_layer, self.given = model.network.conv1, PrecomputedLayer()
         model.network.conv1 = self.given
 
     def __call__(self, line: Line) -> np.ndarray:
@@ -102,7 +102,7 @@ def batch_norms(model: FlatModel) -> list[nn.BatchNorm2d]:
     return [module for module in model.network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def evaluation_of(dataset: Dataset, alt_model: bool, settings: Settings) -> Evaluation:
+def evaluation_of(dataset: Dataset, alt_model: bool, settings: SurveySettings) -> Evaluation:
     """The loss of a data set's network on its test images, or on `test_samples` of them, for every core.
 
     Raises ValueError, naming the flag, where there are fewer test images than asked for.

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from analysis.landscape.network_loss import evaluation_of
-from analysis.landscape.survey import Evaluation, Run, Settings, Survey
+from analysis.landscape.survey import Evaluation, SavedRun, Survey, SurveySettings
 from common import FlatModel, build_model, load_dataset, network_name
 from interface.command_line import ArgumentParser, Interval
 from interface.errors import DataError
@@ -87,7 +87,7 @@ class Source:
 
 
 def prepare(
-    model: Source, weights: Sequence[Source], labels: Sequence[str], settings: Settings
+    model: Source, weights: Sequence[Source], labels: Sequence[str], settings: SurveySettings
 ) -> tuple[Survey, Evaluation] | None:
     """Read a model, the saved weights of runs and their data set: what to survey, and how.
 
@@ -117,7 +117,7 @@ def prepare(
         raise DataError(f"{', '.join(str(source.path) for source in weights)}: {error}") from error
 
 
-def read_run(source: Source, label: str, network: FlatModel) -> Run | None:
+def read_run(source: Source, label: str, network: FlatModel) -> SavedRun | None:
     """The parameters that a run saved, without its buffers; None, with a warning, if it did not converge at all.
 
     Rows too large to be drawn are left out, with a warning.
@@ -141,7 +141,7 @@ def read_run(source: Source, label: str, network: FlatModel) -> Run | None:
                         source.path, (~usable).sum(), len(rows), LARGEST_NORM, kept)  # fmt: skip
     if usable.sum() < LEAST_ROWS:
         return None
-    return Run(label, parameters[usable], saved_epochs(source, rows)[usable])
+    return SavedRun(label, parameters[usable], saved_epochs(source, rows)[usable])
 
 
 def can_be_drawn(parameters: np.ndarray) -> np.ndarray:
@@ -173,7 +173,7 @@ def saved_epochs(source: Source, rows: np.ndarray) -> np.ndarray:
     return np.array([0, *updates]) * log.config.epochs / len(log.updates)
 
 
-def model_apart(source: Source, network: FlatModel, runs: Sequence[Run]) -> Run | None:
+def model_apart(source: Source, network: FlatModel, runs: Sequence[SavedRun]) -> SavedRun | None:
     """The given model as a run of one row, or None where it is the last row of one of the runs (or not finite)."""
     parameters = network.parameters.numpy().copy()
     if any(np.array_equal(parameters, run.parameters[-1]) for run in runs):
@@ -181,4 +181,4 @@ def model_apart(source: Source, network: FlatModel, runs: Sequence[Run]) -> Run 
     if not can_be_drawn(parameters[None]).all():
         logging.warning("%s: its parameters have no norm below %.2g; it is not marked", source.path, LARGEST_NORM)
         return None
-    return Run("given model (not the last saved row)", parameters[None], np.array([float(source.config.epochs)]))
+    return SavedRun("given model (not the last saved row)", parameters[None], np.array([float(source.config.epochs)]))
