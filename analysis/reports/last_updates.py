@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from tqdm import tqdm
 
 from analysis.reports.summary import LOG_ENDING, Setting, run_of
-from analysis.reports.training_plots import DPI, OKABE_ITO, head
+from analysis.reports.training_plots import DPI, OKABE_ITO, set_titles
 from analysis.spread import Spread
 from analysis.tables import markdown_table, write_rows, write_text
 from common import build_model, load_dataset
@@ -178,7 +178,7 @@ def last_updates_figure(endings: Sequence[Ending]) -> Figure:
                 draw_course(axes, ending, color_of[ending.momentum])
         axes.invert_xaxis()
         axes.set_xlabel("updates to the end")
-        head(axes, f"{number} worker{'s' if number > 1 else ''}")
+        set_titles(axes, f"{number} worker{'s' if number > 1 else ''}")
     panels[0].set_ylabel("test accuracy (%)")
     key = [Line2D([], [], color=color, label=f"momentum {momentum:g}") for momentum, color in color_of.items()]
     through = Line2D([], [], color="0.3", marker="o", linestyle="", label="the first worker is through")
