@@ -30,6 +30,7 @@ from cross_validation.search import (
 )
 from evaluation import in_digits
 from interface.command_line import ArgumentParser, Interval, run_script
+from interface.errors import UsageError
 from training.plan import available_cores
 
 LEARNING_RATES = {"SGD": (0.001, 0.005, 0.01, 0.05, 0.1), "ADAM": (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05)}
@@ -94,7 +95,7 @@ def texts(values: Iterable[object]) -> str:
 
 
 def make_grid(arguments: argparse.Namespace) -> SearchGrid:
-    """The grid that was asked for. Raises ValueError for flags that exclude each other."""
+    """The grid that was asked for. Raises UsageError for flags that exclude each other."""
     learning_rates = vars(arguments).get("learning_rates", LEARNING_RATES[optimizer_name(arguments)])
     values = (learning_rates, choose_momentums(arguments), arguments.batch_sizes, arguments.epochs)
     return SearchGrid(*(tuple(sorted(set(axis))) for axis in values))
@@ -116,15 +117,15 @@ def choose_momentums(arguments: argparse.Namespace) -> tuple[float, ...] | list[
     if momentum is None:
         return vars(arguments).get("momentums", MOMENTUMS)
     if "momentums" in arguments:
-        raise ValueError(f"--momentums has no effect with --momentum {momentum}: give one of the two")
+        raise UsageError(f"--momentums has no effect with --momentum {momentum}: give one of the two")
     return (momentum,)
 
 
 def make_search_data(arguments: argparse.Namespace, samples: Samples) -> SearchData:
-    """The samples to use and their folds. Raises ValueError for more folds than samples."""
+    """The samples to use and their folds. Raises UsageError for more folds than samples."""
     size = min(len(samples), vars(arguments).get("max_samples", math.inf))
     if arguments.k_splits > size:
-        raise ValueError(
+        raise UsageError(
             f"--k_splits {arguments.k_splits} is not valid: give an integer from 2 to the number of samples, {size}"
         )
     subset = take_subset(len(samples), size / len(samples), make_generator(arguments.seed, "subset"))
@@ -141,10 +142,10 @@ def make_search_data(arguments: argparse.Namespace, samples: Samples) -> SearchD
 
 
 def check_batch_sizes(grid: SearchGrid, data: SearchData) -> None:
-    """Raises ValueError for a mini-batch larger than what is trained on."""
+    """Raises UsageError for a mini-batch larger than what is trained on."""
     size = min(len(fold.train) for fold in data.folds)
     if grid.batch_sizes[-1] > size:
-        raise ValueError(
+        raise UsageError(
             f"--batch_sizes {grid.batch_sizes[-1]} is not valid: give integers in [1,{size}], "
             f"the samples that are trained on while a fold is held out"
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from analysis.landscape.sources import Files, Source, add_flags, prepare
 from analysis.landscape.survey import Landscape, SurveySettings
 from interface.command_line import ArgumentParser, run_script
+from interface.errors import UsageError
 from training.names import base_of, parse_run_name
 from training.options import RunConfig
 
@@ -23,7 +24,7 @@ def main() -> None:
     weights = [Source(path, parse_run_name(base)) for path, base in zip(arguments.weights, bases, strict=True)]
     labels = arguments.labels or default_labels(weights)
     if len(labels) != len(weights):
-        raise ValueError(f"--labels names {len(labels)} runs, but there are {len(weights)}: give one label for each")
+        raise UsageError(f"--labels names {len(labels)} runs, but there are {len(weights)}: give one label for each")
     prepared = prepare(model, weights, labels, SurveySettings.of(arguments))
     if prepared is None:
         return

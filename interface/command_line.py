@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from interface.errors import DataError
+from interface.errors import DataError, UsageError
 
 
 class Interval:
@@ -74,7 +74,7 @@ def run_script(main: Callable[[], None]) -> NoReturn:
         finally:
             flush_output()
         sys.exit(0)
-    except ValueError as error:
+    except (UsageError, ValueError) as error:
         sys.exit(complain(script, error, 2))
     except (DataError, OSError) as error:
         sys.exit(complain(script, error, 1))

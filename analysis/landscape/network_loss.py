@@ -19,6 +19,7 @@ from common import (
     network_name,
     take_subset,
 )
+from interface.errors import UsageError
 
 STATISTICS_BATCHES, STATISTICS_BATCH_SIZE = 4, 100  # training images that BatchNorm's statistics are estimated from
 
@@ -105,12 +106,12 @@ def batch_norms(model: FlatModel) -> list[nn.BatchNorm2d]:
 def evaluation_of(dataset: Dataset, alt_model: bool, settings: SurveySettings) -> Evaluation:
     """The loss of a data set's network on its test images, or on `test_samples` of them, for every core.
 
-    Raises ValueError, naming the flag, where there are fewer test images than asked for.
+    Raises UsageError, naming the flag, where there are fewer test images than asked for.
     """
     total = len(dataset.test)
     count = settings.test_samples or total
     if count > total:
-        raise ValueError(f"--test_samples {count} is not valid: {dataset.name} has {total} test images")
+        raise UsageError(f"--test_samples {count} is not valid: {dataset.name} has {total} test images")
     images = choose(dataset.test, count, "landscape test images")
     statistics = choose(dataset.train, STATISTICS_BATCHES * STATISTICS_BATCH_SIZE, "landscape statistics")
     batches = tuple(statistics.batch(slice(None))[0].split(STATISTICS_BATCH_SIZE))

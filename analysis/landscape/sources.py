@@ -12,7 +12,7 @@ from analysis.landscape.network_loss import evaluation_of
 from analysis.landscape.survey import Evaluation, SavedRun, Survey, SurveySettings
 from common import FlatModel, build_model, load_dataset, network_name
 from interface.command_line import ArgumentParser, Interval
-from interface.errors import DataError
+from interface.errors import DataError, UsageError
 from interface.files import make_folder
 from training.record import read_log, read_model, read_weights
 
@@ -92,14 +92,14 @@ def prepare(
     """Read a model, the saved weights of runs and their data set: what to survey, and how.
 
     None, with a warning, if none of the runs converged.
-    Raises ValueError where a file is missing or of another network or data set, DataError where one cannot be used.
+    Raises UsageError where a file is missing or of another network or data set, DataError where one cannot be used.
     """
     for source in (model, *weights):
         if not source.path.is_file():
-            raise ValueError(f"{source.path} is not valid: there is no such file")
+            raise UsageError(f"{source.path} is not valid: there is no such file")
     for source in weights:
         if source.network != model.network:
-            raise ValueError(
+            raise UsageError(
                 f"{source.path} is of {source.network}, {model.path} of {model.network}: give runs of one network and "
                 f"one data set"
             )
