@@ -18,10 +18,20 @@ import torch
 
 from analysis.spread import Spread
 from common import DATASETS, DEFAULT_SEED, Samples, load_dataset, make_generator, network_name, take_subset
-from cross_validation.search import Grid, Result, ResultsFile, Settings, Study, make_folds, rank, search
+from cross_validation.search import (
+    Result,
+    ResultsFile,
+    SearchData,
+    SearchGrid,
+    SearchSettings,
+    make_folds,
+    rank,
+    search,
+)
 from evaluation import in_digits
 from interface.command_line import ArgumentParser, Interval, run_script
-from training.plan import available_cores
+from interface.errors import UsageError
+from interface.processes import available_cores
 
 LEARNING_RATES = {"SGD": (0.001, 0.005, 0.01, 0.05, 0.1), "ADAM": (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05)}
 BATCH_SIZES = (32, 64, 128)
@@ -33,19 +43,19 @@ def main() -> None:
     arguments = parse_arguments()
     grid = make_grid(arguments)
     torch.set_num_threads(1)  # this process is to be forked: it must have no pool of threads
-    study = make_study(arguments, load_dataset(arguments.dataset, arguments.data_dir).train)
-    check_batch_sizes(grid, study)
-    print(f"Grid search by k-fold cross-validation with\n{describe(arguments, grid, study.settings)}")
+    data = make_search_data(arguments, load_dataset(arguments.dataset, arguments.data_dir).train)
+    check_batch_sizes(grid, data)
+    print(f"Grid search by k-fold cross-validation with\n{describe(arguments, grid, data.settings)}")
 
-    base = Path(arguments.subfolder) / study.settings.name
-    with ResultsFile(Path(f"{base}.csv"), study.settings) as file:
-        search(study, grid, file, arguments.jobs)
+    base = Path(arguments.subfolder) / data.settings.name
+    with ResultsFile(Path(f"{base}.csv"), data.settings) as file:
+        search(data, grid, file, arguments.jobs)
         ranking = rank(file.of(grid))
     print(f"\n{table(ranking)}\n\n{tell_best(ranking[0], arguments)}\n  {base}.csv")
 
     from cross_validation.plots import draw_grid
 
-    draw_grid(Path(f"{base}.png"), study.settings, grid, ranking)
+    draw_grid(Path(f"{base}.png"), data.settings, grid, ranking)
     print(f"  {base}.png")
 
 
@@ -84,11 +94,11 @@ def texts(values: Iterable[object]) -> str:
     return " ".join(map(str, values))
 
 
-def make_grid(arguments: argparse.Namespace) -> Grid:
-    """The grid that was asked for. Raises ValueError for flags that exclude each other."""
+def make_grid(arguments: argparse.Namespace) -> SearchGrid:
+    """The grid that was asked for. Raises UsageError for flags that exclude each other."""
     learning_rates = vars(arguments).get("learning_rates", LEARNING_RATES[optimizer_name(arguments)])
     values = (learning_rates, choose_momentums(arguments), arguments.batch_sizes, arguments.epochs)
-    return Grid(*(tuple(sorted(set(axis))) for axis in values))
+    return SearchGrid(*(tuple(sorted(set(axis))) for axis in values))
 
 
 def optimizer_name(arguments: argparse.Namespace) -> str:
@@ -107,19 +117,19 @@ def choose_momentums(arguments: argparse.Namespace) -> tuple[float, ...] | list[
     if momentum is None:
         return vars(arguments).get("momentums", MOMENTUMS)
     if "momentums" in arguments:
-        raise ValueError(f"--momentums has no effect with --momentum {momentum}: give one of the two")
+        raise UsageError(f"--momentums has no effect with --momentum {momentum}: give one of the two")
     return (momentum,)
 
 
-def make_study(arguments: argparse.Namespace, samples: Samples) -> Study:
-    """The samples to use and their folds. Raises ValueError for more folds than samples."""
+def make_search_data(arguments: argparse.Namespace, samples: Samples) -> SearchData:
+    """The samples to use and their folds. Raises UsageError for more folds than samples."""
     size = min(len(samples), vars(arguments).get("max_samples", math.inf))
     if arguments.k_splits > size:
-        raise ValueError(
+        raise UsageError(
             f"--k_splits {arguments.k_splits} is not valid: give an integer from 2 to the number of samples, {size}"
         )
     subset = take_subset(len(samples), size / len(samples), make_generator(arguments.seed, "subset"))
-    settings = Settings(
+    settings = SearchSettings(
         dataset=arguments.dataset,
         network=network_name(arguments.dataset, arguments.alt_model),
         optimizer=optimizer_name(arguments),
@@ -128,20 +138,20 @@ def make_study(arguments: argparse.Namespace, samples: Samples) -> Study:
         seed=arguments.seed,
         data=samples.fingerprint(),
     )
-    return Study(settings, samples, make_folds(subset, arguments.k_splits, arguments.seed))
+    return SearchData(settings, samples, make_folds(subset, arguments.k_splits, arguments.seed))
 
 
-def check_batch_sizes(grid: Grid, study: Study) -> None:
-    """Raises ValueError for a mini-batch larger than what is trained on."""
-    size = min(len(fold.train) for fold in study.folds)
+def check_batch_sizes(grid: SearchGrid, data: SearchData) -> None:
+    """Raises UsageError for a mini-batch larger than what is trained on."""
+    size = min(len(fold.train) for fold in data.folds)
     if grid.batch_sizes[-1] > size:
-        raise ValueError(
+        raise UsageError(
             f"--batch_sizes {grid.batch_sizes[-1]} is not valid: give integers in [1,{size}], "
             f"the samples that are trained on while a fold is held out"
         )
 
 
-def describe(arguments: argparse.Namespace, grid: Grid, settings: Settings) -> str:
+def describe(arguments: argparse.Namespace, grid: SearchGrid, settings: SearchSettings) -> str:
     """What the search uses, one setting a line."""
     used = {**vars(settings), **vars(grid), "jobs": arguments.jobs, "data_dir": arguments.data_dir}
     return "\n".join(

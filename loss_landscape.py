@@ -7,7 +7,7 @@ python3 loss_landscape.py runs/{base}_model.pt runs/{base}_weights.npy --subfold
 from pathlib import Path
 
 from analysis.landscape.sources import Files, Source, add_flags, prepare
-from analysis.landscape.survey import Settings
+from analysis.landscape.survey import SurveySettings
 from interface.command_line import ArgumentParser, run_script
 from training.names import base_of, parse_run_name
 
@@ -21,7 +21,7 @@ def main() -> None:
     base = base_of(arguments.weights)
     model = Source(arguments.model, parse_run_name(base_of(arguments.model)))
     weights = Source(arguments.weights, parse_run_name(base))
-    prepared = prepare(model, [weights], ["trajectory"], Settings.of(arguments))
+    prepared = prepare(model, [weights], ["trajectory"], SurveySettings.of(arguments))
     if prepared is None:
         return
     survey, evaluation = prepared

@@ -10,10 +10,11 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from analysis.landscape.sources import Files, Source, add_flags, prepare
-from analysis.landscape.survey import Landscape, Settings
+from analysis.landscape.survey import Landscape, SurveySettings
 from interface.command_line import ArgumentParser, run_script
+from interface.errors import UsageError
+from training.config import differences_in_words
 from training.names import base_of, parse_run_name
-from training.options import RunConfig
 
 
 def main() -> None:
@@ -23,8 +24,8 @@ def main() -> None:
     weights = [Source(path, parse_run_name(base)) for path, base in zip(arguments.weights, bases, strict=True)]
     labels = arguments.labels or default_labels(weights)
     if len(labels) != len(weights):
-        raise ValueError(f"--labels names {len(labels)} runs, but there are {len(weights)}: give one label for each")
-    prepared = prepare(model, weights, labels, Settings.of(arguments))
+        raise UsageError(f"--labels names {len(labels)} runs, but there are {len(weights)}: give one label for each")
+    prepared = prepare(model, weights, labels, SurveySettings.of(arguments))
     if prepared is None:
         return
     survey, evaluation = prepared
@@ -78,41 +79,10 @@ def shared_name(bases: Sequence[str]) -> str:
 
 def default_labels(weights: Sequence[Source]) -> list[str]:
     """What tells each run from the others by its name, in words; by its folder where the names do not."""
-    settings = list(zip(*(in_words(source.config) for source in weights), strict=True))
-    different = [words for words in settings if len(set(words)) > 1]
-    labels = [", ".join(words[run] for words in different if words[run]) for run in range(len(weights))]
+    labels = [", ".join(words) for words in differences_in_words([source.config for source in weights])]
     return [
         label if labels.count(label) == 1 and label else f"{label or 'run'} in {source.path.resolve().parent.name}"
         for label, source in zip(labels, weights, strict=True)
-    ]
-
-
-def in_words(config: RunConfig) -> list[str]:
-    """What the name of a run tells, always in the same order; empty where it does not apply."""
-    return [
-        {"classic": "non-distributed", "sync": "synchronous", "async": "asynchronous"}[config.mode],
-        f"world size {config.world_size}" if config.mode != "classic" else "",
-        f"{100 * config.train_split:g} % of the data",
-        f"learning rate {config.lr:g}",
-        "Adam" if config.alr else "SGD",
-        f"momentum {config.momentum:g}",
-        f"batch size {config.batch_size}",
-        f"{config.epochs} epochs",
-        f"{config.lrs.replace('_', ' ')} learning rate" if config.lrs else "constant learning rate",
-        f"{config.saves_per_epoch} saves an epoch",
-        "with validation" if config.val else "without validation",
-        "no split" if config.partition == "none" else config.partition.replace("_", " "),
-        "delay" if config.delay else "no delay",
-        "slow worker 1" if config.slow_worker_1 else "no slow worker",
-        f"{config.delay_intensity} delay" if config.delay_intensity else "",
-        f"{config.delay_type} delay" if config.delay_type else "",
-        f"mean delay {config.delay_ms:g} ms" if config.delay_ms else "",
-        "compensation" if config.compensation else "no compensation",
-        f"{config.compensation_mode} compensation" if config.compensation else "",
-        f"lambda {config.compensation_lambda:g}" if config.compensation else "",
-        f"{config.clock} clock" if config.mode != "classic" else "",
-        f"{config.compute_ms:g} ms a gradient" if config.compute_ms else "",
-        "default seed" if config.seed is None else f"seed {config.seed}",
     ]
 
 

@@ -14,7 +14,7 @@ from benchmarks.data_loader import decoded
 from benchmarks.limit import make_network, make_optimizer, train
 from benchmarks.measure import BATCH_SIZE, LEARNING_RATE, MOMENTUM, Sample, Stopwatch, Task, cores
 from common import load_dataset
-from cross_validation.search import Grid, ResultsFile, Settings, Study, make_folds, search
+from cross_validation.search import ResultsFile, SearchData, SearchGrid, SearchSettings, make_folds, search
 
 FOLDS = 5
 EPOCHS = (2, 4, 6)  # as kfold.py's defaults
@@ -26,14 +26,14 @@ def suite_search(task: Task) -> Sample:
     """Configurations/h of the search that kfold.py makes, over two learning rates and the default numbers of epochs."""
     torch.set_num_threads(1)  # as kfold.py, which forks
     samples = load_dataset("fashion_mnist", task.data_dir).train
-    settings = Settings("fashion_mnist", task.network, "SGD", task.amount, FOLDS, 1, samples.fingerprint())
-    study = Study(settings, samples, make_folds(torch.arange(task.amount), FOLDS, seed=1))
-    grid = Grid((LEARNING_RATE, 2 * LEARNING_RATE), (MOMENTUM,), (BATCH_SIZE,), EPOCHS)
+    settings = SearchSettings("fashion_mnist", task.network, "SGD", task.amount, FOLDS, 1, samples.fingerprint())
+    data = SearchData(settings, samples, make_folds(torch.arange(task.amount), FOLDS, seed=1))
+    grid = SearchGrid((LEARNING_RATE, 2 * LEARNING_RATE), (MOMENTUM,), (BATCH_SIZE,), EPOCHS)
     configurations = len(grid.configurations) * len(EPOCHS)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         stopwatch = Stopwatch()
         with ResultsFile(Path(folder) / "results.csv", settings) as file:
-            search(study, grid, file, jobs=cores())
+            search(data, grid, file, jobs=cores())
         return stopwatch.rate(configurations, per_piece=HOUR)
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from analysis.landscape.network_loss import evaluation_of
 from analysis.landscape.sources import BATCH_SIZE, MARGIN
-from analysis.landscape.survey import Run, Settings, Survey
+from analysis.landscape.survey import SavedRun, Survey, SurveySettings
 from benchmarks.data_loader import decoded
 from benchmarks.limit import make_network
 from benchmarks.measure import Sample, Stopwatch, Task
@@ -31,10 +31,10 @@ def trajectory(network: nn.Module) -> np.ndarray:
 def survey(task: Task, grid_size: int) -> Sample:
     """Points/s of the survey that loss_landscape.py makes, in batches of its default size."""
     weights = trajectory(make_network(task.network))
-    settings = Settings(grid_size, BATCH_SIZE, MARGIN, test_samples=task.amount, data_dir=Path(task.data_dir))
+    settings = SurveySettings(grid_size, BATCH_SIZE, MARGIN, test_samples=task.amount, data_dir=Path(task.data_dir))
     dataset = load_dataset("fashion_mnist", task.data_dir)
     evaluation = evaluation_of(dataset, task.network == "CNN1", settings)
-    whole = Survey.around([Run("a walk", weights, np.arange(SAVED_ROWS))], None, settings, evaluation.about)
+    whole = Survey.around([SavedRun("a walk", weights, np.arange(SAVED_ROWS))], None, settings, evaluation.about)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         stopwatch = Stopwatch()
         whole.measure(evaluation, Path(folder) / "unfinished.npz")

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from benchmarks.data import batches, tensors
 from benchmarks.measure import BATCH_SIZE, LEARNING_RATE, MOMENTUM, Sample, Stopwatch, Task
-from common import MODELS
+from catalogue import NETWORKS, implementation
 
 
 def make_network(name: str) -> nn.Module:
     """One of the project's networks, as a plain module."""
     torch.manual_seed(0)
-    return MODELS[name](10)
+    return implementation(NETWORKS, name)(10)
 
 
 def make_optimizer(network: nn.Module) -> torch.optim.SGD:

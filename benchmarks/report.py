@@ -164,7 +164,7 @@ def describe_machine() -> list[str]:
 
 def revision() -> str:
     """As the logs of the suite have it, found by a process of its own: its module imports torch."""
-    command = [sys.executable, "-c", "from training.record import revision; print(revision())"]
+    command = [sys.executable, "-c", "from training.record.writer import revision; print(revision())"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     return done.stdout.strip() or "unknown"
 

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cross_validation.search import Grid, Result, Settings
+from cross_validation.search import Result, SearchGrid, SearchSettings
 from interface.files import atomic_write
 
 COLOURS = colormaps["cividis"]  # reads the same with any colour vision, and in grey
@@ -21,7 +21,7 @@ DOTS_PER_INCH = 150
 CHARACTERS_PER_INCH = 11.5  # of the title
 
 
-def draw_grid(path: Path, settings: Settings, grid: Grid, ranking: list[Result]) -> None:
+def draw_grid(path: Path, settings: SearchSettings, grid: SearchGrid, ranking: list[Result]) -> None:
     """Write a PNG with one heat map a momentum (rows) and number of epochs (columns).
 
     ranking: the results of the grid, best first. Cells hold mean ± standard deviation of the accuracy in percent;
@@ -78,7 +78,7 @@ def frame(panel: Axes, place: tuple[int, int]) -> None:
     panel.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, **edge))
 
 
-def label(panels: np.ndarray, settings: Settings, grid: Grid) -> None:
+def label(panels: np.ndarray, settings: SearchSettings, grid: SearchGrid) -> None:
     """Axes, ticks and the titles of rows and columns; panels: Axes (momentums, epochs)."""
     for panel in panels.flat:
         panel.set(xlim=(-0.5, len(grid.batch_sizes) - 0.5), ylim=(-0.5, len(grid.learning_rates) - 0.5))

@@ -42,7 +42,7 @@ from training.optimizers import SGD, Adam
 
 
 @dataclass(frozen=True)
-class Settings:
+class SearchSettings:
     """What all results of one search share; results of different settings do not compare.
 
     optimizer: SGD or ADAM; samples: how many of the training set the folds divide; data: its fingerprint.
@@ -75,7 +75,7 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class Grid:
+class SearchGrid:
     """The values to try, each ascending and without repetition."""
 
     learning_rates: tuple[float, ...]
@@ -115,10 +115,10 @@ def make_folds(indices: Tensor, count: int, seed: int) -> tuple[Fold, ...]:
 
 
 @dataclass(frozen=True)
-class Study:
+class SearchData:
     """Everything that trainings share: worker processes inherit it when they are forked."""
 
-    settings: Settings
+    settings: SearchSettings
     samples: Samples
     folds: tuple[Fold, ...]
 
@@ -144,9 +144,9 @@ class FoldScore(NamedTuple):
     seconds: float
 
 
-def train(study: Study, training: Training) -> tuple[FoldScore, ...]:
+def train(data: SearchData, training: Training) -> tuple[FoldScore, ...]:
     """Train from the start to the last of the epochs, exactly as a non-distributed run with the fold's seed does."""
-    settings, fold = study.settings, study.folds[training.fold]
+    settings, fold = data.settings, data.folds[training.fold]
     alternative = settings.network == DATASETS[settings.dataset].alt_network
     model = build_model(settings.dataset, alternative, fold.seed)
     model.use_generator(make_generator(fold.seed, "dropout", worker=1))
@@ -163,14 +163,14 @@ def train(study: Study, training: Training) -> tuple[FoldScore, ...]:
         model.network.train()
         order = fold.train[torch.randperm(len(fold.train), generator=shuffle)]
         for batch in order.split(training.configuration.batch_size):
-            images, labels = study.samples.batch(batch)
+            images, labels = data.samples.batch(batch)
             loss = F.nll_loss(model.network(images), labels)
             model.gradients.zero_()
             loss.backward()
             optimizer.step(model.gradients, training.configuration.learning_rate)
         seconds += time.perf_counter() - start
         if epoch in training.epochs:
-            scores.append(FoldScore(evaluate(study.samples, model, fold.held_out), seconds))
+            scores.append(FoldScore(evaluate(data.samples, model, fold.held_out), seconds))
     return tuple(scores)
 
 
@@ -219,7 +219,7 @@ def rank(results: list[Result]) -> list[Result]:
 
 
 COLUMNS = (
-    *(field.name for field in dataclasses.fields(Settings)),
+    *(field.name for field in dataclasses.fields(SearchSettings)),
     *(field.name for field in dataclasses.fields(Configuration)),
     *("epochs", "accuracy_mean", "accuracy_std", "loss_mean", "loss_std", "seconds", "accuracies", "losses"),
 )
@@ -236,7 +236,7 @@ class ResultsFile:
     which names file and line, if it is in use, damaged, or that of another search.
     """
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path, settings: SearchSettings) -> None:
         self.path = path
         self.settings = settings
         self.results: dict[tuple[Configuration, int], Result] = {}
@@ -257,7 +257,7 @@ class ResultsFile:
         with suppress(OSError):  # of a row that could not be written, which is told already
             self._file.close()
 
-    def of(self, grid: Grid) -> list[Result]:
+    def of(self, grid: SearchGrid) -> list[Result]:
         """The results of a grid, all of which must be there."""
         points = itertools.product(grid.configurations, grid.epochs)
         return [self.results[point] for point in points]
@@ -331,27 +331,27 @@ class ResultsFile:
 # ----------------------------------------------------------------------------------------------------
 
 
-class WorkerLost(DataError):
+class TrainingProcessLost(DataError):
     """A process that trained has died, and the search with it."""
 
 
-def search(study: Study, grid: Grid, file: ResultsFile, jobs: int) -> None:
+def search(data: SearchData, grid: SearchGrid, file: ResultsFile, jobs: int) -> None:
     """Add to `file` every result of the grid that it lacks, with `jobs` trainings at a time.
 
-    Raises WorkerLost if a process dies. Whatever ends the search ends its processes.
+    Raises TrainingProcessLost if a process dies. Whatever ends the search ends its processes.
     """
     trainings = [
         Training(configuration, missing, fold)
         for configuration in grid.configurations
         if (missing := tuple(epochs for epochs in grid.epochs if (configuration, epochs) not in file.results))
-        for fold in range(len(study.folds))
+        for fold in range(len(data.folds))
     ]
     if not trainings:
         return
-    total = len(grid.configurations) * len(study.folds)
+    total = len(grid.configurations) * len(data.folds)
     tqdm.monitor_interval = 0  # no thread of tqdm's: the pool forks
     bar = tqdm(total=total, initial=total - len(trainings), unit=" trainings", dynamic_ncols=True, disable=None)
-    with bar, worker_pool(study, min(jobs, len(trainings))) as pool:
+    with bar, worker_pool(data, min(jobs, len(trainings))) as pool:
         # A queue, unlike concurrent.futures.wait, holds no lock of the pool's when Ctrl-C comes.
         finished: SimpleQueue[Future] = SimpleQueue()
         running = {pool.submit(_train, training): training for training in trainings}
@@ -364,7 +364,7 @@ def search(study: Study, grid: Grid, file: ResultsFile, jobs: int) -> None:
                 training = running.pop(future)
                 folds = scores[training.configuration]
                 folds[training.fold] = outcome(future, file)
-                if len(folds) == len(study.folds):
+                if len(folds) == len(data.folds):
                     for result in gather(training, [folds[fold] for fold in sorted(folds)]):
                         file.add(result)
                 bar.update()
@@ -376,7 +376,7 @@ def outcome(future: Future, file: ResultsFile) -> tuple[FoldScore, ...]:
     try:
         return future.result()
     except BrokenProcessPool as error:
-        raise WorkerLost(
+        raise TrainingProcessLost(
             f"a worker process was lost (killed, or out of memory); the results so far are safe in {file.path}, "
             f"and the same command goes on from there"
         ) from error
@@ -395,10 +395,10 @@ def gather(training: Training, folds: list[tuple[FoldScore, ...]]) -> Iterator[R
 
 
 @contextmanager
-def worker_pool(study: Study, count: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(data: SearchData, count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that train, forked from this one; an exception kills them in the middle of their work."""
     context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(study, os.getpid()))
+    pool = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(data, os.getpid()))
     try:
         yield pool
     except BaseException:
@@ -410,15 +410,15 @@ def worker_pool(study: Study, count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 # Of a worker process, inherited when it was forked: trainings come through a queue, the data does not.
-_study: Study
+_data: SearchData
 
 
-def _start_worker(study: Study, parent: int) -> None:
-    global _study
+def _start_worker(data: SearchData, parent: int) -> None:
+    global _data
     obey(parent)
     torch.set_num_threads(1)
-    _study = study
+    _data = data
 
 
 def _train(training: Training) -> tuple[FoldScore, ...]:
-    return train(_study, training)
+    return train(_data, training)

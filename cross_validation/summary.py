@@ -8,11 +8,11 @@ import dataclasses
 from pathlib import Path
 
 from analysis.tables import markdown_table, write_rows, write_text
-from cross_validation.search import Result, ResultsFile, Settings, rank
+from cross_validation.search import Result, ResultsFile, SearchSettings, rank
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import DataError
 
-Best = tuple[Settings, Result]
+Best = tuple[SearchSettings, Result]
 
 
 def read_best(path: Path) -> Best:
@@ -20,7 +20,9 @@ def read_best(path: Path) -> Best:
     try:
         *lines, _ = path.read_text(encoding="utf-8").split("\n")  # the last row may be cut off
         first = next(csv.DictReader(lines))
-        settings = Settings(**{field.name: field.type(first[field.name]) for field in dataclasses.fields(Settings)})
+        settings = SearchSettings(
+            **{field.name: field.type(first[field.name]) for field in dataclasses.fields(SearchSettings)}
+        )
     except (StopIteration, KeyError, ValueError, TypeError, csv.Error) as error:
         raise DataError(f"{path}: it holds no result of a search") from error
     with ResultsFile(path, settings) as file:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training.options import RunConfig, make_parser
 
 from analysis.reports.summary import Trials
 from analysis.study.plots import FIGURES
 from conftest import ROOT
 from training.names import run_name
-from training.options import RunConfig, make_parser
-from training.record import read_log
+from training.record.reader import read_log
 
 DRIVERS = (
     "run_delay_exps", "run_speed_comp", "run_async_momentums", "run_close_ups", "run_last_updates", "run_kfold",

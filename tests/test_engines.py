@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from training.options import RunConfig
 
 import common
 from conftest import run, train, weights_of
 from training.engines.virtual import GradientPool, events
-from training.options import RunConfig
 from training.plan import make_plan
 from training.protocol import Snapshot
-from training.record import read_log
+from training.record.reader import read_log
 from training.server import AsyncServer, SyncServer
 
 EASY = ("--epochs", 2, "--seed", 3)

@@ -15,7 +15,7 @@ from nursery import Ended, Nursery
 from test_bad_files import contents
 from test_processes import Run, wait_until_gone
 from training.names import ARTIFACTS
-from training.record import read_log
+from training.record.reader import read_log
 
 TRAINING = {
     "nonDistributed": "nonDistributed.py",

@@ -14,17 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from training.options import RunConfig
 
 import kfold
 from common import MODELS, build_model, load_dataset, make_generator
 from cross_validation.plots import draw_grid
 from cross_validation.search import (
     Configuration,
-    Grid,
     Result,
     ResultsFile,
-    Settings,
-    Study,
+    SearchData,
+    SearchGrid,
+    SearchSettings,
     Training,
     make_folds,
     rank,
@@ -33,7 +34,6 @@ from cross_validation.search import (
 from evaluation import evaluate
 from interface.command_line import run_script
 from interface.errors import DataError
-from training.options import RunConfig
 from training.plan import make_plan
 from training.protocol import Snapshot
 
@@ -41,7 +41,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TIMEOUT = 120  # seconds of one command line, on a busy machine
 SEED = 7
 GRID = "--learning_rates 0.01 0.05 1000 --batch_sizes 8 16 --momentum 0.5 --epochs 1 2 --k_splits 4 --max_samples 400"
-SETTINGS = Settings("digits", "LeNet5", "SGD", samples=400, folds=4, seed=SEED, data="0" * 16)
+SETTINGS = SearchSettings("digits", "LeNet5", "SGD", samples=400, folds=4, seed=SEED, data="0" * 16)
 
 
 def command(folder: Path, flags: str) -> list[str]:
@@ -145,9 +145,9 @@ def test_a_csv_row_is_what_plain_pytorch_computes(searched, samples):
 def test_a_training_is_a_non_distributed_run_to_the_bit(samples, alr):
     """The same mini-batches, dropout and updates, with the building blocks of the training scripts."""
     fold = make_folds(torch.arange(60), 3, SEED)[1]
-    study = Study(Settings("digits", "CNN1", "ADAM" if alr else "SGD", 60, 3, SEED, ""), samples, (fold,))
+    data = SearchData(SearchSettings("digits", "CNN1", "ADAM" if alr else "SGD", 60, 3, SEED, ""), samples, (fold,))
     configuration = Configuration(0.01, 0.0 if alr else 0.9, 16)
-    ((score, _),) = train(study, Training(configuration, (2,), 0))
+    ((score, _),) = train(data, Training(configuration, (2,), 0))
 
     config = RunConfig(mode="classic", dataset="digits", lr=0.01, momentum=configuration.momentum, batch_size=16,
                        epochs=2, alr=alr, alt_model=True)  # fmt: skip
@@ -161,10 +161,10 @@ def test_a_training_is_a_non_distributed_run_to_the_bit(samples, alr):
 
 
 def test_a_shorter_training_is_the_beginning_of_a_longer_one(samples):
-    study = Study(SETTINGS, samples, make_folds(torch.arange(80), 2, SEED))
+    data = SearchData(SETTINGS, samples, make_folds(torch.arange(80), 2, SEED))
     configuration = Configuration(0.05, 0.9, 16)
-    longer = train(study, Training(configuration, (1, 3), 0))
-    assert longer[0].score == train(study, Training(configuration, (1,), 0))[0].score != longer[1].score
+    longer = train(data, Training(configuration, (1, 3), 0))
+    assert longer[0].score == train(data, Training(configuration, (1,), 0))[0].score != longer[1].score
     assert 0 < longer[0].seconds < longer[1].seconds
 
 
@@ -370,7 +370,7 @@ def test_what_diverged_ranks_last_however_accurate():
 @pytest.mark.parametrize("diverged", [False, True])
 def test_any_grid_has_a_picture(tmp_path, diverged):
     """A single cell, and one where nothing converged."""
-    grid = Grid((0.01,), (0.9,), (32,), (2,))
+    grid = SearchGrid((0.01,), (0.9,), (32,), (2,))
     losses = (math.nan,) * 4 if diverged else RESULT.losses
     draw_grid(tmp_path / "grid.png", SETTINGS, grid, [replace(RESULT, losses=losses)])
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]

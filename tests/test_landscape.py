@@ -23,9 +23,9 @@ from analysis.landscape.survey import (
     Landscape,
     Line,
     Plane,
-    Run,
-    Settings,
+    SavedRun,
     Survey,
+    SurveySettings,
 )
 from common import Dataset, Samples, build_model, load_dataset
 from conftest import PUBLISHED, ROOT, needs_published, run, train
@@ -38,20 +38,20 @@ ABOUT = {"network": "a function", "data": "nothing"}
 QUICK = ("--grid_size", 4, "--test_samples", 40)
 
 
-def settings(**changes: object) -> Settings:
-    return Settings(
+def settings(**changes: object) -> SurveySettings:
+    return SurveySettings(
         **{"grid_size": 9, "batch_size": 50, "margin": 0.25, "test_samples": None, "data_dir": ROOT} | changes
     )
 
 
-def planted(coordinates: list[tuple[float, float]], columns: int = 7) -> tuple[Run, np.ndarray]:
+def planted(coordinates: list[tuple[float, float]], columns: int = 7) -> tuple[SavedRun, np.ndarray]:
     """A run that never leaves a plane at random in space, and that plane's orthonormal directions (2, P)."""
     directions = np.linalg.qr(np.random.default_rng(1).normal(size=(columns, 2)))[0].T
     rows = np.arange(columns) + np.array(coordinates) @ directions
-    return Run("planted", rows, np.arange(len(rows)) / 2), directions
+    return SavedRun("planted", rows, np.arange(len(rows)) / 2), directions
 
 
-def survey_of(runs: list[Run], model: Run | None = None, **changes: object) -> Survey:
+def survey_of(runs: list[SavedRun], model: SavedRun | None = None, **changes: object) -> Survey:
     return Survey.around(runs, model, settings(**changes), ABOUT)
 
 
@@ -118,7 +118,7 @@ def test_a_planted_quadratic_is_found_exactly(tmp_path):
 def test_rows_off_the_plane_keep_their_own_loss_and_distance(tmp_path):
     rows = np.array([[-4.0, 1, 0], [-1, -1, 0], [1, -1, 0], [4, 1, 0]])
     rows[1:3, 2] = 0.5, -0.5  # apart from both sides of the plane, too little to turn it
-    survey = survey_of([Run("apart", rows, np.arange(4.0))])
+    survey = survey_of([SavedRun("apart", rows, np.arange(4.0))])
     trajectory = measure(survey, lambda at: float(1 + at[2] ** 2), tmp_path).trajectories[0]
     normal = np.cross(*survey.plane.directions)
     np.testing.assert_allclose(trajectory.distances, np.abs((rows - survey.plane.origin) @ normal), atol=1e-12)
@@ -250,7 +250,7 @@ def test_an_unfinished_survey_of_anything_else_is_refused(tmp_path, caplog, diff
     unfinished = interrupt(survey_of([saved]), tmp_path)
     other = survey_of([saved])
     if difference == "weights":
-        other = survey_of([Run("other", saved.parameters + 1e-6, saved.epochs)])
+        other = survey_of([SavedRun("other", saved.parameters + 1e-6, saved.epochs)])
     elif difference == "grid":
         other = survey_of([saved], grid_size=8)
     elif difference == "margin":

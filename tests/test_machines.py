@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import DATA, ROOT, train, weights_of
-from training.record import read_log
+from training.record.reader import read_log
 
 FLAGS = ("--dataset", "digits", "--lr", 0.05, "--momentum", 0.9, "--seed", 1, "--split_dataset", "--peer_timeout", 3)
 PORT = 20000 + os.getpid() % 20000

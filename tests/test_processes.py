@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import ROOT, train
-from training.record import read_log
+from training.record.reader import read_log
 
 LONG = ("--dataset", "digits", "--epochs", "500", "--seed", "1")  # unless a test says otherwise
 

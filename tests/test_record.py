@@ -11,7 +11,8 @@ import torch
 import common
 from conftest import PUBLISHED, needs_published, train
 from interface.errors import DataError
-from training.record import read_log, read_model, read_weights
+from training.record.checkpoints import read_model, read_weights
+from training.record.reader import read_log
 
 
 @pytest.fixture(scope="module")

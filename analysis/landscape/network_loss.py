@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from analysis.landscape.survey import Evaluation, Line, Settings
+from analysis.landscape.survey import Evaluation, Line, SurveySettings
 from common import (
     DEFAULT_SEED,
     Dataset,
@@ -16,14 +16,14 @@ from common import (
     Samples,
     build_model,
     make_generator,
-    network_name,
     take_subset,
 )
+from interface.errors import UsageError
 
 STATISTICS_BATCHES, STATISTICS_BATCH_SIZE = 4, 100  # training images that BatchNorm's statistics are estimated from
 
 
-class Given(nn.Module):
+class PrecomputedLayer(nn.Module):
     """Stands in for a layer whose output is known: `output`, whatever the input."""
 
     output: Tensor
@@ -55,7 +55,7 @@ class NetworkLoss:
         self.statistics = statistics
         self.batch_size = batch_size
         self.interrupted = interrupted
-        self.first_layer, self.given = model.network.conv1, Given()
+        self.first_layer, self.given = model.network.conv1, PrecomputedLayer()
         model.network.conv1 = self.given
 
     def __call__(self, line: Line) -> np.ndarray:
@@ -102,25 +102,25 @@ def batch_norms(model: FlatModel) -> list[nn.BatchNorm2d]:
     return [module for module in model.network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def evaluation_of(dataset: Dataset, alt_model: bool, settings: Settings) -> Evaluation:
+def evaluation_of(dataset: Dataset, network: str, settings: SurveySettings) -> Evaluation:
     """The loss of a data set's network on its test images, or on `test_samples` of them, for every core.
 
-    Raises ValueError, naming the flag, where there are fewer test images than asked for.
+    Raises UsageError, naming the flag, where there are fewer test images than asked for.
     """
     total = len(dataset.test)
     count = settings.test_samples or total
     if count > total:
-        raise ValueError(f"--test_samples {count} is not valid: {dataset.name} has {total} test images")
+        raise UsageError(f"--test_samples {count} is not valid: {dataset.name} has {total} test images")
     images = choose(dataset.test, count, "landscape test images")
     statistics = choose(dataset.train, STATISTICS_BATCHES * STATISTICS_BATCH_SIZE, "landscape statistics")
     batches = tuple(statistics.batch(slice(None))[0].split(STATISTICS_BATCH_SIZE))
     interrupted = threading.Event()
     losses = tuple(
-        NetworkLoss(build_model(dataset.name, alt_model), images, batches, settings.batch_size, interrupted)
+        NetworkLoss(build_model(dataset.name, network), images, batches, settings.batch_size, interrupted)
         for _ in range(len(os.sched_getaffinity(0)))
     )
     about = {
-        "network": network_name(dataset.name, alt_model),
+        "network": network,
         "data": f"{f'{count:,} of the' if count < total else 'all'} {total:,} test images of {dataset.name}",
         "fingerprint of the data": images.fingerprint(),
     }

@@ -130,7 +130,7 @@ def named(run: Trajectory, *, listed: bool = True) -> dict[str, Any]:
     return {"name": html.escape(run.label), "legendgroup": run.label, "showlegend": listed}
 
 
-def told(run: Trajectory) -> dict[str, Any]:
+def hover_fields(run: Trajectory) -> dict[str, Any]:
     """What is told of each saved row under the pointer."""
     return {
         "customdata": np.stack([run.epochs, run.losses, run.plane_losses, run.distances], axis=-1),
@@ -183,7 +183,7 @@ def contour_figure(landscape: Landscape) -> go.Figure:
         marks = row_marks(style, 8)
         marks["line"] = {"width": [2, *[1] * (len(x) - 1)], "color": [style.colour, *[PAPER] * (len(x) - 1)]}
         figure.add_scatter(
-            x=x, y=y, mode="lines+markers", line=line, marker=marks, **named(style.run), **told(style.run)
+            x=x, y=y, mode="lines+markers", line=line, marker=marks, **named(style.run), **hover_fields(style.run)
         )
     for name, symbol, (x, y), _, text in points_apart(landscape):
         fill, edge = FILLS[symbol]
@@ -232,7 +232,7 @@ def surface_figure(landscape: Landscape) -> go.Figure:
         z = logarithm(style.run.plane_losses) + above
         marks = row_marks(style, 6) | {"line": {"width": 2, "color": style.colour}}
         figure.add_scatter3d(
-            x=x, y=y, z=z, mode="markers", marker=marks, **named(style.run, listed=False), **told(style.run)
+            x=x, y=y, z=z, mode="markers", marker=marks, **named(style.run, listed=False), **hover_fields(style.run)
         )
     for name, symbol, (x, y), loss, text in points_apart(landscape):
         marker = {"symbol": symbol, "size": 6, "color": INK}

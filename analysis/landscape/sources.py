@@ -9,12 +9,13 @@ from typing import Protocol
 import numpy as np
 
 from analysis.landscape.network_loss import evaluation_of
-from analysis.landscape.survey import Evaluation, Run, Settings, Survey
-from common import FlatModel, build_model, load_dataset, network_name
+from analysis.landscape.survey import Evaluation, SavedRun, Survey, SurveySettings
+from common import FlatModel, build_model, load_dataset
 from interface.command_line import ArgumentParser, Interval
-from interface.errors import DataError
+from interface.errors import DataError, UsageError
 from interface.files import make_folder
-from training.record import read_log, read_model, read_weights
+from training.record.checkpoints import read_model, read_weights
+from training.record.reader import read_log
 
 LEAST_ROWS = 3  # a plane needs three points
 LARGEST_NORM = float(1 / np.finfo(np.float32).eps)  # beside a larger row, the others differ by rounding alone
@@ -68,7 +69,7 @@ class RunName(Protocol):
     """What the name of a run tells, as far as it matters here."""
 
     dataset: str
-    alt_model: bool
+    network_name: str
     epochs: int
     saves_per_epoch: int | None
 
@@ -83,41 +84,43 @@ class Source:
     @property
     def network(self) -> str:
         """The network and its data set, in words."""
-        return f"{network_name(self.config.dataset, self.config.alt_model)} on {self.config.dataset}"
+        return f"{self.config.network_name} on {self.config.dataset}"
 
 
 def prepare(
-    model: Source, weights: Sequence[Source], labels: Sequence[str], settings: Settings
+    model: Source, weights: Sequence[Source], labels: Sequence[str], settings: SurveySettings
 ) -> tuple[Survey, Evaluation] | None:
     """Read a model, the saved weights of runs and their data set: what to survey, and how.
 
     None, with a warning, if none of the runs converged.
-    Raises ValueError where a file is missing or of another network or data set, DataError where one cannot be used.
+    Raises UsageError where a file is missing or of another network or data set, DataError where one cannot be used.
     """
     for source in (model, *weights):
         if not source.path.is_file():
-            raise ValueError(f"{source.path} is not valid: there is no such file")
+            raise UsageError(f"{source.path} is not valid: there is no such file")
     for source in weights:
         if source.network != model.network:
-            raise ValueError(
+            raise UsageError(
                 f"{source.path} is of {source.network}, {model.path} of {model.network}: give runs of one network and "
                 f"one data set"
             )
-    network = build_model(model.config.dataset, model.config.alt_model)
+    network = build_model(model.config.dataset, model.config.network_name)
     read_model(model.path, network)
     read = (read_run(source, label, network) for source, label in zip(weights, labels, strict=True))
     runs = [run for run in read if run is not None]
     if not runs:
         logging.warning("nothing to draw: no run has the three rows that a plane needs")
         return None
-    evaluation = evaluation_of(load_dataset(model.config.dataset, settings.data_dir), model.config.alt_model, settings)
+    evaluation = evaluation_of(
+        load_dataset(model.config.dataset, settings.data_dir), model.config.network_name, settings
+    )
     try:
         return Survey.around(runs, model_apart(model, network, runs), settings, evaluation.about), evaluation
     except DataError as error:
         raise DataError(f"{', '.join(str(source.path) for source in weights)}: {error}") from error
 
 
-def read_run(source: Source, label: str, network: FlatModel) -> Run | None:
+def read_run(source: Source, label: str, network: FlatModel) -> SavedRun | None:
     """The parameters that a run saved, without its buffers; None, with a warning, if it did not converge at all.
 
     Rows too large to be drawn are left out, with a warning.
@@ -141,7 +144,7 @@ def read_run(source: Source, label: str, network: FlatModel) -> Run | None:
                         source.path, (~usable).sum(), len(rows), LARGEST_NORM, kept)  # fmt: skip
     if usable.sum() < LEAST_ROWS:
         return None
-    return Run(label, parameters[usable], saved_epochs(source, rows)[usable])
+    return SavedRun(label, parameters[usable], saved_epochs(source, rows)[usable])
 
 
 def can_be_drawn(parameters: np.ndarray) -> np.ndarray:
@@ -173,7 +176,7 @@ def saved_epochs(source: Source, rows: np.ndarray) -> np.ndarray:
     return np.array([0, *updates]) * log.config.epochs / len(log.updates)
 
 
-def model_apart(source: Source, network: FlatModel, runs: Sequence[Run]) -> Run | None:
+def model_apart(source: Source, network: FlatModel, runs: Sequence[SavedRun]) -> SavedRun | None:
     """The given model as a run of one row, or None where it is the last row of one of the runs (or not finite)."""
     parameters = network.parameters.numpy().copy()
     if any(np.array_equal(parameters, run.parameters[-1]) for run in runs):
@@ -181,4 +184,4 @@ def model_apart(source: Source, network: FlatModel, runs: Sequence[Run]) -> Run 
     if not can_be_drawn(parameters[None]).all():
         logging.warning("%s: its parameters have no norm below %.2g; it is not marked", source.path, LARGEST_NORM)
         return None
-    return Run("given model (not the last saved row)", parameters[None], np.array([float(source.config.epochs)]))
+    return SavedRun("given model (not the last saved row)", parameters[None], np.array([float(source.config.epochs)]))

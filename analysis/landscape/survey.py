@@ -74,14 +74,14 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Grid:
+class LossGrid:
     """Where the loss is evaluated: x (N,) along PC1, y (N,) along PC2."""
 
     x: np.ndarray
     y: np.ndarray
 
     @classmethod
-    def around(cls, coordinates: np.ndarray, size: int, margin: float) -> "Grid":
+    def around(cls, coordinates: np.ndarray, size: int, margin: float) -> "LossGrid":
         """size × size points around coordinates (n, 2), with `margin` of their larger extent on each side."""
         low, high = coordinates.min(axis=0).astype(float), coordinates.max(axis=0).astype(float)
         pad = margin * (high - low).max()
@@ -113,7 +113,7 @@ Loss = Callable[[Line], np.ndarray]  # n points → their losses (n,)
 
 
 @dataclass(frozen=True)
-class Settings:
+class SurveySettings:
     """What the flags ask for; test_samples None: all of them."""
 
     grid_size: int
@@ -123,13 +123,13 @@ class Settings:
     data_dir: Path
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> "Settings":
+    def of(cls, arguments: argparse.Namespace) -> "SurveySettings":
         """The settings among parsed arguments."""
         return cls(**{field.name: getattr(arguments, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True)
-class Run:
+class SavedRun:
     """The saved parameters of one run: parameters (n, P), and the epoch (n,) of each row."""
 
     label: str
@@ -157,13 +157,15 @@ class Survey:
     """
 
     plane: Plane
-    grid: Grid
-    runs: tuple[Run, ...]
-    model: Run | None
+    grid: LossGrid
+    runs: tuple[SavedRun, ...]
+    model: SavedRun | None
     about: dict[str, str]
 
     @classmethod
-    def around(cls, runs: Sequence[Run], model: Run | None, settings: Settings, about: dict[str, str]) -> "Survey":
+    def around(
+        cls, runs: Sequence[SavedRun], model: SavedRun | None, settings: SurveySettings, about: dict[str, str]
+    ) -> "Survey":
         """The survey of a grid around `runs` and `model`, in the plane of `runs` alone."""
         marked = (*runs, model) if model else runs
         plane = Plane.through(np.concatenate([run.parameters for run in runs]))
@@ -172,10 +174,10 @@ class Survey:
             "grid": f"{settings.grid_size} x {settings.grid_size} points, margin {settings.margin:g}",
             "fingerprint of the weights": fingerprint(*(run.parameters for run in marked)),
         }
-        return cls(plane, Grid.around(coordinates, settings.grid_size, settings.margin), tuple(runs), model, about)
+        return cls(plane, LossGrid.around(coordinates, settings.grid_size, settings.margin), tuple(runs), model, about)
 
     @property
-    def marked(self) -> tuple[Run, ...]:
+    def marked(self) -> tuple[SavedRun, ...]:
         """All that is drawn: the runs, then the model if there is one."""
         return (*self.runs, self.model) if self.model else self.runs
 
@@ -337,7 +339,7 @@ class Landscape:
     """
 
     plane: Plane
-    grid: Grid
+    grid: LossGrid
     losses: np.ndarray
     trajectories: tuple[Trajectory, ...]
     model: Trajectory | None

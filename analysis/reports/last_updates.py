@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tqdm import tqdm
 
-from analysis.reports.training_plots import DPI, OKABE_ITO, head
+from analysis.reports.training_plots import DPI, OKABE_ITO, set_titles
 from analysis.reports.trials import LOG_ENDING, run_of
 from analysis.spread import Spread
 from analysis.tables import markdown_table, write_rows, write_text
@@ -182,7 +182,7 @@ def last_updates_figure(endings: Sequence[Ending]) -> Figure:
                 draw_course(axes, ending, color_of[ending.momentum])
         axes.invert_xaxis()
         axes.set_xlabel("updates to the end")
-        head(axes, f"{number} worker{'s' if number > 1 else ''}")
+        set_titles(axes, f"{number} worker{'s' if number > 1 else ''}")
     panels[0].set_ylabel("test accuracy (%)")
     key = [Line2D([], [], color=color, label=f"momentum {momentum:g}") for momentum, color in color_of.items()]
     finished = Line2D([], [], color="0.3", marker="o", linestyle="", label="the first worker finishes")

@@ -14,6 +14,7 @@ from torch import Tensor
 from analysis.reports.training_plots import DPI, OKABE_ITO
 from common import DATASETS, DEFAULT_SEED, PARTITIONS, Dataset, load_dataset, make_generator
 from interface.command_line import ArgumentParser, Interval, run_script
+from interface.errors import UsageError
 from interface.files import atomic_write, make_folder
 
 HEADINGS = {
@@ -89,7 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
     labels = DATASETS[arguments.dataset].labels
     if labels % arguments.workers:
-        raise ValueError(f"--workers {arguments.workers} is not valid: the {labels} labels must divide among them")
+        raise UsageError(f"--workers {arguments.workers} is not valid: the {labels} labels must divide among them")
     figure = partition_figure(load_dataset(arguments.dataset, arguments.data_dir), arguments.workers, arguments.seed)
     make_folder(arguments.output.parent, "--output")
     with atomic_write(arguments.output) as unfinished:

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from analysis.reports.training_plots import BLUE, DPI, VERMILLION, head
+from analysis.reports.training_plots import BLUE, DPI, VERMILLION, set_titles
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import DataError
 from interface.files import atomic_write, make_folder
-from training.record import RunLog, read_log
+from training.record.reader import read_log
+from training.record.run_log import RunLog
 
 COLUMNS = 3
 
@@ -51,7 +52,7 @@ def draw_distribution(axes: Axes, log: RunLog) -> None:
         bottom += share
     axes.axvline(staleness.mean(), color="black", linestyle="--", linewidth=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    head(axes, describe(log), f"mean {staleness.mean():.2f}")
+    set_titles(axes, describe(log), f"mean {staleness.mean():.2f}")
 
 
 def describe(log: RunLog) -> str:

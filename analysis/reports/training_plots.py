@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from training.record import Events, RunLog
+from training.record.run_log import Events, RunLog
 
 DPI = 150
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # legible on white, to all eyes
@@ -73,7 +73,7 @@ def validation_figure(log: RunLog, title: str) -> Figure:
         axes.set(xlabel="pseudo epoch" if log.config.mode == "async" else "epoch", ylabel=label)
         axes.set_xlim(epochs[0] - 0.3, epochs[-1] + 0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        head(axes, quantity.capitalize())
+        set_titles(axes, quantity.capitalize())
     scale_to(loss, np.array([[validation.train_loss, validation.val_loss] for validation in log.validations]).ravel())
     figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     write_title(figure, f"{title}\n{divergence(log)}")
@@ -128,7 +128,7 @@ def draw_loss(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
         axes.legend(frameon=False)
     axes.set_ylabel("mini-batch loss (negative log-likelihood)")
     scale_to(axes, log.updates.loss)
-    head(axes, "Training loss", f"line: mean of {window} mini-batches, faint: each" if window > 1 else "")
+    set_titles(axes, "Training loss", f"line: mean of {window} mini-batches, faint: each" if window > 1 else "")
 
 
 def draw_weight_norm(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
@@ -138,7 +138,7 @@ def draw_weight_norm(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
     scatter(axes, updates, updates.weight_norm, colors)
     axes.set_ylabel("Euclidean norm of the weights")
     scale_to(axes, updates.weight_norm)
-    head(axes, "Weight norm", "each point by the worker that updated" if log.config.mode == "async" else "")
+    set_titles(axes, "Weight norm", "each point by the worker that updated" if log.config.mode == "async" else "")
 
 
 def draw_cumulative_updates(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
@@ -151,7 +151,9 @@ def draw_cumulative_updates(axes: Axes, log: RunLog, colors: np.ndarray) -> None
     axes.set_ylabel("gradients handed in by the worker" if sync else "updates by the worker")
     axes.set_ylim(bottom=0)
     rate = f", {len(log.updates) / log.seconds:.1f}/s" if log.seconds > 0 else ""
-    head(axes, "Cumulative gradients" if sync else "Cumulative updates", f"{len(log.updates)} updates in all{rate}")
+    set_titles(
+        axes, "Cumulative gradients" if sync else "Cumulative updates", f"{len(log.updates)} updates in all{rate}"
+    )
 
 
 def draw_staleness(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
@@ -162,7 +164,7 @@ def draw_staleness(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
     axes.set_ylim(-0.5 - 0.02 * top, 0.5 + 1.04 * top)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     inferred = log.header is None and log.config.mode == "async"
-    head(axes, "Staleness", "inferred from the log's order" if inferred else "")
+    set_titles(axes, "Staleness", "inferred from the log's order" if inferred else "")
 
 
 def draw_staleness_distribution(axes: Axes, beside: Axes, updates: Events, colors: np.ndarray) -> None:
@@ -170,7 +172,7 @@ def draw_staleness_distribution(axes: Axes, beside: Axes, updates: Events, color
     axes.sharey(beside)
     axes.tick_params(labelleft=False)
     axes.set_xlabel("updates (%)")
-    head(axes, "", f"mean {updates.staleness.mean():.2f}" if len(updates) else "")
+    set_titles(axes, "", f"mean {updates.staleness.mean():.2f}" if len(updates) else "")
     width = 1 + updates.staleness.max(initial=0) // 60  # a bar is at most so many values high
     left = np.zeros(updates.staleness.max(initial=0) // width + 1)
     centers = np.arange(len(left)) * width + (width - 1) / 2
@@ -233,12 +235,12 @@ def scale_to(axes: Axes, values: np.ndarray) -> None:
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
         axes.set_yticks([])
-        say(axes, "no finite values" if len(values) else "no updates")
+        annotate(axes, "no finite values" if len(values) else "no updates")
     elif finite.max() > EXPLODED * finite[0] > 0:
         axes.set_yscale("log")
 
 
-def head(axes: Axes, left: str, right: str = "") -> None:
+def set_titles(axes: Axes, left: str, right: str = "") -> None:
     """The panel's name, and a remark in its other corner."""
     axes.set_title(left, loc="left", fontsize=11, fontweight="bold")
     axes.set_title(right, loc="right", fontsize=9, color="0.35")
@@ -247,7 +249,7 @@ def head(axes: Axes, left: str, right: str = "") -> None:
     axes.set_axisbelow(True)
 
 
-def say(axes: Axes, text: str) -> None:
+def annotate(axes: Axes, text: str) -> None:
     """Words in the middle of an empty panel."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35")
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.reports.training_plots import DPI, OKABE_ITO, head, say
+from analysis.reports.training_plots import DPI, OKABE_ITO, annotate, set_titles
 from analysis.study import speed
 from analysis.study.published import (
     NOT_DISTRIBUTED,
@@ -43,7 +43,7 @@ def workers_figure(results: Results) -> Figure:
             draw_series(panel, settings, results, MODE_TITLES[mode], place, 2)
         draw_control(panel, results)
         set_places(panel, WORKERS, "workers")
-        head(panel, PARTITIONS[partition].short_title)
+        set_titles(panel, PARTITIONS[partition].short_title)
     return with_key(figure, *series_key(axes[0, 0]), control_key())
 
 
@@ -58,7 +58,7 @@ def delays_figure(results: Results) -> Figure:
             draw_series(panel, settings, results, name, place, len(series), "--" if slow else "-")
         draw_control(panel, results)
         set_places(panel, DELAYS_MS, "delay (ms)")
-        head(panel, f"{workers} workers")
+        set_titles(panel, f"{workers} workers")
     return with_key(figure, *series_key(axes[0, 0]), control_key())
 
 
@@ -86,7 +86,7 @@ def momentum_figure(results: Results) -> Figure:
                 draw_series(panel, settings, results, f"{delay:g} ms", place, len(DELAYS_MS) - 1)
             draw_control(panel, results)
             set_places(panel, MOMENTUM_VALUES, "momentum")
-            head(panel, title, f"{workers} workers")
+            set_titles(panel, title, f"{workers} workers")
     return with_key(figure, *series_key(axes[0, 0]), control_key())
 
 
@@ -106,7 +106,7 @@ def staleness_figure(results: Results) -> Figure:
     for title, panel in panel_of.items():
         draw_control(panel, results)
         panel.set_xlabel("mean staleness (updates)")
-        head(panel, title)
+        set_titles(panel, title)
     return with_key(figure, *momentum_key(), *partition_key(SPLITS), control_key())
 
 
@@ -124,7 +124,7 @@ def compensation_figure(results: Results) -> Figure:
                 panel.errorbar(without, accuracy, color=color, alpha=0.8, **marker(setting.partition))
         panel.set_xlabel(f"{ACCURACY}, no compensation")
         panel.set_xlim(0, 100)
-        head(panel, title)
+        set_titles(panel, title)
     axes[0, 0].set_ylabel("with compensation")
     return with_key(figure, *momentum_key(), *partition_key(SPLITS))
 
@@ -144,11 +144,11 @@ def speed_figure(results: Results) -> Figure:
                     list(found), rates[:, 0], np.nan_to_num(rates[:, 1]), color=color, alpha=0.8, **marker(partition)
                 )
         if not panel.containers:
-            say(panel, "not measured yet")
+            annotate(panel, "not measured yet")
         panel.set_xticks(sorted(chain.from_iterable(speed.WORKERS.values())))
         panel.set_xlabel("workers")
         panel.set(xlim=(0, 10.5), ylim=(0, None))
-        head(panel, network, f"{clock} clock")
+        set_titles(panel, network, f"{clock} clock")
     for panel in axes[:, 0]:
         panel.set_ylabel("gradients / s")
     modes = [

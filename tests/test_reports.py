@@ -32,7 +32,7 @@ from analysis.reports.training_plots import (
 from common import Samples, build_model, load_dataset
 from conftest import DATA, PUBLISHED, ROOT, needs_data, needs_published, run, train
 from interface.command_line import run_script
-from training.record import read_log
+from training.record.reader import read_log
 
 SMALL = ("--train_split", 0.1, "--epochs", 2, "--seed", 1)
 MODES = ("classic", "sync", "async")
