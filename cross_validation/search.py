@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis.spread import Spread
-from common import DATASETS, Samples, build_model, make_generator
+from common import Samples, build_model, make_generator
 from evaluation import Score, evaluate
 from interface.errors import DataError
 from interface.files import make_folder, with_filename
@@ -147,8 +147,7 @@ class FoldScore(NamedTuple):
 def train(data: SearchData, training: Training) -> tuple[FoldScore, ...]:
     """Train from the start to the last of the epochs, exactly as a non-distributed run with the fold's seed does."""
     settings, fold = data.settings, data.folds[training.fold]
-    alternative = settings.network == DATASETS[settings.dataset].alt_network
-    model = build_model(settings.dataset, alternative, fold.seed)
+    model = build_model(settings.dataset, settings.network, fold.seed)
     model.use_generator(make_generator(fold.seed, "dropout", worker=1))
     shuffle = make_generator(fold.seed, "shuffle", worker=1)
     optimizer = (

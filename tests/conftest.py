@@ -39,19 +39,24 @@ def nursery() -> Nursery:
     return shared_nursery()
 
 
-def run(script: str, *arguments: object, timeout: int = 120, check: bool = True) -> subprocess.CompletedProcess:
-    """Run one script of the suite as a user does, but for its start-up; fails the test if it fails."""
-    ended = shared_nursery().run(script, *arguments, folder=Path.cwd(), timeout=timeout)
+def run(
+    script: str, *arguments: object, timeout: int = 120, check: bool = True, cores: int | None = None
+) -> subprocess.CompletedProcess:
+    """Run one script of the suite as a user does, but for its start-up; fails the test if it fails.
+
+    cores: how many it may use; None for all.
+    """
+    ended = shared_nursery().run(script, *arguments, folder=Path.cwd(), timeout=timeout, cores=cores)
     if check:
         assert ended.code == 0, ended.errors
     return subprocess.CompletedProcess([script, *arguments], ended.code, ended.output, ended.errors)
 
 
-def train(script: str, folder: Path, *arguments: object) -> dict[str, Path]:
+def train(script: str, folder: Path, *arguments: object, cores: int | None = None) -> dict[str, Path]:
     """Train on the digits; the paths of what the run left, by kind."""
     defaults = ("--dataset", "digits", "--lr", 0.05, "--momentum", 0.9)
     before = set(folder.glob("*"))
-    run(script, *defaults, "--subfolder", folder, *arguments)
+    run(script, *defaults, "--subfolder", folder, *arguments, cores=cores)
     new = set(folder.glob("*")) - before
     return {path.stem.rpartition("_")[2]: path for path in new}
 

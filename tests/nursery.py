@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IMPORTED_ONCE = (
     "torchvision.datasets", "sklearn.datasets", "sklearn.model_selection", "sklearn.decomposition", "sklearn.metrics",
     "cross_validation.plots", "analysis.landscape.plots", "analysis.landscape.sources",
-    "analysis.reports.training_plots", "analysis.reports.summary", "training.engines.replay",
+    "analysis.reports.training_plots", "analysis.reports.summary", "training.engines.replay", "training.record.writer",
     "training.engines.rpc.launch", "training.engines.virtual",
 )  # fmt: skip
 NOWHERE = "http://127.0.0.1:9"  # a proxy that is not there: downloads fail at once, network or not
@@ -73,14 +73,16 @@ class Nursery:
                                          text=True, env=environment)  # fmt: skip
 
     def run(self, command: str, *arguments: object, folder: Path | str = ".", timeout: int = 60,
-            output: str | None = None, file_size: int | None = None) -> Ended:  # fmt: skip
+            output: str | None = None, file_size: int | None = None, cores: int | None = None) -> Ended:  # fmt: skip
         """A script of this repository and its arguments, with `folder` as working directory.
 
-        output: a file for stdout, such as /dev/full; file_size: of how many bytes files can be.
+        output: a file for stdout, such as /dev/full; file_size: of how many bytes files can be; cores: how many it may
+        use.
         """
         out, errors = (Path(self._folder.name) / name for name in ("output", "errors"))
         order = {"command": [*command.split(), *map(str, arguments)], "folder": str(folder), "timeout": timeout,
-                 "output": output or str(out), "errors": str(errors), "file_size": file_size}  # fmt: skip
+                 "output": output or str(out), "errors": str(errors), "file_size": file_size,
+                 "cores": cores}  # fmt: skip
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
@@ -112,7 +114,9 @@ def serve() -> None:
         print(json.dumps({"code": os.waitstatus_to_exitcode(status), "peak": usage.ru_maxrss}), flush=True)
 
 
-def live(command: list[str], folder: str, timeout: int, output: str, errors: str, file_size: int | None) -> None:
+def live(
+    command: list[str], folder: str, timeout: int, output: str, errors: str, file_size: int | None, cores: int | None
+) -> None:
     """Become a script."""
     signal.alarm(timeout)  # which kills it
     writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -121,6 +125,8 @@ def live(command: list[str], folder: str, timeout: int, output: str, errors: str
     os.chdir(folder)
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    if cores is not None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     sys.argv = [str(ROOT / command[0]), *command[1:]]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

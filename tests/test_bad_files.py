@@ -282,8 +282,8 @@ def with_bias(kind: Callable[[torch.Tensor], torch.Tensor]) -> Damage:
 
 
 MODELS = {
-    "of CNN1": changed_state(lambda _: build_model("digits", True).state_dict()),
-    "of CNN2": changed_state(lambda _: build_model("cifar10", True).state_dict()),
+    "of CNN1": changed_state(lambda _: build_model("digits", "CNN1").state_dict()),
+    "of CNN2": changed_state(lambda _: build_model("cifar10", "CNN2").state_dict()),
     "without a layer": changed_state(lambda entries: entries.__delitem__("fc2.weight")),
     "with one layer more": changed_state(lambda entries: entries.update(fc4=torch.zeros(3))),
     "with a layer of another name": changed_state(lambda entries: entries.update(conv0=entries.pop("conv1.bias"))),
@@ -301,7 +301,7 @@ MODELS = {
     "in a list": changed_state(lambda entries: list(entries.values())),
     "a tensor": changed_state(lambda entries: entries["fc3.bias"]),
     "nothing": changed_state(lambda _: {}),
-    "the whole network": changed_state(lambda _: build_model("digits", False).network),
+    "the whole network": changed_state(lambda _: build_model("digits", "LeNet5").network),
     "an empty archive": lambda path, good: zipfile.ZipFile(path, "w").close(),
     "an archive of arrays": lambda path, good: np.savez(path.open("wb"), np.zeros(3)),
     "a trap in the old format": lambda path, good: torch.save(

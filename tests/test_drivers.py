@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.options import RunConfig, make_parser
 
 from analysis.reports.summary import Trials
 from analysis.study.plots import FIGURES
 from conftest import ROOT
+from training.config import RunConfig, make_parser
 from training.names import run_name
 from training.record.reader import read_log
 

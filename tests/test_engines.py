@@ -6,25 +6,26 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from training.options import RunConfig
 
 import common
 from conftest import run, train, weights_of
-from training.engines.virtual import GradientPool, events
+from training.config import RunConfig
+from training.engines.gradients import GradientPool
+from training.engines.virtual import events
 from training.plan import make_plan
 from training.protocol import Snapshot
 from training.record.reader import read_log
-from training.server import AsyncServer, SyncServer
 
 EASY = ("--epochs", 2, "--seed", 3)
 
 
 @pytest.fixture(scope="module")
 def control(tmp_path_factory):
-    """The same run three times: SGD with everything that has state, by the independent loop."""
+    """Three runs of the independent loop, with everything that has state, each with one thread and with all."""
     folder = tmp_path_factory.mktemp("control")
     return {
-        options: weights_of(train("nonDistributed.py", folder, *EASY, *options))
+        (options, cores): weights_of(train("nonDistributed.py", folder / str(cores), *EASY, *options, cores=cores))
+        for cores in (1, None)
         for options in ((), ("--lrs", "cosine_annealing", "--val"), ("--alr", "--alt_model"))
     }
 
@@ -33,16 +34,25 @@ def control(tmp_path_factory):
 @pytest.mark.parametrize("script", ["dist_sync.py", "dist_async.py"])
 def test_one_worker_is_the_control(script, clock, control, tmp_path):
     """Rung 1: without distribution, distributed training is plain SGD, to the bit."""
-    for options, expected in control.items():
+    for (options, cores), expected in control.items():
+        if (cores == 1 and clock == "wall") or (cores is None and clock == "virtual"):
+            continue  # a gradient has one thread on the virtual clock, else as many as there are cores
         if options and clock == "wall" and script == "dist_sync.py":
             continue  # the processes are the same as those of dist_async.py
-        flags = [flag if flag != "--alr" else "--alr" for flag in options]
-        done = train(script, tmp_path, *EASY, *flags, "--world_size", 2, "--clock", clock)
+        done = train(script, tmp_path, *EASY, *options, "--world_size", 2, "--clock", clock)
         assert weights_of(done) == expected, options
 
 
 def test_control_depends_on_its_settings(control):
-    assert len(set(control.values())) == len(control)
+    assert len({expected for (_, cores), expected in control.items() if cores == 1}) == 3
+
+
+def test_the_number_of_cores_changes_no_bit_on_the_virtual_clock(tmp_path):
+    for world_size in (2, 4):
+        flags = (*EASY, "--world_size", world_size, "--clock", "virtual", "--split_dataset")
+        runs = [train("dist_async.py", tmp_path / str(cores), *flags, cores=cores) for cores in (1, None)]
+        assert weights_of(runs[0]) == weights_of(runs[1])
+        assert {read_log(done["log"]).header["threads_per_gradient"] for done in runs} == {1}
 
 
 def test_sync_is_one_worker_with_a_larger_batch():
@@ -50,15 +60,15 @@ def test_sync_is_one_worker_with_a_larger_batch():
     digits = common.load_dataset("digits", "unused").train
     config = RunConfig(mode="sync", dataset="digits", world_size=4, partition="split_dataset", batch_size=16, lr=0.05)
     plan = make_plan(config, 11, digits)
-    model, joint = (common.build_model("digits", alt_model=False, seed=11) for _ in range(2))
-    server = SyncServer(model.parameters, model.buffers, plan.optimizer(model), plan.learning_rate, plan.steps)
+    model, joint = (common.build_model("digits", "LeNet5", seed=11) for _ in range(2))
+    algorithm = plan.algorithm(model)
     workers = [plan.worker(number) for number in plan.steps]
     twins = [plan.worker(number) for number in plan.steps]
-    scratch = common.build_model("digits", alt_model=False)
+    scratch = common.build_model("digits", "LeNet5")
     for _ in range(20):
-        pushes = [worker.compute(server.fetch(worker.number), scratch, digits) for worker in workers]
-        updates = [server.push(push) for push in pushes]
-        assert updates[:-1] == [None, None]
+        pushes = [worker.compute(algorithm.fetch(worker.number), scratch, digits) for worker in workers]
+        outcomes = [algorithm.push(push) for push in pushes]
+        assert [outcome.released for outcome in outcomes] == [(), (), (1, 2, 3)]
 
         batches = torch.cat([next(twin._batches) for twin in twins])
         images, labels = digits.batch(batches)
@@ -88,11 +98,8 @@ class Watcher:
     def __init__(self):
         self.updates = []
 
-    def push(self, seconds, push):
-        pass
-
-    def update(self, seconds, update):
-        self.updates.append((round(seconds * 1000), update.pushes[0].worker, update.staleness))
+    def push(self, seconds, push, outcome):
+        self.updates.append((round(seconds * 1000), push.worker, outcome.update.staleness))
 
 
 def run_schedule(durations_ms: dict[int, float], steps: int, threads: int | None = None, **settings):
@@ -100,11 +107,11 @@ def run_schedule(durations_ms: dict[int, float], steps: int, threads: int | None
     digits = common.load_dataset("digits", "unused").train
     config = RunConfig(mode="async", dataset="digits", world_size=len(durations_ms) + 1, lr=0.05, **settings)
     plan = make_plan(config, 5, digits)
-    model = common.build_model("digits", config.alt_model, 5)
-    server = AsyncServer(model.parameters, model.buffers, plan.optimizer(model), plan.learning_rate)
+    model = common.build_model("digits", config.network_name, 5)
     watcher = Watcher()
     pool = GradientPool(plan, digits, threads)
-    pool.run(events(dict.fromkeys(durations_ms, steps), durations_ms.get, server, watcher, pool))
+    planned = dict.fromkeys(durations_ms, steps)
+    pool.run(events("asgd", plan.algorithm(model), watcher, planned, durations_ms.get, pool))
     return watcher.updates, model.parameters
 
 
@@ -161,7 +168,7 @@ REPLAYS = {
 
 @pytest.mark.parametrize("name", REPLAYS)
 def test_replay_is_the_run(name, tmp_path):
-    """Rung 5: no torn read, no lost update: what the log tells is all that happened."""
+    """Rung 5: no torn read, no lost update: the log contains all that happened."""
     world_size, *flags = REPLAYS[name]
     wall = train("dist_async.py", tmp_path, "--epochs", 2, "--world_size", world_size, *flags)
     again = train("dist_async.py", tmp_path, "--replay", wall["log"])
@@ -181,7 +188,7 @@ def test_replay_of_a_log_that_was_cut_short(tmp_path):
     cut = tmp_path / "cut_log.log"
     cut.write_text("".join(lines[:21]) + lines[21][:30])
     done = run("dist_async.py", "--dataset", "digits", "--replay", cut, "--subfolder", tmp_path)
-    assert "ends at update 20 of" in done.stderr
+    assert "ends at gradient 20 of" in done.stderr
     replayed = read_log(next(tmp_path.glob("*_replay_log.log")))
     assert np.array_equal(replayed.updates.weight_norm, read_log(wall["log"]).updates.weight_norm[:20])
 
@@ -224,12 +231,12 @@ def test_batch_norm_survives_distribution():
     generator = torch.Generator().manual_seed(0)
     samples = common.Samples(torch.randn(8, 32, 32, 3, generator=generator), torch.arange(8) % 4)
     plan = make_plan(config, 1, samples)
-    model, scratch = common.build_model("cifar10", False, 1), common.build_model("cifar10", False, 2)
-    server = SyncServer(model.parameters, model.buffers, plan.optimizer(model), plan.learning_rate, plan.steps)
-    pushes = [plan.worker(number).compute(server.fetch(number), scratch, samples) for number in (1, 2)]
+    model, scratch = common.build_model("cifar10", "ResNet18", 1), common.build_model("cifar10", "ResNet18", 2)
+    algorithm = plan.algorithm(model)
+    pushes = [plan.worker(number).compute(algorithm.fetch(number), scratch, samples) for number in (1, 2)]
     assert not torch.equal(pushes[0].buffers, pushes[1].buffers)
     for push in pushes:
-        server.push(push)
+        algorithm.push(push)
     torch.testing.assert_close(model.buffers, (pushes[0].buffers + pushes[1].buffers) / 2)
     state = model.state_dict()
     assert state["bn1.num_batches_tracked"].item() == 1

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from training.options import RunConfig
 
 import kfold
 from common import MODELS, build_model, load_dataset, make_generator
@@ -34,6 +33,7 @@ from cross_validation.search import (
 from evaluation import evaluate
 from interface.command_line import run_script
 from interface.errors import DataError
+from training.config import RunConfig
 from training.plan import make_plan
 from training.protocol import Snapshot
 
@@ -152,7 +152,7 @@ def test_a_training_is_a_non_distributed_run_to_the_bit(samples, alr):
     config = RunConfig(mode="classic", dataset="digits", lr=0.01, momentum=configuration.momentum, batch_size=16,
                        epochs=2, alr=alr, alt_model=True)  # fmt: skip
     plan = replace(make_plan(config, fold.seed, samples), train=fold.train, shards=(fold.train,))
-    model, borrowed = (build_model("digits", True, fold.seed) for _ in range(2))
+    model, borrowed = (build_model("digits", "CNN1", fold.seed) for _ in range(2))
     worker, optimizer = plan.worker(1), plan.optimizer(model)
     for step in range(plan.updates):
         push = worker.compute(Snapshot(step, model.parameters, model.buffers), borrowed, samples)

@@ -294,7 +294,7 @@ def tiny_cifar10() -> Dataset:
 
 def test_running_statistics_are_no_part_of_the_plane_and_estimated_anew(tmp_path):
     path = tmp_path / "cifar10_classic_0_100_001_00_32_1_SGD_spe2_weights.npy"
-    model = build_model("cifar10", False, seed=1)
+    model = build_model("cifar10", "ResNet18", seed=1)
     generator = torch.Generator().manual_seed(0)
     states, parameters = [], []
     for save in range(3):
@@ -316,7 +316,7 @@ def test_running_statistics_are_no_part_of_the_plane_and_estimated_anew(tmp_path
     assert len(landscape.plane.origin) == 11_173_962 and landscape.masked == 0
     assert "estimated anew from 1 batches" in landscape.report()
 
-    plain = build_model("cifar10", False)
+    plain = build_model("cifar10", "ResNet18")
     plain.parameters.copy_(torch.from_numpy(parameters[2]))
     plain.network.train()
     for module in plain.network.modules():
@@ -540,7 +540,7 @@ def test_usage_errors_name_the_thing(runs, tmp_path, capsys):
 
 def test_a_model_of_another_network_is_refused(runs, tmp_path, capsys):
     path = tmp_path / runs[0.9]["model"].name
-    torch.save(build_model("digits", True).state_dict(), path)
+    torch.save(build_model("digits", "CNN1").state_dict(), path)
     assert call(loss_landscape, path, runs[0.9]["weights"], *QUICK, "--subfolder", tmp_path) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "not a model of LeNet5" in error

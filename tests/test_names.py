@@ -2,18 +2,16 @@
 
 import dataclasses
 import random
+import re
 
 import pytest
 
 from conftest import PUBLISHED, needs_published
-from training.names import base_of, decode, encode, parse_run_name, run_name
-from training.options import (
-    COMPENSATION_MODES,
-    DELAY_INTENSITIES,
-    DELAY_TYPES,
-    LEARNING_RATE_SCHEDULES,
-    RunConfig,
-)
+from interface.command_line import Interval
+from interface.errors import UsageError
+from training.config import ROWS, RunConfig, algorithms_of, default_of, experiment_of
+from training.flags import DISTRIBUTED, MODES, Scope
+from training.names import base_of, decode, encode, parse_run_name, run_name, suffixed
 
 EXAMPLE = "fashion_mnist_async_11_100_0005_09_32_6_SGD_spe3_labels_delay_slow_worker_1_long_constant"
 
@@ -36,57 +34,85 @@ def test_numbers(value, text):
     assert decode(text) == value
 
 
+ODD = (0.005, 0.01, 1.25, 12.5, 125.0, 1e-05, 3.3e-7, 0.30000000000000004, 10.0, 1e20, 1 / 3, 0.2, 1, 3, 6, 11, 42, 0)
+
+
+def values_of(name: str) -> list[object]:
+    """Some valid values of a flag, odd numbers among them."""
+    valid, default = ROWS[name].valid, default_of(name)
+    if isinstance(valid, Interval):
+        return [valid.kind(value) for value in ODD if valid.kind(value) == value and valid.kind(value) in valid]
+    if valid is not None:
+        return list(valid)
+    return [True] if isinstance(default, bool) else ["some/where"]
+
+
 def random_config(draw: random.Random) -> RunConfig:
-    """Any valid configuration, with odd numbers among its settings."""
-    number = lambda: draw.choice([0.005, 0.01, 1.25, 12.5, 125.0, 1e-05, 3.3e-7, 0.30000000000000004, 10.0, 1e20])  # noqa: E731
-    mode = draw.choice(["classic", "sync", "async"])
-    settings = {
-        "mode": mode,
-        "dataset": draw.choice(["mnist", "fashion_mnist", "cifar10", "digits"]),
-        "train_split": draw.choice([1.0, 0.2, 0.05, 0.123, 1 / 3]),
-        "lr": number(),
-        "momentum": draw.choice([0.0, 0.9, number()]),
-        "batch_size": draw.choice([1, 32, 128]),
-        "epochs": draw.choice([1, 6]),
-        "seed": draw.choice([None, 0, 42, 7]),
-        "saves_per_epoch": draw.choice([None, 1, 3]),
-        "alr": draw.random() < 0.3,
-        "lrs": draw.choice([None, *LEARNING_RATE_SCHEDULES]),
-        "alt_model": draw.random() < 0.5,
-        "val": draw.random() < 0.5,
+    """Any valid configuration; a flag that is refused beside the others is left out, until none is."""
+    settings = {name: draw.choice(values_of(name)) for name in ROWS if draw.random() < 0.4}
+    settings["mode"] = draw.choice(MODES)
+    while True:
+        try:
+            return RunConfig(**settings)
+        except UsageError as error:
+            refused = re.search(r"--(\w+)", str(error))[1]
+            del settings[refused if refused in settings else "partition"]
+
+
+def named(config: RunConfig) -> RunConfig:
+    """What the name of a run holds: all that shapes training, the seed and the saves; that it is a replay."""
+    left_out = {
+        name: default_of(name)
+        for name, row in ROWS.items()
+        if row.scope is not Scope.TRAINING and name not in ("saves_per_epoch", "replay")
     }
-    if mode != "classic":
-        settings["partition"] = draw.choice(["none", "split_dataset", "split_labels"])
-        settings["world_size"] = draw.choice([3, 6, 11])
-        settings["delay"], settings["slow_worker_1"] = draw.random() < 0.5, draw.random() < 0.5
-        if settings["delay"] or settings["slow_worker_1"]:
-            settings["delay_type"] = draw.choice(DELAY_TYPES)
-            settings[draw.choice(["delay_intensity", "delay_ms"])] = None
-            if draw.random() < 0.5:
-                settings["delay_ms"] = number()
-            else:
-                settings["delay_intensity"] = draw.choice(list(DELAY_INTENSITIES))
-        settings["clock"] = draw.choice(["wall", "virtual"])
-        if settings["clock"] == "virtual":
-            settings["compute_ms"] = draw.choice([None, number()])
-    if mode == "async" and draw.random() < 0.5:
-        settings["compensation"] = True
-        settings["compensation_mode"] = draw.choice(COMPENSATION_MODES)
-        settings["compensation_lambda"] = draw.choice([None, 0.0, number()])
-    return RunConfig(**settings)
+    seed = None if config.seed == 42 else config.seed  # a run without a seed has the name of the default seed
+    return dataclasses.replace(config, **left_out, seed=seed, replay=config.replay and "unknown")
 
 
-def test_round_trip_and_no_two_configurations_share_a_name():
+def test_round_trip_and_equal_settings_mean_equal_names():
     draw = random.Random(20)
-    seen = {}
+    names, configs = {}, {}
     for _ in range(3000):
         config = random_config(draw)
-        # A run without a seed has the name of the default seed.
-        named = dataclasses.replace(config, seed=None if config.seed == 42 else config.seed)
         name = run_name(config)
-        assert parse_run_name(name) == named, name
-        assert seen.setdefault(name, named) == named
-    assert len(seen) > 2500
+        assert parse_run_name(name) == named(config), name
+        assert names.setdefault(named(config), name) == name
+        assert configs.setdefault(name, named(config)) == named(config)
+    assert len(configs) > 2500
+
+
+def test_repetitions_differ_in_their_names_only_by_seed_and_saves():
+    draw = random.Random(21)
+    for _ in range(300):
+        config = random_config(draw)
+        experiment = experiment_of(config)
+        again = dataclasses.replace(config, seed=7, saves_per_epoch=None, data_dir="elsewhere", model_accuracy=True)
+        assert experiment_of(again) == experiment
+        assert experiment_of(dataclasses.replace(config, epochs=config.epochs + 1)) != experiment
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.scope is Scope.TRAINING])
+def test_every_setting_that_changes_training_is_in_the_name(name):
+    draw = random.Random(22)
+    changed = 0
+    for _ in range(300):
+        config = random_config(draw)
+        try:
+            other = dataclasses.replace(config, **{name: draw.choice(values_of(name))})
+        except UsageError:
+            continue
+        if named(other) != named(config):
+            changed += 1
+            assert run_name(other) != run_name(config)
+    if name != "algorithm" or any(len(algorithms_of(mode)) > 1 for mode in DISTRIBUTED):
+        assert changed
+
+
+def test_suffixes_are_told_apart():
+    valid_of = {name: ROWS[name].valid for name in suffixed() if not isinstance(ROWS[name].valid, Interval)}
+    words = [ROWS[name].suffix or choice for name, valid in valid_of.items() for choice in valid or ("",)]
+    assert "virtual" in words and len(words) == len(set(words))
 
 
 @needs_published
@@ -105,5 +131,5 @@ def test_partial_runs_are_read_too():
              EXAMPLE.replace("_11_", "_12_"), EXAMPLE.replace("async", "classic"), "mnist_async_3_100_x_09_32_6_SGD"]
 )  # fmt: skip
 def test_what_is_no_name(name):
-    with pytest.raises(ValueError):
+    with pytest.raises(UsageError):
         parse_run_name(name)

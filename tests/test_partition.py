@@ -5,7 +5,7 @@ import torch
 
 import common
 from common import PARTITIONS, hold_out, make_generator, take_subset
-from training.options import RunConfig
+from training.config import RunConfig
 from training.plan import make_plan
 
 

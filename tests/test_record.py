@@ -48,7 +48,7 @@ def test_a_log_holds_the_whole_run(runs, mode):
 
 @pytest.mark.parametrize("mode", ["classic", "sync", "async"])
 def test_weights_go_from_the_initialisation_to_the_model(runs, mode):
-    model = common.build_model("digits", alt_model=False, seed=9)
+    model = common.build_model("digits", "LeNet5", seed=9)
     weights = read_weights(runs[mode]["weights"], model.state_vector().numel())
     assert weights.shape == (7, 61706)
     assert np.array_equal(weights[0], model.state_vector().numpy())
@@ -136,7 +136,7 @@ def test_published_logs(mode, updates, gradients, validations):
 @needs_published
 def test_published_models_and_weights():
     for path in PUBLISHED.glob("*_model.pt"):
-        model = common.build_model("fashion_mnist", alt_model="_alt_model" in path.name)
+        model = common.build_model("fashion_mnist", "CNN1" if "_alt_model" in path.name else "LeNet5")
         read_model(path, model)
         weights = path.with_name(path.name.replace("_model.pt", "_weights.npy"))
         if weights.exists():
@@ -158,7 +158,7 @@ def test_files_are_never_executed(tmp_path):
     torch.save({"conv1.weight": Trap(trace)}, tmp_path / "trap_model.pt")
     (tmp_path / "plain_model.pt").write_bytes(pickle.dumps(Trap(trace)))
     np.save(tmp_path / "trap_weights.npy", np.array([Trap(trace)], dtype=object), allow_pickle=True)
-    model = common.build_model("digits", alt_model=False)
+    model = common.build_model("digits", "LeNet5")
     for name in ("trap_model.pt", "plain_model.pt"):
         with pytest.raises(DataError, match=name):
             read_model(tmp_path / name, model)
@@ -168,7 +168,7 @@ def test_files_are_never_executed(tmp_path):
 
 
 def test_models_and_weights_that_do_not_fit(runs, tmp_path):
-    model = common.build_model("digits", alt_model=False)
+    model = common.build_model("digits", "LeNet5")
     good = runs["async"]["model"].read_bytes()
     files = {"cut": good[:1000], "empty": b"", "text": b"hello", "log": runs["async"]["log"].read_bytes()}
     for name, content in files.items():
@@ -178,7 +178,7 @@ def test_models_and_weights_that_do_not_fit(runs, tmp_path):
         with pytest.raises(DataError, match=name):
             read_weights(tmp_path / name, 61706)
     torch.save([1, 2], tmp_path / "list")
-    torch.save(common.build_model("digits", alt_model=True).state_dict(), tmp_path / "CNN1")
+    torch.save(common.build_model("digits", "CNN1").state_dict(), tmp_path / "CNN1")
     for name in ("list", "CNN1", "none"):
         with pytest.raises(DataError, match=name):
             read_model(tmp_path / name, model)
@@ -191,14 +191,14 @@ def test_models_and_weights_that_do_not_fit(runs, tmp_path):
 
 
 def test_flat_models_are_views():
-    model = common.build_model("cifar10", alt_model=False, seed=1)
+    model = common.build_model("cifar10", "ResNet18", seed=1)
     state = model.network.state_dict()
     model.parameters.fill_(2.0)
     model.buffers.fill_(3.0)
     assert all(value.unique().item() == (3.0 if "running" in name or "tracked" in name else 2.0)
                for name, value in state.items())  # fmt: skip
     assert model.state_dict()["bn1.num_batches_tracked"].dtype == torch.int64
-    again = common.build_model("cifar10", alt_model=False, seed=2)
+    again = common.build_model("cifar10", "ResNet18", seed=2)
     again.load_state_dict(model.state_dict())
     assert torch.equal(again.state_vector(), model.state_vector())
 

@@ -107,7 +107,7 @@ def test_report_tells_the_run_and_is_what_was_printed(report, runs):
     assert (folder / f"{base}_model_test_performance.txt").read_text(encoding="utf-8") == printed
 
     log, data = read_log(log_path), load_dataset("digits", ".")
-    model = build_model("digits", alt_model=False)
+    model = build_model("digits", "LeNet5")
     model.load_state_dict(torch.load(model_path, weights_only=True))
     model.network.eval()
     for name, samples in (("Train", data.train), ("Test", data.test)):
@@ -253,7 +253,7 @@ def list_as_model(model: Path, log: Path, runs: dict) -> None:
 
 
 def another_network(model: Path, log: Path, runs: dict) -> None:
-    torch.save(build_model("digits", alt_model=True).state_dict(), model)
+    torch.save(build_model("digits", "CNN1").state_dict(), model)
 
 
 def empty_log(model: Path, log: Path, runs: dict) -> None:

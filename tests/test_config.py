@@ -7,7 +7,7 @@ import pytest
 
 from conftest import ROOT, run
 from interface.command_line import Interval, run_script
-from training.options import RunConfig, make_parser
+from training.config import RunConfig, make_parser
 
 SCRIPTS = {"classic": "nonDistributed", "sync": "dist_sync", "async": "dist_async"}
 EVERYWHERE, DISTRIBUTED, ASYNC = tuple(SCRIPTS), ("sync", "async"), ("async",)
