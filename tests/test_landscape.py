@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 
 import loss_landscape
 import loss_landscape_multi
-from analysis.landscape.network_loss import evaluation_of
+from analysis.landscape.network_loss import NetworkLoss, evaluation_of
 from analysis.landscape.plots import contour_figure, draw, log_ticks, surface_figure
 from analysis.landscape.sources import Source, read_run, saved_epochs
 from analysis.landscape.survey import (
@@ -27,7 +28,7 @@ from analysis.landscape.survey import (
     Survey,
     SurveySettings,
 )
-from common import Dataset, Samples, build_model, load_dataset
+from common import Dataset, FlatModel, Samples, build_model, load_dataset
 from conftest import PUBLISHED, ROOT, needs_published, run, train
 from evaluation import evaluate
 from interface.command_line import run_script
@@ -282,6 +283,64 @@ def test_the_loss_is_that_of_a_plain_evaluation(alt_model):
         model.parameters.copy_(torch.from_numpy(parameters))
         assert loss == pytest.approx(evaluate(dataset.test, model).loss, rel=1e-6)
     np.testing.assert_array_equal(found, losses[0](line))
+
+
+class HalvedConvolution(torch.nn.Module):
+    """Scales the images before its convolution sees them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(1, 3, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.convolution(images / 2)
+
+
+def classifier(features: int) -> list[torch.nn.Module]:
+    return [torch.nn.Flatten(), torch.nn.Linear(features, 10), torch.nn.LogSoftmax(dim=1)]
+
+
+@pytest.mark.parametrize(
+    ("make_layers", "replaced"),
+    [
+        (
+            lambda nn: [nn.Sequential(nn.Conv2d(1, 3, 5), nn.ReLU(inplace=True)), nn.MaxPool2d(2), *classifier(432)],
+            "0.0",
+        ),
+        (lambda nn: [nn.Flatten(), nn.Linear(784, 20), nn.BatchNorm1d(20), nn.ReLU(), *classifier(20)], "1"),
+        (lambda nn: [nn.BatchNorm2d(1), nn.Conv2d(1, 3, 5), nn.ReLU(), *classifier(1728)], None),
+        (lambda nn: [HalvedConvolution(), nn.ReLU(), *classifier(1728)], None),
+        (lambda nn: [nn.ReLU(), nn.Conv2d(1, 3, 5), *classifier(1728)], None),
+        (lambda nn: [nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 3, 5)), *classifier(1728)], None),
+        (lambda nn: [shared := nn.Linear(28, 28), shared, *classifier(784)], None),
+    ],
+    ids=["nested", "flattened", "normalised", "scaled", "rectified", "weight norm", "called twice"],
+)
+def test_the_loss_does_not_depend_on_what_the_first_layer_is(make_layers, replaced):
+    dataset = load_dataset("digits", ROOT)
+    statistics = tuple(dataset.train.batch(slice(200))[0].split(100))
+
+    def build(seed: int) -> FlatModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return FlatModel(torch.nn.Sequential(*make_layers(torch.nn)))
+
+    loss = NetworkLoss(build(0), dataset.test, statistics, 50, threading.Event())
+    assert (loss.first_layer.name if loss.first_layer else None) == replaced
+    first, last = (build(seed).parameters.numpy() for seed in (3, 4))
+    line = Line(first, last - first, np.array([0, 0.2, 0.5, 1]))
+    plain = build(0)
+    for parameters, found in zip(line.points(), loss(line), strict=True):
+        plain.parameters.copy_(torch.from_numpy(parameters))
+        for module in plain.network.modules():
+            if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+                module.reset_running_stats()
+                module.momentum = None
+        plain.network.train()
+        with torch.no_grad():
+            for images in statistics:
+                plain.network(images)
+        assert found == pytest.approx(evaluate(dataset.test, plain).loss, rel=1e-6)
 
 
 def tiny_cifar10() -> Dataset:
