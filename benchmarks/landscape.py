@@ -34,11 +34,12 @@ def survey(task: Task, grid_size: int) -> Sample:
     settings = SurveySettings(grid_size, BATCH_SIZE, MARGIN, test_samples=task.amount, data_dir=Path(task.data_dir))
     dataset = load_dataset("fashion_mnist", task.data_dir)
     evaluation = evaluation_of(dataset, task.network == "CNN1", settings)
-    whole = Survey.around([SavedRun("random walk", weights, np.arange(SAVED_ROWS))], None, settings, evaluation.about)
+    run = SavedRun("random walk", weights, np.arange(SAVED_ROWS))
+    full_survey = Survey.around([run], None, settings, evaluation.about)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         stopwatch = Stopwatch()
-        whole.measure(evaluation, Path(folder) / "unfinished.npz")
-        return stopwatch.rate(len(whole))
+        full_survey.measure(evaluation, Path(folder) / "unfinished.npz")
+        return stopwatch.rate(len(full_survey))
 
 
 def plain_loop(task: Task, loader_workers: int, points: int) -> Sample:

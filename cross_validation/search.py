@@ -131,7 +131,7 @@ class SearchData:
 
 @dataclass(frozen=True)
 class Training:
-    """One configuration on one fold (0, 1, …), to be scored behind each of `epochs` (ascending)."""
+    """One configuration on one fold (0, 1, …), scored after each of `epochs` (ascending)."""
 
     configuration: Configuration
     epochs: tuple[int, ...]

@@ -61,7 +61,7 @@ def main() -> None:
     about = "Accuracy and loss: mean ± standard deviation over the folds."
     write_text(table, f"{about}\n\n{markdown_table(titles, values)}")
     write_rows(numbers, [titles, *values])
-    print(f"Best results of {len(rows)} searches:\n  {table}\n  {numbers}")
+    print(f"Best result of each search ({len(rows)}):\n  {table}\n  {numbers}")
 
 
 if __name__ == "__main__":

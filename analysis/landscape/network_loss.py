@@ -120,25 +120,25 @@ class NetworkLoss:
 
     def __call__(self, line: Line) -> np.ndarray:
         """The losses (n,) at the points of a line; NaN once the survey has been interrupted."""
-        places = line.places.tolist()
+        offsets = line.offsets.tolist()
         origin, direction = torch.from_numpy(line.origin), torch.from_numpy(line.direction)
-        totals = np.zeros(len(places))
+        totals = np.zeros(len(offsets))
         with torch.inference_mode():
-            buffers = [self._estimate_statistics(torch.add(origin, direction, alpha=place)) for place in places]
+            buffers = [self._estimate_statistics(torch.add(origin, direction, alpha=offset)) for offset in offsets]
             for start in range(0, len(self.images), self.batch_size):
                 if self.interrupted.is_set():
-                    return np.full(len(places), np.nan)
+                    return np.full(len(offsets), np.nan)
                 images, labels = self.images.batch(slice(start, start + self.batch_size))
                 if self.first_layer is not None:
                     at_origin = self._first_output(origin, images)
-                    along = self._first_output(direction, images) if any(places) else None  # only the origin: unused
-                for number, place in enumerate(places):
-                    torch.add(origin, direction, alpha=place, out=self.model.parameters)
+                    along = self._first_output(direction, images) if any(offsets) else None  # only the origin: unused
+                for number, offset in enumerate(offsets):
+                    torch.add(origin, direction, alpha=offset, out=self.model.parameters)
                     self.model.buffers.copy_(buffers[number])
                     if self.first_layer is not None:
                         # A new tensor for each point: the next layer may work in place.
                         self.precomputed.output = (
-                            torch.add(at_origin, along, alpha=place) if place else at_origin.clone()
+                            torch.add(at_origin, along, alpha=offset) if offset else at_origin.clone()
                         )
                     totals[number] += F.nll_loss(self.model.network(images), labels, reduction="sum").item()
         return totals / len(self.images)

@@ -20,17 +20,12 @@ from interface.files import atomic_write
 
 # The Okabe-Ito palette, distinguishable with colour blindness, without its yellow, which is too pale for a line.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-SHADES = (
-    "#F0F4F7",
-    "#CBD4DC",
-    "#9AA8B4",
-    "#647584",
-    "#2F3C48",
-)  # of the loss, low to high: grey, so that only the runs are coloured
+# Of the loss, low to high: grey, so that only the runs are coloured.
+SHADES = ("#F0F4F7", "#CBD4DC", "#9AA8B4", "#647584", "#2F3C48")
 INK, PAPER = "#222222", "#FFFFFF"
 DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}  # Plotly's names: matplotlib's
 FILLS = {"diamond": (INK, PAPER), "diamond-open": (PAPER, INK)}  # marker: face and edge colours
-LEAST_LOSS = 1e-8  # smaller losses are drawn at this value
+MIN_LOSS = 1e-8  # smaller losses are drawn at this value
 LEVELS = 24
 STEPS_BETWEEN_ROWS = 20  # segments of a line on the surface from one row to the next
 EYE_DISTANCE = 2.15  # from the centre of the scene, whose sides are at most 1.4
@@ -63,7 +58,7 @@ def draw(landscape: Landscape, stem: Path, *, shared_plotly: bool) -> list[Path]
 
 def logarithm(losses: np.ndarray) -> np.ndarray:
     """The decimal logarithm of losses, with NaN for those that are not finite."""
-    return np.log10(np.where(np.isfinite(losses), np.maximum(losses, LEAST_LOSS), np.nan))
+    return np.log10(np.where(np.isfinite(losses), np.maximum(losses, MIN_LOSS), np.nan))
 
 
 def loss_range(landscape: Landscape) -> tuple[float, float]:

@@ -16,8 +16,8 @@ from interface.errors import DataError, UsageError
 from interface.files import make_folder
 from training.record import read_log, read_model, read_weights
 
-LEAST_ROWS = 3  # three points define a plane
-LARGEST_NORM = float(1 / np.finfo(np.float32).eps)  # next to a larger row, the others differ only by rounding
+MIN_ROWS = 3  # three points define a plane
+MAX_NORM = float(1 / np.finfo(np.float32).eps)  # next to a larger row, the others differ only by rounding
 BATCH_SIZE = 250  # images; their feature maps fit into the cache of a core
 MARGIN = 0.2
 
@@ -126,9 +126,9 @@ def read_run(source: Source, label: str, network: FlatModel) -> SavedRun | None:
     state = network.network.state_dict()
     names = dict(network.network.named_parameters())
     rows = read_weights(source.path, len(network.state_vector()))
-    if len(rows) < LEAST_ROWS:
+    if len(rows) < MIN_ROWS:
         raise DataError(
-            f"{source.path}: {len(rows)} saved rows, but a plane requires {LEAST_ROWS}; train with --saves_per_epoch"
+            f"{source.path}: {len(rows)} saved rows, but a plane requires {MIN_ROWS}; train with --saves_per_epoch"
         )
     is_parameter = np.concatenate([np.full(value.numel(), name in names) for name, value in state.items()])
     parameters = rows[:, is_parameter]
@@ -136,10 +136,10 @@ def read_run(source: Source, label: str, network: FlatModel) -> SavedRun | None:
         raise DataError(f"{source.path}: the first row is not finite, although every run starts from finite weights")
     usable = can_be_drawn(parameters)
     if not usable.all():
-        kept = "they are" if usable.sum() >= LEAST_ROWS else "the run is"
+        kept = "they are" if usable.sum() >= MIN_ROWS else "the run is"
         logging.warning("%s: %d of %d saved rows have no norm below %.2g (no convergence); %s left out",
-                        source.path, (~usable).sum(), len(rows), LARGEST_NORM, kept)  # fmt: skip
-    if usable.sum() < LEAST_ROWS:
+                        source.path, (~usable).sum(), len(rows), MAX_NORM, kept)  # fmt: skip
+    if usable.sum() < MIN_ROWS:
         return None
     return SavedRun(label, parameters[usable], saved_epochs(source, rows)[usable])
 
@@ -147,7 +147,7 @@ def read_run(source: Source, label: str, network: FlatModel) -> SavedRun | None:
 def can_be_drawn(parameters: np.ndarray) -> np.ndarray:
     """(n,): whether each row of parameters (n, P) is small enough to share a plane with ordinary ones."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.sqrt([row @ row for row in parameters]) < LARGEST_NORM
+        return np.sqrt([row @ row for row in parameters]) < MAX_NORM
 
 
 def saved_epochs(source: Source, rows: np.ndarray) -> np.ndarray:
@@ -179,6 +179,6 @@ def model_apart(source: Source, network: FlatModel, runs: Sequence[SavedRun]) ->
     if any(np.array_equal(parameters, run.parameters[-1]) for run in runs):
         return None
     if not can_be_drawn(parameters[None]).all():
-        logging.warning("%s: the norm of its parameters is not below %.2g; it is not marked", source.path, LARGEST_NORM)
+        logging.warning("%s: the norm of its parameters is not below %.2g; it is not marked", source.path, MAX_NORM)
         return None
     return SavedRun("given model (not the last saved row)", parameters[None], np.array([float(source.config.epochs)]))

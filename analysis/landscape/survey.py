@@ -95,15 +95,15 @@ class LossGrid:
 
 @dataclass(frozen=True)
 class Line:
-    """Points on a straight line: origin (P,) + place · direction (P,) for each of places (n,)."""
+    """Points on a straight line: origin (P,) + offset · direction (P,) for each of offsets (n,)."""
 
     origin: np.ndarray
     direction: np.ndarray
-    places: np.ndarray
+    offsets: np.ndarray
 
     def points(self) -> Iterator[np.ndarray]:
         """The parameters (P,) of each point in turn."""
-        return (self.origin + place * self.direction for place in self.places.astype(self.direction.dtype))
+        return (self.origin + offset * self.direction for offset in self.offsets.astype(self.direction.dtype))
 
 
 Loss = Callable[[Line], np.ndarray]  # n points → their losses (n,)
@@ -209,8 +209,8 @@ class Survey:
 
     def line(self, part: np.ndarray) -> Line:
         """The line through one of the `parts`: along PC1 for a part of the grid."""
-        places = self.coordinates[part, 0] - self.coordinates[part[0], 0] if len(part) > 1 else np.zeros(1)
-        return Line(self.point(part[0]), self.plane.directions[0], places)
+        offsets = self.coordinates[part, 0] - self.coordinates[part[0], 0] if len(part) > 1 else np.zeros(1)
+        return Line(self.point(part[0]), self.plane.directions[0], offsets)
 
     def measure(self, evaluation: Evaluation, unfinished: Path) -> "Landscape":
         """Evaluate all points; resumes from what an interrupted survey left in the file `unfinished`."""
