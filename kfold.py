@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Search a grid of settings by k-fold cross-validation: train each k times, score it on what was held out.
+"""Grid search with k-fold cross-validation: train every configuration k times, each time scored on another fold.
 
 python3 kfold.py --dataset fashion_mnist --momentum --learning_rates 0.001 0.005 0.01 --batch_sizes 32 64
 
-A training to the most epochs serves all smaller numbers. Results go to a CSV file as each configuration
-ends; after an interruption the same command goes on from there, and a larger grid adds to what is there.
+One training for the largest number of epochs covers all smaller numbers. Results are appended to a CSV file as
+each configuration finishes; the same command resumes an interrupted search, and a larger grid extends it.
 """
 
 import argparse
@@ -42,7 +42,7 @@ EPOCHS = (2, 4, 6)
 def main() -> None:
     arguments = parse_arguments()
     grid = make_grid(arguments)
-    torch.set_num_threads(1)  # this process is to be forked: it must have no pool of threads
+    torch.set_num_threads(1)  # no thread pool, because this process will be forked
     data = make_search_data(arguments, load_dataset(arguments.dataset, arguments.data_dir).train)
     check_batch_sizes(grid, data)
     print(f"Grid search by k-fold cross-validation with\n{describe(arguments, grid, data.settings)}")
@@ -51,7 +51,7 @@ def main() -> None:
     with ResultsFile(Path(f"{base}.csv"), data.settings) as file:
         search(data, grid, file, arguments.jobs)
         ranking = rank(file.of(grid))
-    print(f"\n{table(ranking)}\n\n{tell_best(ranking[0], arguments)}\n  {base}.csv")
+    print(f"\n{table(ranking)}\n\n{describe_best(ranking[0], arguments)}\n  {base}.csv")
 
     from cross_validation.plots import draw_grid
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The flags; those without a default of their own are absent unless given."""
+    """The flags; those without a default are absent unless given."""
     rate, momentum = Interval(float, "(0,inf)"), Interval(float, "[0,inf)")
     count, splits, seed = Interval(int, "[1,inf)"), Interval(int, "[2,inf)"), Interval(int, "[0,inf)")
     rates = "; ".join(f"{texts(values)} for {optimizer}" for optimizer, values in LEARNING_RATES.items())
@@ -68,34 +68,52 @@ def parse_arguments() -> argparse.Namespace:
 
     parser = ArgumentParser(__doc__, argument_default=argparse.SUPPRESS)
     add = parser.add_argument
-    add("--dataset", required=True, choices=DATASETS, help="data to search on; digits is embedded and needs no file")
-    add("--data_dir", default="data", metavar="DIR", help="where data sets lie or are downloaded to (default data)")
-    add("--k_splits", type=splits, default=5, metavar="N", help="folds (default 5); [2,samples]")
+    add("--dataset", required=True, choices=DATASETS, help="data set to train on; digits is embedded and needs no file")
+    add(
+        "--data_dir",
+        default="data",
+        metavar="DIR",
+        help="folder of the data sets; missing ones are downloaded to it (default data)",
+    )
+    add("--k_splits", type=splits, default=5, metavar="N", help="number of folds (default 5); [2,samples]")
     add("--alr", action="store_true", default=False, help="Adam instead of SGD")
     add("--momentum", type=momentum, nargs="?", metavar="M",
-        help="alone: try the --momentums; with a value: that one; without the flag: 0; not used with Adam")  # fmt: skip
+        help="without a value: try the --momentums; flag not given: 0; not used with Adam")  # fmt: skip
     add("--alt_model", action="store_true", default=False, help="CNN1 / CNN2 instead of LeNet5 / ResNet18")
-    add("--epochs", type=count, nargs="+", default=EPOCHS, metavar="N", help=f"to try (default {texts(EPOCHS)})")
-    add("--learning_rates", type=rate, nargs="+", metavar="F", help=f"to try (default {rates})")
+    add(
+        "--epochs",
+        type=count,
+        nargs="+",
+        default=EPOCHS,
+        metavar="N",
+        help=f"numbers of epochs to try (default {texts(EPOCHS)})",
+    )
+    add("--learning_rates", type=rate, nargs="+", metavar="F", help=f"learning rates to try (default {rates})")
     add("--batch_sizes", type=count, nargs="+", default=BATCH_SIZES, metavar="N",
-        help=f"to try (default {texts(BATCH_SIZES)})")  # fmt: skip
+        help=f"batch sizes to try (default {texts(BATCH_SIZES)})")  # fmt: skip
     add("--momentums", type=momentum, nargs="+", metavar="M",
-        help=f"to try, with --momentum or by itself (default {texts(MOMENTUMS)})")  # fmt: skip
-    add("--max_samples", type=count, metavar="N", help="search on N random samples of the training set (default all)")
-    add("--jobs", type=count, default=cores, metavar="N", help=f"trainings at a time, a core each (default {cores})")
+        help=f"momentum values to try, with or without --momentum (default {texts(MOMENTUMS)})")  # fmt: skip
+    add("--max_samples", type=count, metavar="N", help="use N random samples of the training set (default all)")
+    add(
+        "--jobs",
+        type=count,
+        default=cores,
+        metavar="N",
+        help=f"trainings that run at once, one core each (default {cores})",
+    )
     add("--seed", type=seed, nargs="?", const=DEFAULT_SEED, default=DEFAULT_SEED, metavar="N",
-        help=f"of everything random (default {DEFAULT_SEED}, so that the same command resumes a search)")  # fmt: skip
-    add("--subfolder", default=".", metavar="DIR", help="where the results go (default .)")
+        help=f"random seed (default {DEFAULT_SEED}, so that the same command resumes a search)")  # fmt: skip
+    add("--subfolder", default=".", metavar="DIR", help="output folder (default .)")
     return parser.parse_args()
 
 
 def texts(values: Iterable[object]) -> str:
-    """Values as a command line has them."""
+    """Values as on a command line."""
     return " ".join(map(str, values))
 
 
 def make_grid(arguments: argparse.Namespace) -> SearchGrid:
-    """The grid that was asked for. Raises UsageError for flags that exclude each other."""
+    """The requested grid. Raises UsageError for flags that exclude each other."""
     learning_rates = vars(arguments).get("learning_rates", LEARNING_RATES[optimizer_name(arguments)])
     values = (learning_rates, choose_momentums(arguments), arguments.batch_sizes, arguments.epochs)
     return SearchGrid(*(tuple(sorted(set(axis))) for axis in values))
@@ -107,7 +125,7 @@ def optimizer_name(arguments: argparse.Namespace) -> str:
 
 
 def choose_momentums(arguments: argparse.Namespace) -> tuple[float, ...] | list[float]:
-    """What --momentum and --momentums mean together."""
+    """The momentum values that --momentum and --momentums request."""
     if "momentum" not in arguments and "momentums" not in arguments:
         return (0.0,)
     if arguments.alr:
@@ -117,12 +135,12 @@ def choose_momentums(arguments: argparse.Namespace) -> tuple[float, ...] | list[
     if momentum is None:
         return vars(arguments).get("momentums", MOMENTUMS)
     if "momentums" in arguments:
-        raise UsageError(f"--momentums has no effect with --momentum {momentum}: give one of the two")
+        raise UsageError(f"--momentums has no effect with --momentum {momentum}: give only one of the two")
     return (momentum,)
 
 
 def make_search_data(arguments: argparse.Namespace, samples: Samples) -> SearchData:
-    """The samples to use and their folds. Raises UsageError for more folds than samples."""
+    """The samples and their folds. Raises UsageError if there are more folds than samples."""
     size = min(len(samples), vars(arguments).get("max_samples", math.inf))
     if arguments.k_splits > size:
         raise UsageError(
@@ -142,17 +160,17 @@ def make_search_data(arguments: argparse.Namespace, samples: Samples) -> SearchD
 
 
 def check_batch_sizes(grid: SearchGrid, data: SearchData) -> None:
-    """Raises UsageError for a mini-batch larger than what is trained on."""
+    """Raises UsageError if a mini-batch would be larger than a fold's training set."""
     size = min(len(fold.train) for fold in data.folds)
     if grid.batch_sizes[-1] > size:
         raise UsageError(
             f"--batch_sizes {grid.batch_sizes[-1]} is not valid: give integers in [1,{size}], "
-            f"the samples that are trained on while a fold is held out"
+            f"the number of samples that remain when a fold is held out"
         )
 
 
 def describe(arguments: argparse.Namespace, grid: SearchGrid, settings: SearchSettings) -> str:
-    """What the search uses, one setting a line."""
+    """The settings of the search, one per line."""
     used = {**vars(settings), **vars(grid), "jobs": arguments.jobs, "data_dir": arguments.data_dir}
     return "\n".join(
         f"  {name:<20} {texts(value) if isinstance(value, tuple) else value}" for name, value in used.items()
@@ -160,13 +178,13 @@ def describe(arguments: argparse.Namespace, grid: SearchGrid, settings: SearchSe
 
 
 def table(ranking: list[Result]) -> str:
-    """The results, best first: mean ± standard deviation over the folds, and the time of one training."""
+    """The results, best first: mean ± standard deviation over the folds, and the mean time of one training."""
     titles = ["", "accuracy, %", "loss", "lr", "momentum", "batch size", "epochs", "seconds"]
     rows = [titles] + [
         [
             f"{place}.",
             f"{result.accuracy:.2f}",
-            tell_loss(result.loss) if result.converged else "diverged",
+            format_loss(result.loss) if result.converged else "diverged",
             str(result.configuration.learning_rate),
             str(result.configuration.momentum),
             str(result.configuration.batch_size),
@@ -179,13 +197,13 @@ def table(ranking: list[Result]) -> str:
     return "\n".join("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def tell_loss(loss: Spread) -> str:
+def format_loss(loss: Spread) -> str:
     """Mean ± standard deviation."""
     return f"{in_digits(loss.mean)} ± {in_digits(loss.deviation)}"
 
 
-def tell_best(best: Result, arguments: argparse.Namespace) -> str:
-    """The best result and the command line that trains it on the whole training set, in one line."""
+def describe_best(best: Result, arguments: argparse.Namespace) -> str:
+    """One line with the best result and the command that trains it on the whole training set."""
     if not best.converged:
         return "Best: none, every configuration diverged"
     configuration = best.configuration
@@ -195,7 +213,7 @@ def tell_best(best: Result, arguments: argparse.Namespace) -> str:
     command += ["--alt_model"] if arguments.alt_model else []
     command += ["--data_dir", arguments.data_dir] if arguments.data_dir != "data" else []
     command += ["--seed", arguments.seed]
-    return f"Best: accuracy {best.accuracy:.2f} %, loss {tell_loss(best.loss)}: {shlex.join(map(str, command))}"
+    return f"Best: accuracy {best.accuracy:.2f} %, loss {format_loss(best.loss)}: {shlex.join(map(str, command))}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw the test loss around the trajectory of a run, in the plane of its two first principal components.
+"""Draw the test loss around a run's training trajectory, in the plane of its first two principal components.
 
 python3 loss_landscape.py runs/{base}_model.pt runs/{base}_weights.npy --subfolder plots
 """
@@ -15,7 +15,7 @@ from training.names import base_of, parse_run_name
 def main() -> None:
     parser = ArgumentParser(__doc__)
     add_flags(parser, grid_size=25)
-    parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="the run's saved weights, {base}_weights.npy")
+    parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="saved weights of the run, {base}_weights.npy")
     arguments = parser.parse_args()
 
     base = base_of(arguments.weights)

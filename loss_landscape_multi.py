@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw the test loss around the trajectories of several runs, in the plane of their two first principal components.
+"""Draw the test loss around several training trajectories, in the plane of their first two principal components.
 
 python3 loss_landscape_multi.py runs/{base}_model.pt runs/*_weights.npy --subfolder plots
 """
@@ -24,7 +24,9 @@ def main() -> None:
     weights = [Source(path, parse_run_name(base)) for path, base in zip(arguments.weights, bases, strict=True)]
     labels = arguments.labels or default_labels(weights)
     if len(labels) != len(weights):
-        raise UsageError(f"--labels names {len(labels)} runs, but there are {len(weights)}: give one label for each")
+        raise UsageError(
+            f"--labels has {len(labels)} labels, but there are {len(weights)} runs: give one label per run"
+        )
     prepared = prepare(model, weights, labels, SurveySettings.of(arguments))
     if prepared is None:
         return
@@ -48,28 +50,30 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line; ends the process with exit code 2 if it is not valid."""
+    """The command line; exits with code 2 if it is not valid."""
     parser = ArgumentParser(__doc__)
     add_flags(parser, grid_size=50)
     parser.add_argument("weights", metavar="WEIGHTS", type=Path, nargs="+", help="saved weights, {base}_weights.npy")
-    parser.add_argument("--labels", metavar="L", nargs="+", help="names of the runs; without it, what tells them apart")
-    parser.add_argument("--name", help="what the outputs' names start with; without it, what the runs' names share")
     parser.add_argument(
-        "--grid_losses", metavar="FILE", type=Path, help="take all losses from this ..._numbers.npz of the same runs"
+        "--labels", metavar="L", nargs="+", help="names of the runs; default: the settings in which they differ"
     )
-    parser.add_argument("--no_grid_save", action="store_true", help="do not keep the numbers")
+    parser.add_argument("--name", help="prefix of the output files; default: what the runs' names have in common")
+    parser.add_argument(
+        "--grid_losses", metavar="FILE", type=Path, help="read all losses from this ..._numbers.npz of the same runs"
+    )
+    parser.add_argument("--no_grid_save", action="store_true", help="do not write the ..._numbers.npz")
     arguments = parser.parse_args()
     if arguments.grid_losses and not arguments.grid_losses.is_file():
-        parser.error(f"--grid_losses {arguments.grid_losses} is not valid: there is no such file")
+        parser.error(f"--grid_losses {arguments.grid_losses}: no such file")
     if arguments.name is not None and arguments.name != Path(arguments.name).name:
         parser.error(
-            f"--name {arguments.name!r} is not valid: give the start of a file's name; its folder is --subfolder"
+            f"--name {arguments.name!r} is not valid: give a file name prefix without a folder, which is --subfolder"
         )
     return arguments
 
 
 def shared_name(bases: Sequence[str]) -> str:
-    """The parts that the names of all runs share, in their order."""
+    """The parts that the names of all runs have in common, in order."""
     shared = bases[0].split("_")
     for base in bases[1:]:
         matches = SequenceMatcher(None, shared, base.split("_"), autojunk=False).get_matching_blocks()
@@ -78,7 +82,7 @@ def shared_name(bases: Sequence[str]) -> str:
 
 
 def default_labels(weights: Sequence[Source]) -> list[str]:
-    """What tells each run from the others by its name, in words; by its folder where the names do not."""
+    """One label per run: the settings in which the names differ, plus the folder where these are not unique."""
     labels = [", ".join(words) for words in differences_in_words([source.config for source in weights])]
     return [
         label if labels.count(label) == 1 and label else f"{label or 'run'} in {source.path.resolve().parent.name}"

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of what was measured several times, as tables tell them."""
+"""Mean and standard deviation of repeated measurements, formatted for tables."""
 
 import math
 import statistics
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean, and the deviation of a sample (n - 1): NaN for a lone value, and where not all are finite."""
+    """A mean and a sample standard deviation (n - 1), NaN for a single value or if not all values are finite."""
 
     mean: float
     deviation: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """The spread of one value or more."""
+        """The spread of one or more values."""
         several = len(values) > 1 and all(map(math.isfinite, values))
         return cls(statistics.fmean(values), statistics.stdev(values) if several else math.nan)
 

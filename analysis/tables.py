@@ -1,4 +1,4 @@
-"""Tables for readers, in Markdown, and for programs, in CSV."""
+"""Write tables in Markdown, for people, and in CSV, for programs."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -8,17 +8,17 @@ from interface.files import atomic_write
 
 
 def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lines of Markdown, the last one ended."""
+    """A Markdown table, ending with a newline."""
     return "".join(f"| {' | '.join(line)} |\n" for line in (titles, ["---"] * len(titles), *rows))
 
 
 def write_text(path: Path, text: str) -> None:
-    """A file of text, whole or not there."""
+    """Write a text file atomically."""
     with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """A CSV file, whole or not there."""
+    """Write a CSV file atomically."""
     with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)

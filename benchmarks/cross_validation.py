@@ -1,4 +1,4 @@
-"""Grid search by k-fold cross-validation: the suite's search against a loop over DataLoaders."""
+"""Grid search with k-fold cross-validation: the suite's search against a loop over DataLoaders."""
 
 import statistics
 import tempfile
@@ -17,14 +17,14 @@ from common import load_dataset
 from cross_validation.search import ResultsFile, SearchData, SearchGrid, SearchSettings, make_folds, search
 
 FOLDS = 5
-EPOCHS = (2, 4, 6)  # as kfold.py's defaults
-WARM_UP = 5  # mini-batches of the plain loop
+EPOCHS = (2, 4, 6)  # the defaults of kfold.py
+WARM_UP = 5  # mini-batches that the plain loop trains on before it is measured
 HOUR = 3600
 
 
 def suite_search(task: Task) -> Sample:
-    """Configurations/h of the search that kfold.py makes, over two learning rates and the default numbers of epochs."""
-    torch.set_num_threads(1)  # as kfold.py, which forks
+    """Configurations/h of kfold.py's search, over two learning rates and the default numbers of epochs."""
+    torch.set_num_threads(1)  # as in kfold.py, which forks
     samples = load_dataset("fashion_mnist", task.data_dir).train
     settings = SearchSettings("fashion_mnist", task.network, "SGD", task.amount, FOLDS, 1, samples.fingerprint())
     data = SearchData(settings, samples, make_folds(torch.arange(task.amount), FOLDS, seed=1))
@@ -38,10 +38,10 @@ def suite_search(task: Task) -> Sample:
 
 
 def plain_loop(task: Task, loader_workers: int) -> Sample:
-    """Configurations/h of a loop over folds that trains each configuration for itself.
+    """Configurations/h of a loop over folds that trains each configuration separately.
 
-    Measured is one epoch of training and one evaluation of a fold, and scaled to the folds and to the mean number of
-    epochs of a configuration.
+    Measures one epoch of training and one evaluation of a fold, scaled to all folds and to the mean number of epochs of
+    a configuration.
     """
     data = decoded(task, train=True)
     folds = KFold(FOLDS, shuffle=True, random_state=0).split(range(task.amount))
@@ -65,7 +65,7 @@ def plain_loop(task: Task, loader_workers: int) -> Sample:
 
 
 def accuracy(network: nn.Module, loader: DataLoader) -> float:
-    """Percent of the samples of a loader."""
+    """The percentage of a loader's samples classified correctly."""
     network.eval()
     correct = total = 0
     with torch.no_grad():

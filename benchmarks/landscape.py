@@ -22,23 +22,24 @@ SAVED_ROWS = 3
 
 
 def trajectory(network: nn.Module) -> np.ndarray:
-    """Saved weights (rows, parameters) as training might have left them: a walk at random, always the same."""
+    """Saved weights (rows, parameters) as training might have left them: a random walk, always the same."""
     start = parameters_to_vector(network.parameters()).detach().numpy()
     walk = 0.003 * np.random.default_rng(0).standard_normal((SAVED_ROWS, len(start)), dtype=np.float32)
     return start + walk.cumsum(axis=0)
 
 
 def survey(task: Task, grid_size: int) -> Sample:
-    """Points/s of the survey that loss_landscape.py makes, in batches of its default size."""
+    """Points/s of loss_landscape.py's survey, in batches of the default size."""
     weights = trajectory(make_network(task.network))
     settings = SurveySettings(grid_size, BATCH_SIZE, MARGIN, test_samples=task.amount, data_dir=Path(task.data_dir))
     dataset = load_dataset("fashion_mnist", task.data_dir)
     evaluation = evaluation_of(dataset, task.network == "CNN1", settings)
-    whole = Survey.around([SavedRun("a walk", weights, np.arange(SAVED_ROWS))], None, settings, evaluation.about)
+    run = SavedRun("random walk", weights, np.arange(SAVED_ROWS))
+    full_survey = Survey.around([run], None, settings, evaluation.about)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         stopwatch = Stopwatch()
-        whole.measure(evaluation, Path(folder) / "unfinished.npz")
-        return stopwatch.rate(len(whole))
+        full_survey.measure(evaluation, Path(folder) / "unfinished.npz")
+        return stopwatch.rate(len(full_survey))
 
 
 def plain_loop(task: Task, loader_workers: int, points: int) -> Sample:
@@ -59,7 +60,7 @@ def plain_loop(task: Task, loader_workers: int, points: int) -> Sample:
 
 
 def state_of(row: np.ndarray, network: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a network without buffers from one row (P,) of saved weights."""
+    """The state dict, for a network without buffers, of one row (P,) of saved weights."""
     state = network.state_dict()
     parts = torch.from_numpy(row).split([value.numel() for value in state.values()])
     return {name: part.view_as(value) for (name, value), part in zip(state.items(), parts, strict=True)}

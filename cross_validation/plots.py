@@ -1,4 +1,4 @@
-"""The picture of a grid search: heat maps of the mean accuracy over learning rate and batch size."""
+"""The figure of a grid search: heat maps of the mean accuracy over learning rate and batch size."""
 
 import textwrap
 from pathlib import Path
@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from cross_validation.search import Result, SearchGrid, SearchSettings
 from interface.files import atomic_write
 
-COLOURS = colormaps["cividis"]  # reads the same with any colour vision, and in grey
+COLOURS = colormaps["cividis"]  # readable with colour blindness and in greyscale
 DIVERGED_COLOUR, BEST_COLOUR = "0.85", "#d62728"
 CELL = (0.62, 0.42)  # width and height, inches
 DOTS_PER_INCH = 150
@@ -22,10 +22,10 @@ CHARACTERS_PER_INCH = 11.5  # of the title
 
 
 def draw_grid(path: Path, settings: SearchSettings, grid: SearchGrid, ranking: list[Result]) -> None:
-    """Write a PNG with one heat map a momentum (rows) and number of epochs (columns).
+    """Write a PNG with one heat map per momentum value (rows) and number of epochs (columns).
 
-    ranking: the results of the grid, best first. Cells hold mean ± standard deviation of the accuracy in percent;
-    the best of all is framed, and grey ones diverged. Raises OSError where the file cannot be written.
+    ranking: the results of the grid, best first. Cells show mean ± standard deviation of the accuracy in percent;
+    the best one is framed, and those that diverged are grey. Raises OSError if the file cannot be written.
     """
     rows, columns = len(grid.momentums), len(grid.epochs)
     width = max(5.0, 1.9 + columns * (0.15 + CELL[0] * len(grid.batch_sizes)))
@@ -54,13 +54,13 @@ def draw_grid(path: Path, settings: SearchSettings, grid: SearchGrid, ranking: l
 
 
 def colour_scale(ranking: list[Result]) -> Normalize:
-    """From the lower quartile to the best: what fails badly must not hide what tells good from better."""
+    """From the lower quartile to the best, so that bad results do not mask the differences between good ones."""
     accuracies = [result.accuracy.mean for result in ranking if result.converged] or [0.0, 100.0]
     return Normalize(np.quantile(accuracies, 0.25), max(accuracies))
 
 
 def draw_cell(panel: Axes, place: tuple[int, int], result: Result, scale: Normalize) -> None:
-    """Colour and text of one result at (batch size, learning rate), counted from the lower left."""
+    """Draw one result at (batch size, learning rate), indices counted from the lower left."""
     x, y = place
     mean, deviation = result.accuracy.mean, result.accuracy.deviation
     colour = COLOURS(scale(mean)) if result.converged else DIVERGED_COLOUR
@@ -79,7 +79,7 @@ def frame(panel: Axes, place: tuple[int, int]) -> None:
 
 
 def label(panels: np.ndarray, settings: SearchSettings, grid: SearchGrid) -> None:
-    """Axes, ticks and the titles of rows and columns; panels: Axes (momentums, epochs)."""
+    """Set axes, ticks and the titles of rows and columns; panels: Axes (momentum values, epochs)."""
     for panel in panels.flat:
         panel.set(xlim=(-0.5, len(grid.batch_sizes) - 0.5), ylim=(-0.5, len(grid.learning_rates) - 0.5))
         panel.set_xticks(range(len(grid.batch_sizes)), map(str, grid.batch_sizes))

@@ -1,8 +1,8 @@
-"""k-fold cross-validated grid search: the grid, the folds, one training, the search, and the file of its results.
+"""k-fold cross-validated grid search: the grid, the folds, a single training, the search, and the results file.
 
-A search over a grid trains every configuration once a fold, to the longest number of epochs, and scores it on
-the held-out samples on the way. Trainings run in worker processes of one thread each, so that their results
-do not depend on how many run at once.
+A search trains every configuration of the grid once per fold, for the largest number of epochs, and scores it on the
+held-out samples along the way. Trainings run in single-threaded processes, so that their results do not depend on how
+many run at once.
 """
 
 import dataclasses
@@ -37,15 +37,16 @@ from interface.processes import obey
 from training.optimizers import SGD, Adam
 
 # ----------------------------------------------------------------------------------------------------
-# What is searched, and on what
+# Settings, grid and folds
 # ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What all results of one search share; results of different settings do not compare.
+    """What all results of one search share; results with different settings are not comparable.
 
-    optimizer: SGD or ADAM; samples: how many of the training set the folds divide; data: its fingerprint.
+    optimizer: SGD or ADAM; samples: the number of training samples divided into folds; data: the training set's
+    fingerprint.
     """
 
     dataset: str
@@ -58,7 +59,7 @@ class SearchSettings:
 
     @property
     def name(self) -> str:
-        """The base of the names of a search's files; they tell settings apart, though not data of one name."""
+        """The stem of a search's file names: unique to the settings, except for the fingerprint of the data."""
         return (
             f"kfold_{self.dataset}_{self.optimizer}_{self.network}"
             f"_samples{self.samples}_folds{self.folds}_seed{self.seed}"
@@ -67,7 +68,7 @@ class SearchSettings:
 
 @dataclass(frozen=True, order=True)
 class Configuration:
-    """One point of the grid, but for the epochs. The momentum is SGD's; Adam leaves it at 0."""
+    """One point of the grid, without the epochs. The momentum is SGD's; it stays 0 for Adam."""
 
     learning_rate: float
     momentum: float
@@ -76,7 +77,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class SearchGrid:
-    """The values to try, each ascending and without repetition."""
+    """The values to try, in ascending order and without duplicates."""
 
     learning_rates: tuple[float, ...]
     momentums: tuple[float, ...]
@@ -85,14 +86,14 @@ class SearchGrid:
 
     @property
     def configurations(self) -> list[Configuration]:
-        """Every configuration; small batches, the slowest, first, which keeps all cores busy to the end."""
+        """All configurations; small batches, the slowest, come first, which keeps all cores busy until the end."""
         points = itertools.product(self.batch_sizes, self.momentums, self.learning_rates)
         return [Configuration(learning_rate, momentum, size) for size, momentum, learning_rate in points]
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One division of the samples: indices to train on (T,) and held out (V,), and the seed of its trainings."""
+    """One split of the samples: indices to train on (T,), held-out indices (V,), and the seed of its trainings."""
 
     train: Tensor
     held_out: Tensor
@@ -100,10 +101,10 @@ class Fold:
 
 
 def make_folds(indices: Tensor, count: int, seed: int) -> tuple[Fold, ...]:
-    """Divide `indices` (N,) at random into `count` held-out parts: disjoint, complete, sizes differ by one at most."""
+    """Split `indices` (N,) randomly into `count` held-out parts: disjoint, complete, sizes differ by at most one."""
     from sklearn.model_selection import KFold
 
-    random_state = make_generator(seed, "folds").initial_seed() % 2**32  # all that numpy takes
+    random_state = make_generator(seed, "folds").initial_seed() % 2**32  # numpy accepts no more
     return tuple(
         Fold(
             indices[torch.from_numpy(train)],
@@ -116,7 +117,7 @@ def make_folds(indices: Tensor, count: int, seed: int) -> tuple[Fold, ...]:
 
 @dataclass(frozen=True)
 class SearchData:
-    """Everything that trainings share: worker processes inherit it when they are forked."""
+    """Everything that trainings share; their processes inherit it when they are forked."""
 
     settings: SearchSettings
     samples: Samples
@@ -130,7 +131,7 @@ class SearchData:
 
 @dataclass(frozen=True)
 class Training:
-    """One configuration on one fold (0, 1, …), to be scored behind each of `epochs` (ascending)."""
+    """One configuration on one fold (0, 1, …), scored after each of `epochs` (ascending)."""
 
     configuration: Configuration
     epochs: tuple[int, ...]
@@ -138,14 +139,14 @@ class Training:
 
 
 class FoldScore(NamedTuple):
-    """The score on the held-out samples, and the seconds of training up to there."""
+    """The score on the held-out samples, and the seconds of training until then."""
 
     score: Score
     seconds: float
 
 
 def train(data: SearchData, training: Training) -> tuple[FoldScore, ...]:
-    """Train from the start to the last of the epochs, exactly as a non-distributed run with the fold's seed does."""
+    """Train for the largest number of epochs, exactly as a non-distributed run with the fold's seed does."""
     settings, fold = data.settings, data.folds[training.fold]
     model = build_model(settings.dataset, settings.network, fold.seed)
     model.use_generator(make_generator(fold.seed, "dropout", worker=1))
@@ -174,15 +175,15 @@ def train(data: SearchData, training: Training) -> tuple[FoldScore, ...]:
 
 
 # ----------------------------------------------------------------------------------------------------
-# Results, and the file that holds them
+# Results, and their file
 # ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a configuration reaches after some epochs.
+    """The scores of a configuration after some number of epochs.
 
-    losses, accuracies (percent): one a fold; seconds: mean time of one training so far, without the scoring.
+    losses, accuracies (percent): one per fold; seconds: mean time of one training until then, without scoring.
     """
 
     configuration: Configuration
@@ -193,22 +194,22 @@ class Result:
 
     @property
     def loss(self) -> Spread:
-        """Mean negative log-likelihood of the held-out samples."""
+        """The mean negative log-likelihood of the held-out samples."""
         return Spread.of(self.losses)
 
     @property
     def accuracy(self) -> Spread:
-        """Percent of the held-out samples."""
+        """The percentage of held-out samples classified correctly."""
         return Spread.of(self.accuracies)
 
     @property
     def converged(self) -> bool:
-        """Whether the loss is finite on every fold."""
+        """Whether the loss is finite for every fold."""
         return all(map(math.isfinite, self.losses))
 
 
 def rank(results: list[Result]) -> list[Result]:
-    """Best first: by mean accuracy, then mean loss, then the shorter training; what diverged comes last."""
+    """Best first: by mean accuracy, then mean loss, then fewer epochs; diverged results come last."""
 
     def merit(result: Result) -> tuple:
         loss = result.loss.mean if result.converged else math.inf
@@ -225,14 +226,14 @@ COLUMNS = (
 
 
 class ResultsFile:
-    """The results of a search, a row of a CSV file each, written as they come. Use it as a context.
+    """The results of a search in a CSV file, one row per result, written as they arrive. A context manager.
 
-    A row carries the settings of its search and the values of every fold (`accuracies` and `losses`, with
-    spaces between them), of which mean and deviation are a summary: it stands for itself, and one that
-    belongs elsewhere or contradicts itself is found. A last line that was cut off is dropped.
+    Each row contains the settings of its search and the values of every fold (space-separated `accuracies` and
+    `losses`), in addition to their mean and deviation. So every row is self-contained, and rows that belong to another
+    search or are inconsistent are detected. An incomplete last line is dropped.
 
-    results: (configuration, epochs) → Result. Raises OSError where the file cannot be opened, and DataError,
-    which names file and line, if it is in use, damaged, or that of another search.
+    results: (configuration, epochs) → Result. Raises OSError if the file cannot be opened, and DataError, with file
+    name and line, if it is in use, damaged, or belongs to another search.
     """
 
     def __init__(self, path: Path, settings: SearchSettings) -> None:
@@ -247,17 +248,17 @@ class ResultsFile:
             self._lock()
             self._read()
         except BaseException:
-            with suppress(OSError):  # of what could not be written, which is told already
+            with suppress(OSError):  # unwritten data, already reported
                 self._file.close()
             raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with suppress(OSError):  # of a row that could not be written, which is told already
+        with suppress(OSError):  # unwritten data, already reported
             self._file.close()
 
     def of(self, grid: SearchGrid) -> list[Result]:
-        """The results of a grid, all of which must be there."""
+        """The results of a grid; all of them must exist."""
         points = itertools.product(grid.configurations, grid.epochs)
         return [self.results[point] for point in points]
 
@@ -273,9 +274,9 @@ class ResultsFile:
 
     def _lock(self) -> None:
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however it ends
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when this process ends, however it ends
         except BlockingIOError as error:
-            raise DataError(f"{self.path}: another search is writing it") from error
+            raise DataError(f"{self.path}: another search is writing to it") from error
 
     def _read(self) -> None:
         self._file.seek(0)
@@ -283,7 +284,7 @@ class ResultsFile:
         header = ",".join(COLUMNS)
         *lines, torn = content.decode(errors="replace").split("\n")
         if lines[:1] != [header] and (lines or not header.startswith(torn)):
-            raise DataError(f"{self.path}, line 1: not the columns of a search's results; move the file away")
+            raise DataError(f"{self.path}, line 1: not the header of a results file of kfold.py; move the file away")
         for number, line in enumerate(lines[1:], start=2):
             result = self._parse(number, line.split(","))
             self.results[result.configuration, result.epochs] = result
@@ -306,8 +307,8 @@ class ResultsFile:
         for column, found, setting in zip(COLUMNS, row, dataclasses.astuple(self.settings), strict=False):
             if found != str(setting):
                 raise DataError(
-                    f"{self.path}, line {number}: of another search: its {column} is {found[:80]!r}, "
-                    f"here it is {setting}; move the file away"
+                    f"{self.path}, line {number}: belongs to another search: its {column} is {found[:80]!r}, "
+                    f"not {setting}; move the file away"
                 )
         try:
             value = dict(zip(COLUMNS, row, strict=True))
@@ -322,22 +323,22 @@ class ResultsFile:
                 return result
         except (ValueError, OverflowError):
             pass
-        raise DataError(f"{self.path}, line {number}: damaged; remove the line, and its configuration is trained again")
+        raise DataError(f"{self.path}, line {number}: damaged; delete the line, and its configuration is trained again")
 
 
 # ----------------------------------------------------------------------------------------------------
-# The search: trainings on all cores
+# The search: parallel trainings
 # ----------------------------------------------------------------------------------------------------
 
 
 class TrainingProcessLost(DataError):
-    """A process that trained has died, and the search with it."""
+    """A training process died, which ends the search."""
 
 
 def search(data: SearchData, grid: SearchGrid, file: ResultsFile, jobs: int) -> None:
-    """Add to `file` every result of the grid that it lacks, with `jobs` trainings at a time.
+    """Add every missing result of the grid to `file`, with `jobs` trainings at a time.
 
-    Raises TrainingProcessLost if a process dies. Whatever ends the search ends its processes.
+    Raises TrainingProcessLost if a process dies. However the search ends, its processes end with it.
     """
     trainings = [
         Training(configuration, missing, fold)
@@ -348,10 +349,10 @@ def search(data: SearchData, grid: SearchGrid, file: ResultsFile, jobs: int) -> 
     if not trainings:
         return
     total = len(grid.configurations) * len(data.folds)
-    tqdm.monitor_interval = 0  # no thread of tqdm's: the pool forks
+    tqdm.monitor_interval = 0  # no tqdm thread, because the pool forks
     bar = tqdm(total=total, initial=total - len(trainings), unit=" trainings", dynamic_ncols=True, disable=None)
-    with bar, worker_pool(data, min(jobs, len(trainings))) as pool:
-        # A queue, unlike concurrent.futures.wait, holds no lock of the pool's when Ctrl-C comes.
+    with bar, training_pool(data, min(jobs, len(trainings))) as pool:
+        # Unlike concurrent.futures.wait, a queue holds no lock of the pool when Ctrl-C arrives.
         finished: SimpleQueue[Future] = SimpleQueue()
         running = {pool.submit(_train, training): training for training in trainings}
         for future in running:
@@ -367,22 +368,22 @@ def search(data: SearchData, grid: SearchGrid, file: ResultsFile, jobs: int) -> 
                     for result in gather(training, [folds[fold] for fold in sorted(folds)]):
                         file.add(result)
                 bar.update()
-            bar.refresh()  # its clock goes on while nothing ends
+            bar.refresh()  # keeps the clock running while no training ends
 
 
 def outcome(future: Future, file: ResultsFile) -> tuple[FoldScore, ...]:
-    """What a training returned."""
+    """What a training returned. Raises TrainingProcessLost if its process died."""
     try:
         return future.result()
     except BrokenProcessPool as error:
         raise TrainingProcessLost(
-            f"a worker process was lost (killed, or out of memory); the results so far are safe in {file.path}, "
-            f"and the same command goes on from there"
+            f"a training process was lost (killed, or out of memory); the results so far are in {file.path}: "
+            f"repeat the command to resume"
         ) from error
 
 
 def gather(training: Training, folds: list[tuple[FoldScore, ...]]) -> Iterator[Result]:
-    """The results of a configuration, one a number of epochs, from the scores of all its trainings."""
+    """The results of a configuration, one per number of epochs, from the scores of all its trainings."""
     for epochs, scores in zip(training.epochs, zip(*folds, strict=True), strict=True):
         yield Result(
             training.configuration,
@@ -394,10 +395,10 @@ def gather(training: Training, folds: list[tuple[FoldScore, ...]]) -> Iterator[R
 
 
 @contextmanager
-def worker_pool(data: SearchData, count: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that train, forked from this one; an exception kills them in the middle of their work."""
+def training_pool(data: SearchData, count: int) -> Iterator[ProcessPoolExecutor]:
+    """Training processes, forked from this one; an exception kills them immediately."""
     context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(data, os.getpid()))
+    pool = ProcessPoolExecutor(count, context, initializer=_initialise, initargs=(data, os.getpid()))
     try:
         yield pool
     except BaseException:
@@ -408,11 +409,11 @@ def worker_pool(data: SearchData, count: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-# Of a worker process, inherited when it was forked: trainings come through a queue, the data does not.
+# Set in training processes, which inherit the data when forked: only the trainings pass through the pool's queue.
 _data: SearchData
 
 
-def _start_worker(data: SearchData, parent: int) -> None:
+def _initialise(data: SearchData, parent: int) -> None:
     global _data
     obey(parent)
     torch.set_num_threads(1)

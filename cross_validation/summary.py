@@ -1,4 +1,4 @@
-"""The best settings that grid searches found: a table over all results files of a folder.
+"""Tabulate the best result of every grid search in a folder.
 
 python3 -m cross_validation.summary results/kfold
 """
@@ -16,21 +16,21 @@ Best = tuple[SearchSettings, Result]
 
 
 def read_best(path: Path) -> Best:
-    """The settings of a search and its best result. Raises DataError for a file that holds none."""
+    """The settings of a search and its best result. Raises DataError if the file contains none."""
     try:
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")  # the last row may be cut off
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")  # the last row may be incomplete
         first = next(csv.DictReader(lines))
         settings = SearchSettings(
             **{field.name: field.type(first[field.name]) for field in dataclasses.fields(SearchSettings)}
         )
     except (StopIteration, KeyError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(f"{path}: it holds no result of a search") from error
+        raise DataError(f"{path}: contains no result of a search") from error
     with ResultsFile(path, settings) as file:
         return settings, rank(list(file.results.values()))[0]
 
 
 def row_of(best: Best) -> dict[str, object]:
-    """A row of the table, each value under its title."""
+    """A row of the table: title → value."""
     settings, result = best
     configuration = result.configuration
     return {
@@ -51,17 +51,17 @@ def row_of(best: Best) -> dict[str, object]:
 
 def main() -> None:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the results of kfold.py are")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder with the results of kfold.py")
     folder = parser.parse_args().folder
     rows = [row_of(read_best(path)) for path in sorted(folder.glob("kfold_*.csv"))]
     if not rows:
-        raise DataError(f"{folder}: no result of a search to summarise")
+        raise DataError(f"{folder}: contains no kfold_*.csv with results to summarise")
     titles, values = list(rows[0]), [list(map(str, row.values())) for row in rows]
     table, numbers = folder / "best.md", folder / "best.csv"
     about = "Accuracy and loss: mean ± standard deviation over the folds."
     write_text(table, f"{about}\n\n{markdown_table(titles, values)}")
     write_rows(numbers, [titles, *values])
-    print(f"The best of {len(rows)} searches:\n  {table}\n  {numbers}")
+    print(f"Best result of each search ({len(rows)}):\n  {table}\n  {numbers}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The grid search: folds, one training against independent arithmetic, the results file, interruptions, usage."""
+"""The grid search: folds, a training against an independent implementation, the results file, interruptions, usage."""
 
 import csv
 import itertools
@@ -50,7 +50,7 @@ def command(folder: Path, flags: str) -> list[str]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows in an order of their own, without the time, which no two runs share."""
+    """The rows in a fixed order, without the time, which differs between any two searches."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -60,7 +60,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Trainings have one thread, which decides the order of sums; scripts take SIGTERM for themselves."""
+    """Train with one thread, as the order of sums depends on it; restore the SIGTERM handler that scripts replace."""
     threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
     torch.set_num_threads(1)
     yield
@@ -75,7 +75,7 @@ def samples():
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory) -> tuple[Path, str]:
-    """A complete search, two trainings at a time: its folder and what it printed."""
+    """A complete search with two trainings at a time: its folder and its output."""
     folder = tmp_path_factory.mktemp("searched")
     done = subprocess.run(command(folder, f"{GRID} --jobs 2"), capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode, done.stderr) == (0, "")
@@ -103,8 +103,8 @@ def test_folds_are_disjoint_complete_and_seeded(size, count):
     assert size < 10 or not torch.equal(folds[0].held_out, other[0].held_out)
 
 
-def test_a_csv_row_is_what_plain_pytorch_computes(searched, samples):
-    """One fold over again: the network without flat vectors, unfused SGD, a loop of its own."""
+def test_a_csv_row_matches_plain_pytorch(searched, samples):
+    """One fold trained again: the network without flat vectors, unfused SGD, a separate loop."""
     folder, _ = searched
     generator = make_generator(SEED, "subset")
     subset = torch.randperm(len(samples), generator=generator)[:400].sort().values
@@ -142,8 +142,8 @@ def test_a_csv_row_is_what_plain_pytorch_computes(searched, samples):
 
 
 @pytest.mark.parametrize("alr", [False, True])
-def test_a_training_is_a_non_distributed_run_to_the_bit(samples, alr):
-    """The same mini-batches, dropout and updates, with the building blocks of the training scripts."""
+def test_a_training_equals_a_non_distributed_run_to_the_bit(samples, alr):
+    """The same mini-batches, dropout and updates, using the components of the training scripts."""
     fold = make_folds(torch.arange(60), 3, SEED)[1]
     data = SearchData(SearchSettings("digits", "CNN1", "ADAM" if alr else "SGD", 60, 3, SEED, ""), samples, (fold,))
     configuration = Configuration(0.01, 0.0 if alr else 0.9, 16)
@@ -160,7 +160,7 @@ def test_a_training_is_a_non_distributed_run_to_the_bit(samples, alr):
     assert score == evaluate(samples, model, fold.held_out)
 
 
-def test_a_shorter_training_is_the_beginning_of_a_longer_one(samples):
+def test_a_shorter_training_is_a_prefix_of_a_longer_one(samples):
     data = SearchData(SETTINGS, samples, make_folds(torch.arange(80), 2, SEED))
     configuration = Configuration(0.05, 0.9, 16)
     longer = train(data, Training(configuration, (1, 3), 0))
@@ -169,11 +169,11 @@ def test_a_shorter_training_is_the_beginning_of_a_longer_one(samples):
 
 
 # ----------------------------------------------------------------------------------------------------
-# The search, whole and interrupted
+# The search, complete and interrupted
 # ----------------------------------------------------------------------------------------------------
 
 
-def test_a_search_tells_its_results_best_first(searched):
+def test_a_search_prints_its_results_best_first(searched):
     folder, printed = searched
     rows = read_rows(folder / f"{SETTINGS.name}.csv")
     points = itertools.product(["0.01", "0.05", "1000.0"], ["8", "16"], ["1", "2"])
@@ -194,7 +194,7 @@ def test_a_search_tells_its_results_best_first(searched):
 
 @pytest.fixture
 def start():
-    """Starts a search in a group of processes of its own, as a shell does; none outlives its test."""
+    """Starts a search in its own process group, as a shell does; none outlives its test."""
     processes = []
 
     def start_search(folder: Path, grid: str) -> subprocess.Popen:
@@ -215,7 +215,7 @@ def start():
 
 
 def wait_for_rows(path: Path, rows: int, process: subprocess.Popen) -> list[int]:
-    """Wait until the file has so many rows; the processes that train then."""
+    """Wait until the file has this many rows; return the training processes."""
     while not path.exists() or path.read_bytes().count(b"\n") <= rows:
         try:
             process.wait(timeout=0.02)
@@ -228,14 +228,14 @@ def wait_for_rows(path: Path, rows: int, process: subprocess.Popen) -> list[int]
 
 
 def alive(process: int) -> bool:
-    """Whether a process is neither gone nor a zombie."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def test_ctrl_c_and_a_lost_worker_end_a_search_with_one_line(start, tmp_path):
+def test_ctrl_c_and_a_lost_process_end_a_search_with_one_line(start, tmp_path):
     folders = tmp_path / "interrupted", tmp_path / "lost"
     endless = GRID.replace("1000", " ".join(str(0.001 * step) for step in range(1, 200)))
     processes = [start(folder, endless) for folder in folders]
@@ -248,14 +248,14 @@ def test_ctrl_c_and_a_lost_worker_end_a_search_with_one_line(start, tmp_path):
     errors = [process.communicate(timeout=30)[1] for process in processes]
     assert [process.returncode for process in processes] == [130, 1]
     assert errors[0] == "kfold.py: error: interrupted\n"
-    assert errors[1].startswith("kfold.py: error: a worker process was lost") and errors[1].count("\n") == 1
+    assert errors[1].startswith("kfold.py: error: a training process was lost") and errors[1].count("\n") == 1
     assert not any(map(alive, workers[0] + workers[1]))
     for folder in folders:
         assert len(read_rows(folder / f"{SETTINGS.name}.csv")) >= 2
 
 
-def test_a_killed_search_goes_on_to_the_same_results(start, searched, tmp_path):
-    """Killed with two jobs and a line torn, completed with one."""
+def test_a_killed_search_resumes_to_the_same_results(start, searched, tmp_path):
+    """Killed with two jobs and its last line truncated, completed with one job."""
     path = tmp_path / f"{SETTINGS.name}.csv"
     process = start(tmp_path, GRID)
     workers = wait_for_rows(path, 2, process)
@@ -274,7 +274,7 @@ def test_a_killed_search_goes_on_to_the_same_results(start, searched, tmp_path):
 
 
 def wait_until_gone(process: int) -> None:
-    """The kernel kills the children of a killed search, but tells nobody when it is done."""
+    """Wait for a child of a killed search: the kernel kills it some time later."""
     try:
         descriptor = os.pidfd_open(process)
     except ProcessLookupError:
@@ -284,7 +284,7 @@ def wait_until_gone(process: int) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------
-# The file of results
+# The results file
 # ----------------------------------------------------------------------------------------------------
 
 RESULT = Result(Configuration(0.01, 0.9, 32), 2, (0.1, 0.25, 1 / 3, 0.2), (97.5, 200 / 3, 90.0, 1e2), 1.5)
@@ -292,7 +292,7 @@ RESULT = Result(Configuration(0.01, 0.9, 32), 2, (0.1, 0.25, 1 / 3, 0.2), (97.5,
 
 @pytest.fixture
 def results(tmp_path) -> Path:
-    """A file of two results."""
+    """A file with two results."""
     path = tmp_path / "results.csv"
     with ResultsFile(path, SETTINGS) as file:
         file.add(RESULT)
@@ -300,7 +300,7 @@ def results(tmp_path) -> Path:
     return path
 
 
-def test_results_are_read_as_they_were_written(results):
+def test_results_survive_a_round_trip(results):
     with ResultsFile(results, SETTINGS) as file:
         assert list(file.results) == [(RESULT.configuration, 2), (RESULT.configuration, 4)]
         assert file.results[RESULT.configuration, 2] == RESULT
@@ -308,7 +308,7 @@ def test_results_are_read_as_they_were_written(results):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 30, 300, -1, -40])
-def test_a_torn_line_is_dropped_and_whole_ones_stay(results, keep):
+def test_an_incomplete_line_is_dropped_and_complete_ones_stay(results, keep):
     content = results.read_bytes()
     results.write_bytes(content[:keep])
     with ResultsFile(results, SETTINGS) as file:
@@ -322,39 +322,39 @@ def test_a_torn_line_is_dropped_and_whole_ones_stay(results, keep):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         (b"dataset,", b"data,", "line 1"),
-        (b"\ndigits", b"\nmnist", "line 2: of another search: its dataset is 'mnist', here it is digits"),
-        (b",4,7,", b",4,8,", "line 2: of another search: its seed is '8', here it is 7"),
+        (b"\ndigits", b"\nmnist", "line 2: belongs to another search: its dataset is 'mnist', not digits"),
+        (b",4,7,", b",4,8,", "line 2: belongs to another search: its seed is '8', not 7"),
         (b",32,2,", b",32,2.5,", "line 2: damaged"),
         (b"97.5", b"9.75", "line 2: damaged"),
         (b" nan inf ", b" nan ", "line 3: damaged"),
-        (b"\ndigits", b"\n\xff\x00gits", "line 2: of another search"),
+        (b"\ndigits", b"\n\xff\x00gits", "line 2: belongs to another search"),
         (b"\ndigits", b"\n\ndigits", "line 2"),
     ],
 )
-def test_a_damaged_or_foreign_file_is_refused_and_left_alone(results, old, new, told):
+def test_a_damaged_or_foreign_file_is_refused_and_left_unchanged(results, old, new, message):
     content = results.read_bytes().replace(old, new, 1)
     assert content != results.read_bytes()
     results.write_bytes(content)
     with pytest.raises(DataError) as error, ResultsFile(results, SETTINGS):
         pass
-    assert f"{results}, {told}" in str(error.value) and "\n" not in str(error.value)
+    assert f"{results}, {message}" in str(error.value) and "\n" not in str(error.value)
     assert results.read_bytes() == content
 
 
-def test_a_file_is_written_by_one_search_at_a_time(results):
+def test_only_one_search_at_a_time_writes_to_a_file(results):
     script = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
     holder = [sys.executable, "-c", script, str(results)]
     with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        with pytest.raises(DataError, match="another search is writing it"), ResultsFile(results, SETTINGS):
+        with pytest.raises(DataError, match="another search is writing to it"), ResultsFile(results, SETTINGS):
             pass
         other.communicate(b"\n", timeout=10)
 
 
-def test_what_diverged_ranks_last_however_accurate():
+def test_diverged_results_rank_last_however_accurate():
     good, better, lucky = (
         replace(RESULT, losses=losses, accuracies=accuracies)
         for losses, accuracies in [
@@ -368,8 +368,8 @@ def test_what_diverged_ranks_last_however_accurate():
 
 
 @pytest.mark.parametrize("diverged", [False, True])
-def test_any_grid_has_a_picture(tmp_path, diverged):
-    """A single cell, and one where nothing converged."""
+def test_any_grid_can_be_drawn(tmp_path, diverged):
+    """A single cell, converged or diverged."""
     grid = SearchGrid((0.01,), (0.9,), (32,), (2,))
     losses = (math.nan,) * 4 if diverged else RESULT.losses
     draw_grid(tmp_path / "grid.png", SETTINGS, grid, [replace(RESULT, losses=losses)])

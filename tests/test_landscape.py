@@ -1,4 +1,4 @@
-"""Loss landscapes: exact on a planted loss, resumed after a kill, honest about what they cannot use."""
+"""Loss landscapes: exact for a known loss, resumable after a kill, clear errors for unusable input."""
 
 import os
 import pickle
@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 
 import loss_landscape
 import loss_landscape_multi
-from analysis.landscape.network_loss import evaluation_of
+from analysis.landscape.network_loss import NetworkLoss, evaluation_of
 from analysis.landscape.plots import contour_figure, draw, log_ticks, surface_figure
 from analysis.landscape.sources import Source, read_run, saved_epochs
 from analysis.landscape.survey import (
@@ -27,7 +28,7 @@ from analysis.landscape.survey import (
     Survey,
     SurveySettings,
 )
-from common import Dataset, Samples, build_model, load_dataset
+from common import Dataset, FlatModel, Samples, build_model, load_dataset
 from conftest import PUBLISHED, ROOT, needs_published, run, train
 from evaluation import evaluate
 from interface.command_line import run_script
@@ -44,11 +45,11 @@ def settings(**changes: object) -> SurveySettings:
     )
 
 
-def planted(coordinates: list[tuple[float, float]], columns: int = 7) -> tuple[SavedRun, np.ndarray]:
-    """A run that never leaves a plane at random in space, and that plane's orthonormal directions (2, P)."""
+def planar_run(coordinates: list[tuple[float, float]], columns: int = 7) -> tuple[SavedRun, np.ndarray]:
+    """A run within a random plane, and that plane's orthonormal directions (2, P)."""
     directions = np.linalg.qr(np.random.default_rng(1).normal(size=(columns, 2)))[0].T
     rows = np.arange(columns) + np.array(coordinates) @ directions
-    return SavedRun("planted", rows, np.arange(len(rows)) / 2), directions
+    return SavedRun("planar", rows, np.arange(len(rows)) / 2), directions
 
 
 def survey_of(runs: list[SavedRun], model: SavedRun | None = None, **changes: object) -> Survey:
@@ -60,16 +61,16 @@ def measure(survey: Survey, loss: Callable, folder: Path) -> Landscape:
 
 
 def evaluation(survey: Survey, *losses: Callable[[np.ndarray], float]) -> Evaluation:
-    """Of functions of one point."""
+    """An evaluation from functions of a single point."""
 
-    def on_line(loss: Callable[[np.ndarray], float]) -> Callable[[Line], np.ndarray]:
+    def along_line(loss: Callable[[np.ndarray], float]) -> Callable[[Line], np.ndarray]:
         return lambda line: np.array([loss(point) for point in line.points()])
 
-    return Evaluation(tuple(map(on_line, losses)), survey.about)
+    return Evaluation(tuple(map(along_line, losses)), survey.about)
 
 
 def call(script: object, *arguments: object) -> int:
-    """Run a script's main in this process, as its last lines do; returns the exit code."""
+    """Run a script's main in this process; returns the exit code."""
     before = sys.argv
     sys.argv = [f"{script.__name__}.py", *map(str, arguments)]
     handler = signal.getsignal(signal.SIGTERM)
@@ -89,8 +90,8 @@ def call(script: object, *arguments: object) -> int:
 UNEQUAL = [(-6.0, 0.5), (-2.0, -0.25), (1.0, -0.75), (3.0, 0.0), (4.0, 0.5)]  # 10 wide, 1.25 high
 
 
-def test_a_planted_quadratic_is_found_exactly(tmp_path):
-    saved, directions = planted(UNEQUAL)
+def test_the_landscape_of_a_quadratic_is_exact(tmp_path):
+    saved, directions = planar_run(UNEQUAL)
     curvature, minimum = np.linspace(1, 2, 7), np.arange(7) + 2 * directions[0] - directions[1]
 
     def quadratic(parameters: np.ndarray) -> float:
@@ -115,10 +116,10 @@ def test_a_planted_quadratic_is_found_exactly(tmp_path):
     assert landscape.lowest[2] == landscape.losses.min() and landscape.masked == 0
 
 
-def test_rows_off_the_plane_keep_their_own_loss_and_distance(tmp_path):
+def test_rows_off_the_plane_have_their_own_loss_and_distance(tmp_path):
     rows = np.array([[-4.0, 1, 0], [-1, -1, 0], [1, -1, 0], [4, 1, 0]])
-    rows[1:3, 2] = 0.5, -0.5  # apart from both sides of the plane, too little to turn it
-    survey = survey_of([SavedRun("apart", rows, np.arange(4.0))])
+    rows[1:3, 2] = 0.5, -0.5  # on both sides of the plane, too close to tilt it
+    survey = survey_of([SavedRun("off the plane", rows, np.arange(4.0))])
     trajectory = measure(survey, lambda at: float(1 + at[2] ** 2), tmp_path).trajectories[0]
     normal = np.cross(*survey.plane.directions)
     np.testing.assert_allclose(trajectory.distances, np.abs((rows - survey.plane.origin) @ normal), atol=1e-12)
@@ -128,8 +129,8 @@ def test_rows_off_the_plane_keep_their_own_loss_and_distance(tmp_path):
     np.testing.assert_allclose(trajectory.plane_losses, 1 + nearest[:, 2] ** 2)
 
 
-def test_a_grid_covers_unequal_extents_and_is_drawn_the_right_way_round(tmp_path):
-    saved, _ = planted(UNEQUAL)
+def test_a_grid_covers_unequal_extents_and_is_drawn_in_the_right_orientation(tmp_path):
+    saved, _ = planar_run(UNEQUAL)
     survey = survey_of([saved], grid_size=17)
     x, y = survey.plane.project(saved.parameters).T
     pad = 0.25 * np.ptp(x)
@@ -153,21 +154,21 @@ def test_a_grid_covers_unequal_extents_and_is_drawn_the_right_way_round(tmp_path
         np.testing.assert_allclose(marks.customdata[:, 1], np.exp(x / 2 - 3 * y))
 
 
-def test_points_of_no_plane_are_refused():
+def test_points_that_span_no_plane_are_refused():
     with pytest.raises(DataError, match="span no plane"):
         Plane.through(np.ones((4, 5), dtype=np.float32))
 
 
-def test_a_straight_trajectory_still_has_a_grid_with_two_sides():
-    survey = survey_of([planted([(-1.0, 0.0), (0.0, 0.0), (3.0, 0.0)])[0]])
+def test_a_straight_trajectory_has_a_two_dimensional_grid():
+    survey = survey_of([planar_run([(-1.0, 0.0), (0.0, 0.0), (3.0, 0.0)])[0]])
     assert np.ptp(survey.grid.y) == pytest.approx(0.5 * 4)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_the_surface_is_looked_at_from_where_nothing_hides_the_trajectory(axis, sign, tmp_path):
-    """A wall on one side of it: the viewer does not stand behind the wall."""
-    survey = survey_of([planted(UNEQUAL)[0]], margin=0.6)
+def test_the_camera_is_placed_where_nothing_hides_the_trajectory(axis, sign, tmp_path):
+    """With a wall on one side of the trajectory, the camera is not behind the wall."""
+    survey = survey_of([planar_run(UNEQUAL)[0]], margin=0.6)
     edge = (survey.grid.x, survey.grid.y)[axis][-2 if sign > 0 else 1]
 
     def wall(parameters: np.ndarray) -> float:
@@ -179,7 +180,7 @@ def test_the_surface_is_looked_at_from_where_nothing_hides_the_trajectory(axis, 
 
 
 def test_losses_that_are_not_finite_are_masked_and_counted(tmp_path):
-    saved, _ = planted(UNEQUAL)
+    saved, _ = planar_run(UNEQUAL)
     survey = survey_of([saved])
 
     def half_finite(parameters: np.ndarray) -> float:
@@ -200,7 +201,7 @@ def test_losses_that_are_not_finite_are_masked_and_counted(tmp_path):
     assert draw(nowhere, tmp_path / "nowhere", shared_plotly=True) == []
 
 
-def test_ticks_are_round_and_within():
+def test_ticks_are_round_and_within_range():
     for low, high in ((0.3, 8.0), (0.9, 1.1), (1e-7, 1e9), (2.0, 2.3)):
         ticks = log_ticks(low, high)
         assert 2 <= len(ticks) <= 10 and all(low <= tick <= high for tick in ticks)
@@ -213,7 +214,7 @@ def test_ticks_are_round_and_within():
 
 
 class Counting:
-    """A loss that counts its calls and may fail at one of them."""
+    """A loss that counts its calls and can raise KeyboardInterrupt at one of them."""
 
     def __init__(self, fails_at: int | None = None) -> None:
         self.calls, self.fails_at = 0, fails_at
@@ -232,21 +233,21 @@ def interrupt(survey: Survey, folder: Path) -> Path:
     return unfinished
 
 
-def test_what_was_interrupted_is_not_evaluated_again(tmp_path):
-    survey = survey_of([planted(UNEQUAL)[0]])
+def test_an_interrupted_survey_resumes_without_evaluating_points_again(tmp_path):
+    survey = survey_of([planar_run(UNEQUAL)[0]])
     unfinished = interrupt(survey, tmp_path)
-    again, afresh = Counting(), Counting()
-    resumed = survey.measure(evaluation(survey, again), unfinished)
-    whole = survey.measure(evaluation(survey, afresh), tmp_path / "other.npz")
-    assert afresh.calls == len(survey) == 81 + 2 * 5
-    assert again.calls == len(survey) - 45  # a row of 9 points is evaluated at once
+    second, uninterrupted = Counting(), Counting()
+    resumed = survey.measure(evaluation(survey, second), unfinished)
+    whole = survey.measure(evaluation(survey, uninterrupted), tmp_path / "other.npz")
+    assert uninterrupted.calls == len(survey) == 81 + 2 * 5
+    assert second.calls == len(survey) - 45  # a row of 9 points is evaluated at once
     np.testing.assert_array_equal(resumed.losses, whole.losses)
     np.testing.assert_array_equal(resumed.trajectories[0].losses, whole.trajectories[0].losses)
 
 
 @pytest.mark.parametrize("difference", ["weights", "grid", "margin", "data", "truncated"])
-def test_an_unfinished_survey_of_anything_else_is_refused(tmp_path, caplog, difference):
-    saved, _ = planted(UNEQUAL)
+def test_the_unfinished_file_of_another_survey_is_ignored(tmp_path, caplog, difference):
+    saved, _ = planar_run(UNEQUAL)
     unfinished = interrupt(survey_of([saved]), tmp_path)
     other = survey_of([saved])
     if difference == "weights":
@@ -262,7 +263,7 @@ def test_an_unfinished_survey_of_anything_else_is_refused(tmp_path, caplog, diff
     loss = Counting()
     other.measure(evaluation(other, loss), unfinished)
     assert loss.calls == len(other)
-    assert "starting afresh" in caplog.text
+    assert "starting from scratch" in caplog.text
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -270,18 +271,76 @@ def test_an_unfinished_survey_of_anything_else_is_refused(tmp_path, caplog, diff
 # ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("alt_model", [False, True])
-def test_the_loss_is_that_of_a_plain_evaluation(alt_model):
+@pytest.mark.parametrize("network", ["LeNet5", "CNN1"])
+def test_the_loss_matches_a_plain_evaluation(network):
     dataset = load_dataset("digits", ROOT)
-    losses = evaluation_of(dataset, alt_model, settings()).losses
-    first, last = (build_model("digits", alt_model, seed=seed).parameters.numpy() for seed in (3, 4))
+    losses = evaluation_of(dataset, network, settings()).losses
+    first, last = (build_model("digits", network, seed=seed).parameters.numpy() for seed in (3, 4))
     line = Line(first, last - first, np.array([0, 0.2, 0.5, 1]))
     found = losses[-1](line)
-    model = build_model("digits", alt_model)
+    model = build_model("digits", network)
     for parameters, loss in zip(line.points(), found, strict=True):
         model.parameters.copy_(torch.from_numpy(parameters))
         assert loss == pytest.approx(evaluate(dataset.test, model).loss, rel=1e-6)
     np.testing.assert_array_equal(found, losses[0](line))
+
+
+class HalvedConvolution(torch.nn.Module):
+    """A convolution of the images divided by two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(1, 3, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.convolution(images / 2)
+
+
+def classifier(features: int) -> list[torch.nn.Module]:
+    return [torch.nn.Flatten(), torch.nn.Linear(features, 10), torch.nn.LogSoftmax(dim=1)]
+
+
+@pytest.mark.parametrize(
+    ("make_layers", "replaced"),
+    [
+        (
+            lambda nn: [nn.Sequential(nn.Conv2d(1, 3, 5), nn.ReLU(inplace=True)), nn.MaxPool2d(2), *classifier(432)],
+            "0.0",
+        ),
+        (lambda nn: [nn.Flatten(), nn.Linear(784, 20), nn.BatchNorm1d(20), nn.ReLU(), *classifier(20)], "1"),
+        (lambda nn: [nn.BatchNorm2d(1), nn.Conv2d(1, 3, 5), nn.ReLU(), *classifier(1728)], None),
+        (lambda nn: [HalvedConvolution(), nn.ReLU(), *classifier(1728)], None),
+        (lambda nn: [nn.ReLU(), nn.Conv2d(1, 3, 5), *classifier(1728)], None),
+        (lambda nn: [nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 3, 5)), *classifier(1728)], None),
+        (lambda nn: [shared := nn.Linear(28, 28), shared, *classifier(784)], None),
+    ],
+    ids=["nested", "flattened", "normalised", "scaled", "rectified", "weight norm", "called twice"],
+)
+def test_the_loss_matches_a_plain_evaluation_for_any_first_layer(make_layers, replaced):
+    dataset = load_dataset("digits", ROOT)
+    statistics = tuple(dataset.train.batch(slice(200))[0].split(100))
+
+    def build(seed: int) -> FlatModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return FlatModel(torch.nn.Sequential(*make_layers(torch.nn)))
+
+    loss = NetworkLoss(build(0), dataset.test, statistics, 50, threading.Event())
+    assert (loss.first_layer.name if loss.first_layer else None) == replaced
+    first, last = (build(seed).parameters.numpy() for seed in (3, 4))
+    line = Line(first, last - first, np.array([0, 0.2, 0.5, 1]))
+    plain = build(0)
+    for parameters, found in zip(line.points(), loss(line), strict=True):
+        plain.parameters.copy_(torch.from_numpy(parameters))
+        for module in plain.network.modules():
+            if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+                module.reset_running_stats()
+                module.momentum = None
+        plain.network.train()
+        with torch.no_grad():
+            for images in statistics:
+                plain.network(images)
+        assert found == pytest.approx(evaluate(dataset.test, plain).loss, rel=1e-6)
 
 
 def tiny_cifar10() -> Dataset:
@@ -292,7 +351,7 @@ def tiny_cifar10() -> Dataset:
     return Dataset("cifar10", train, test, tuple("0123456789"))
 
 
-def test_running_statistics_are_no_part_of_the_plane_and_estimated_anew(tmp_path):
+def test_running_statistics_are_excluded_from_the_plane_and_re_estimated(tmp_path):
     path = tmp_path / "cifar10_classic_0_100_001_00_32_1_SGD_spe2_weights.npy"
     model = build_model("cifar10", "ResNet18", seed=1)
     generator = torch.Generator().manual_seed(0)
@@ -321,7 +380,7 @@ def test_running_statistics_are_no_part_of_the_plane_and_estimated_anew(tmp_path
     plain.network.train()
     for module in plain.network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0  # the statistics of the one batch that there is
+            module.momentum = 1.0  # the statistics of the only batch
     with torch.no_grad():
         plain.network(dataset.train.batch(slice(None))[0])
     assert landscape.trajectories[0].losses[2] == pytest.approx(evaluate(dataset.test, plain).loss, rel=1e-4)
@@ -404,17 +463,17 @@ def test_several_runs_share_a_plane_a_grid_and_plotly(runs, tmp_path, capsys):
         half.write_bytes(content)
         assert call(loss_landscape_multi, *shared, tmp_path / "none", "--grid_losses", half) == 1
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "not the numbers of a landscape, or not whole" in error
+        assert error.count("\n") == 1 and "not a file of landscape numbers, or incomplete" in error
     assert call(loss_landscape_multi, *shared, tmp_path / "none", "--grid_losses", tmp_path / "no.npz") == 2
-    assert "there is no such file" in capsys.readouterr().err
+    assert "no such file" in capsys.readouterr().err
     assert call(loss_landscape_multi, *again, "--labels", "a") == 2
     assert "--labels" in capsys.readouterr().err
 
 
-KILLED_SIZE = 16  # long enough to be killed on the way
+KILLED_SIZE = 16  # large enough to be killed before it finishes
 
 
-def test_a_killed_landscape_goes_on_and_ends_in_the_same_numbers(runs, tmp_path):
+def test_a_killed_landscape_resumes_and_yields_the_same_numbers(runs, tmp_path):
     files = runs[0.9]
     arguments = (files["model"], files["weights"], "--grid_size", KILLED_SIZE, "--subfolder")
     command = [sys.executable, str(ROOT / "loss_landscape.py"), *map(str, arguments), str(tmp_path / "killed")]
@@ -445,8 +504,8 @@ def test_a_model_that_is_not_the_last_row_is_marked(runs, tmp_path, capsys):
     short = tmp_path / files["weights"].name
     np.save(short, rows[:-1])
     assert call(loss_landscape, files["model"], short, *QUICK, "--subfolder", tmp_path) == 0
-    told = capsys.readouterr().out
-    assert "given model (not the last saved row): loss" in told
+    printed = capsys.readouterr().out
+    assert "given model (not the last saved row): loss" in printed
     numbers = numbers_in(tmp_path)
     assert list(numbers["lengths"]) == [4, 1]
     at = (rows[-1] - numbers["origin"]) @ numbers["directions"].T
@@ -454,12 +513,12 @@ def test_a_model_that_is_not_the_last_row_is_marked(runs, tmp_path, capsys):
 
 
 # ----------------------------------------------------------------------------------------------------
-# What cannot be used
+# Unusable input
 # ----------------------------------------------------------------------------------------------------
 
 
 def damaged(kind: str, weights: Path, folder: Path) -> Path:
-    """The saved weights of a run, as they should not be, under their own name."""
+    """The saved weights of a run, damaged, under the same file name."""
     rows, path = np.load(weights), folder / weights.name
     if kind == "truncated":
         path.write_bytes(weights.read_bytes()[:-1000])
@@ -496,7 +555,7 @@ def damaged(kind: str, weights: Path, folder: Path) -> Path:
         ("constant", "span no plane"),
     ],
 )
-def test_weights_that_are_none_end_in_one_line(runs, tmp_path, capsys, kind, words):
+def test_unusable_weights_end_in_one_line(runs, tmp_path, capsys, kind, words):
     path = damaged(kind, runs[0.9]["weights"], tmp_path)
     assert call(loss_landscape, runs[0.9]["model"], path, *QUICK, "--subfolder", tmp_path) == 1
     error = capsys.readouterr().err
@@ -515,7 +574,7 @@ def test_rows_too_large_to_draw_are_left_out(runs, tmp_path, caplog, values):
     np.testing.assert_array_equal(numbers_in(tmp_path)["epochs"][:3], [0, 0.5, 1])
 
 
-def test_usage_errors_name_the_thing(runs, tmp_path, capsys):
+def test_usage_errors_name_the_flag_or_file(runs, tmp_path, capsys):
     model, weights = runs[0.9]["model"], runs[0.9]["weights"]
     missing = tmp_path / weights.name
     other_network = tmp_path / "digits_classic_0_100_005_09_32_2_SGD_spe2_alt_model_weights.npy"
@@ -523,8 +582,8 @@ def test_usage_errors_name_the_thing(runs, tmp_path, capsys):
     nameless = tmp_path / "mine_weights.npy"
     nameless.write_bytes(weights.read_bytes())
     for arguments, words in (
-        ((model, missing), f"{missing} is not valid: there is no such file"),
-        ((tmp_path / model.name, weights), "there is no such file"),
+        ((model, missing), f"{missing}: no such file"),
+        ((tmp_path / model.name, weights), "no such file"),
         ((model, other_network), "CNN1 on digits"),
         ((model, nameless), "not the name of a run"),
         ((model, tmp_path / "weights.txt"), "_weights.npy"),
@@ -590,13 +649,13 @@ def labels_of(*bases: str) -> list[str]:
         (["mnist_sync_3_100_001_00_32_6_SGD_spe3"] * 2, ["run in runs", "run in runs"]),
     ],
 )
-def test_default_labels_say_what_differs(bases, labels):
+def test_default_labels_are_the_settings_that_differ(bases, labels):
     assert labels_of(*bases) == labels
 
 
 @needs_published
 @pytest.mark.parametrize("mode", ["async", "sync"])
-def test_published_rows_have_the_epochs_that_their_log_tells(mode):
+def test_published_rows_have_the_epochs_found_in_their_log(mode):
     (path,) = PUBLISHED.glob(f"*_{mode}_*_weights.npy")
     source = Source(path, parse_run_name(base_of(path)))
     epochs = saved_epochs(source, np.load(path))

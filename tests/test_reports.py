@@ -1,4 +1,4 @@
-"""test_model.py, its figures and nb_params.py: real runs, real corruption, and what is seen of both."""
+"""test_model.py, its figures and nb_params.py, on real runs and on corrupted files."""
 
 import io
 import json
@@ -39,8 +39,8 @@ MODES = ("classic", "sync", "async")
 EVERYTHING = ("--classification_report", "--training_time", "--pics")
 
 
-def run_here(main: Callable[[], None], *arguments: object) -> tuple[int, str, str]:
-    """A script in this process, which spares it the import of torch: exit code, output, errors."""
+def run_in_process(main: Callable[[], None], *arguments: object) -> tuple[int, str, str]:
+    """Run a script in this process, which saves importing torch again: exit code, output, errors."""
     output, errors = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
         patch.setattr("interface.command_line.signal.signal", lambda *arguments: None)
@@ -52,18 +52,18 @@ def run_here(main: Callable[[], None], *arguments: object) -> tuple[int, str, st
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    """Mode → model and log of a small real run."""
+    """Mode → model and log of a small run."""
     folders = {mode: tmp_path_factory.mktemp(mode) for mode in MODES}
     train("dist_async.py", folders["async"], *SMALL, "--val", "--delay", "--slow_worker_1", "--delay_type", "constant")
     flags = ("--dataset", "digits", *SMALL, "--subfolder")
-    assert run_here(nonDistributed.main, "--val", *flags, folders["classic"])[0] == 0
-    assert run_here(dist_sync.main, "--clock", "virtual", "--split_dataset", *flags, folders["sync"])[0] == 0
+    assert run_in_process(nonDistributed.main, "--val", *flags, folders["classic"])[0] == 0
+    assert run_in_process(dist_sync.main, "--clock", "virtual", "--split_dataset", *flags, folders["sync"])[0] == 0
     return {mode: (*folder.glob("*_model.pt"), *folder.glob("*_log.log")) for mode, folder in folders.items()}
 
 
 @pytest.fixture(scope="module")
 def report_of_async(runs: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What test_model.py prints on the command line, and the folder it writes to."""
+    """The output of test_model.py on the command line, and the folder it writes to."""
     folder = tmp_path_factory.mktemp("report") / "new"
     ended = run("test_model.py", *runs["async"], *EVERYTHING, "--subfolder", folder)
     assert ended.stderr == ""
@@ -71,25 +71,29 @@ def report_of_async(runs: dict, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 @pytest.fixture
-def look(tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
-    """test_model.py in this process: arguments → exit code, output, errors."""
-    return lambda *arguments: run_here(test_model.main, *arguments, "--subfolder", tmp_path / "out")
+def run_test_model(tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """Run test_model.py in this process: arguments → exit code, output, errors."""
+    return lambda *arguments: run_in_process(test_model.main, *arguments, "--subfolder", tmp_path / "out")
 
 
 @pytest.fixture(params=MODES)
 def report(
-    request: pytest.FixtureRequest, runs: dict, look: Callable, report_of_async: tuple[str, Path], tmp_path: Path
+    request: pytest.FixtureRequest,
+    runs: dict,
+    run_test_model: Callable,
+    report_of_async: tuple[str, Path],
+    tmp_path: Path,
 ) -> tuple[str, str, Path]:
-    """Mode, what test_model.py prints with every flag, and the folder it writes to."""
+    """Mode, the output of test_model.py with every flag, and the folder it writes to."""
     if request.param == "async":
         return "async", *report_of_async
-    code, printed, errors = look(*runs[request.param], *EVERYTHING)
+    code, printed, errors = run_test_model(*runs[request.param], *EVERYTHING)
     assert (code, errors) == (0, "")
     return request.param, printed, tmp_path / "out"
 
 
 def copy_run(model_and_log: tuple[Path, Path], folder: Path, suffix: str = "") -> tuple[Path, Path]:
-    """Copies to tamper with; `suffix` goes behind the base of their names."""
+    """Copies to tamper with; `suffix` is appended to the base of their names."""
     base = test_model.base_of(model_and_log[0])
     model, log = (Path(shutil.copy(path, folder / path.name.replace(base, base + suffix))) for path in model_and_log)
     return model, log
@@ -100,7 +104,7 @@ def copy_run(model_and_log: tuple[Path, Path], folder: Path, suffix: str = "") -
 # ----------------------------------------------------------------------------------------------------
 
 
-def test_report_tells_the_run_and_is_what_was_printed(report, runs):
+def test_report_describes_the_run_and_equals_the_output(report, runs):
     mode, printed, folder = report
     model_path, log_path = runs[mode]
     base = model_path.name.removesuffix("_model.pt")
@@ -116,10 +120,12 @@ def test_report_tells_the_run_and_is_what_was_printed(report, runs):
             output = model.network(images)
         correct = int((output.argmax(1) == labels).sum())
         loss = -output[torch.arange(len(labels)), labels].mean().item()
-        told = re.search(rf"^{name} accuracy: ([\d.]+) % \((\d+)/(\d+)\), loss: ([\d.]+)", printed, re.MULTILINE)
-        assert (int(told[2]), int(told[3])) == (correct, len(labels))
-        assert float(told[1]) == pytest.approx(100 * correct / len(labels), abs=0.006)
-        assert float(told[4]) == pytest.approx(loss, abs=2e-4)
+        printed_score = re.search(
+            rf"^{name} accuracy: ([\d.]+) % \((\d+)/(\d+)\), loss: ([\d.]+)", printed, re.MULTILINE
+        )
+        assert (int(printed_score[2]), int(printed_score[3])) == (correct, len(labels))
+        assert float(printed_score[1]) == pytest.approx(100 * correct / len(labels), abs=0.006)
+        assert float(printed_score[4]) == pytest.approx(loss, abs=2e-4)
     assert "on the whole training set of digits" in printed
     assert f"Run: complete; {len(log.updates)} updates; staleness mean {log.updates.staleness.mean():.2f}" in printed
     assert f"Training time: {test_model.minutes(log.seconds)} (MM:SS:mmm, {log.clock} clock)" in printed
@@ -127,7 +133,7 @@ def test_report_tells_the_run_and_is_what_was_printed(report, runs):
         assert re.search(rf"^\s*{name}(\s+[\d.]+){{4}}$", printed, re.MULTILINE), f"no line of class {name}"
 
 
-def test_figures_are_images_of_a_page(report):
+def test_figures_are_images_of_a_reasonable_size(report):
     mode, printed, folder = report
     images = sorted(path.name for path in folder.glob("*.png"))
     assert any(name.endswith("_model_training_plots.png") for name in images)
@@ -136,11 +142,11 @@ def test_figures_are_images_of_a_page(report):
     for name in images:
         image = imread(folder / name)[:, :, :3]
         assert 1000 < image.shape[1] < 4000 and 500 < image.shape[0] < 3000
-        assert 0.02 < (image < 0.9).any(axis=2).mean() < 0.5  # ink on a page, neither blank nor covered
-    assert len(list(folder.iterdir())) == len(images) + 1  # nothing half-written is left
+        assert 0.02 < (image < 0.9).any(axis=2).mean() < 0.5  # neither blank nor all ink
+    assert len(list(folder.iterdir())) == len(images) + 1  # no partial files are left
 
 
-def test_times_and_minutes():
+def test_minutes():
     assert test_model.minutes(0) == "00:00:000"
     assert test_model.minutes(61.2345) == "01:01:234"
     assert test_model.minutes(59.9996) == "01:00:000"
@@ -161,11 +167,11 @@ def test_without_pics_matplotlib_is_not_imported(runs, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------
-# Runs that did not end well
+# Incomplete and diverged runs
 # ----------------------------------------------------------------------------------------------------
 
 
-def cut_in_mid_line(text: str) -> str:
+def truncated_log(text: str) -> str:
     return text[: text.index("validation 2/2") - 30]
 
 
@@ -188,16 +194,16 @@ def exploding(text: str) -> str:
 @pytest.mark.parametrize(
     "tamper, status, seen",
     [
-        (cut_in_mid_line, "cut short", None),
+        (truncated_log, "cut short", None),
         (only_header, "cut short", "0 updates"),
         (not_a_number, "complete", None),
         (exploding, "complete", None),
     ],
 )
-def test_cut_empty_and_diverged_logs_are_told_and_drawn(tamper, status, seen, runs, look, tmp_path):
+def test_truncated_empty_and_diverged_logs_are_reported_and_drawn(tamper, status, seen, runs, run_test_model, tmp_path):
     model, log = copy_run(runs["async"], tmp_path)
     log.write_text(tamper(log.read_text()))
-    code, printed, errors = look(model, log, *EVERYTHING)
+    code, printed, errors = run_test_model(model, log, *EVERYTHING)
     assert (code, errors) == (0, "")
     assert f"Run: {status}" in printed
     assert seen is None or seen in printed
@@ -205,12 +211,12 @@ def test_cut_empty_and_diverged_logs_are_told_and_drawn(tamper, status, seen, ru
     assert imread(image).shape[1] > 1000
 
 
-def test_partial_run_keeps_its_name_and_reason(runs, look, tmp_path):
+def test_partial_run_keeps_its_name_and_reason(runs, run_test_model, tmp_path):
     model, log = copy_run(runs["async"], tmp_path, "_partial123")
     lines = log.read_text().splitlines()
     result = {"status": "partial", "reason": "interrupted", "seconds": 75.5, "lost_workers": ["Worker_2"]}
     log.write_text("\n".join([*lines[:10], "75.500000 s  result " + json.dumps(result)]) + "\n")
-    code, printed, _ = look(model, log, "--training_time")
+    code, printed, _ = run_test_model(model, log, "--training_time")
     assert code == 0
     assert "Run: partial (interrupted)" in printed and "lost Worker_2" in printed and "01:15:500" in printed
     (report,) = (tmp_path / "out").iterdir()
@@ -223,7 +229,7 @@ def test_partial_run_keeps_its_name_and_reason(runs, look, tmp_path):
 
 
 class Trap:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -292,10 +298,10 @@ def broken_line(model: Path, log: Path, runs: dict) -> None:
         (broken_line, "not a line of a log"),
     ],
 )
-def test_broken_files_end_in_one_line(tamper, complaint, runs, look, tmp_path):
+def test_broken_files_end_in_one_line(tamper, complaint, runs, run_test_model, tmp_path):
     model, log = copy_run(runs["async"], tmp_path)
     tamper(model, log, runs)
-    code, printed, errors = look(model, log, *EVERYTHING)
+    code, printed, errors = run_test_model(model, log, *EVERYTHING)
     assert (code, printed, errors.count("\n")) == (1, "", 1)
     assert complaint in errors
     assert model.name in errors or log.name in errors
@@ -303,13 +309,13 @@ def test_broken_files_end_in_one_line(tamper, complaint, runs, look, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_the_trap_would_have_sprung(tmp_path):
+def test_the_trap_springs_when_unpickled(tmp_path):
     trap_as_model(tmp_path / "model.pt", tmp_path, {})
     torch.load(tmp_path / "model.pt", weights_only=False)
     assert (tmp_path / "sprung").is_dir()
 
 
-def test_wrong_usage_is_told_on_the_command_line(runs, look, tmp_path):
+def test_usage_errors_end_in_one_line(runs, run_test_model, tmp_path):
     model, log = runs["async"]
     for arguments, complaint in (
         ([model, log, "--pics"], "--pics requires --training_time"),
@@ -319,7 +325,7 @@ def test_wrong_usage_is_told_on_the_command_line(runs, look, tmp_path):
         ([model], "LOG"),
         ([Path(shutil.copy(model, tmp_path / "mine.pt")), log], "not the name of a run's file"),
     ):
-        code, printed, errors = look(*arguments)
+        code, printed, errors = run_test_model(*arguments)
         assert (code, printed, errors.count("\n")) == (2, "", 1)
         assert complaint in errors
     ended = run("test_model.py", model, runs["sync"][1], check=False)
@@ -327,15 +333,15 @@ def test_wrong_usage_is_told_on_the_command_line(runs, look, tmp_path):
     assert "belong to different runs" in ended.stderr
 
 
-def test_renamed_log_is_known_by_its_header(runs, look, tmp_path):
+def test_a_renamed_log_is_identified_by_its_header(runs, run_test_model, tmp_path):
     model, log = runs["async"]
-    assert look(model, shutil.copy(log, tmp_path / "friday.log"))[0] == 0
-    code, _, errors = look(model, shutil.copy(runs["sync"][1], tmp_path / "saturday.log"))
+    assert run_test_model(model, shutil.copy(log, tmp_path / "friday.log"))[0] == 0
+    code, _, errors = run_test_model(model, shutil.copy(runs["sync"][1], tmp_path / "saturday.log"))
     assert code == 1 and "belong to different runs" in errors
 
 
 # ----------------------------------------------------------------------------------------------------
-# The figures show what the log holds
+# The figures show the contents of the log
 # ----------------------------------------------------------------------------------------------------
 
 
@@ -343,7 +349,7 @@ def panels(figure) -> dict:
     return {axes.get_title(loc="left"): axes for axes in figure.axes}
 
 
-def test_panels_hold_each_worker(runs):
+def test_panels_show_every_worker(runs):
     log = read_log(runs["async"][1])
     figure = training_figure(log, "headline\nsettings")
     shown = panels(figure)
@@ -411,7 +417,7 @@ def test_running_mean(window):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 6, 7, 10, 100])
-def test_workers_have_colours_of_their_own(workers):
+def test_workers_have_distinct_colours(workers):
     colors = worker_colors(workers)
     assert len(np.unique(colors.round(4), axis=0)) == workers
     luminance = colors[:, :3] @ [0.2126, 0.7152, 0.0722]
@@ -426,7 +432,7 @@ def test_workers_have_colours_of_their_own(workers):
 @needs_published
 @needs_data
 @pytest.mark.parametrize("mode", MODES)
-def test_published_runs_score_as_their_own_logs_say(mode, look, monkeypatch, tmp_path):
+def test_published_runs_score_as_in_their_logs(mode, run_test_model, monkeypatch, tmp_path):
     def every_40th(name: str, data_dir: str):
         data = load_dataset(name, data_dir)
         thin = {part: Samples(samples.images[::40], samples.labels[::40])
@@ -436,7 +442,7 @@ def test_published_runs_score_as_their_own_logs_say(mode, look, monkeypatch, tmp
     monkeypatch.setattr(test_model, "load_dataset", every_40th)
     (model,) = PUBLISHED.glob(f"*_{mode}_*_model.pt")
     log = read_log(model.with_name(model.name.replace("_model.pt", "_log.log")))
-    code, printed, _ = look(model, log.path, *EVERYTHING, "--data_dir", DATA)
+    code, printed, _ = run_test_model(model, log.path, *EVERYTHING, "--data_dir", DATA)
     assert code == 0
     loss, accuracy = (float(re.search(rf"^Train .*{name}: ([\d.]+)", printed, re.MULTILINE)[1])
                       for name in ("loss", "accuracy"))  # fmt: skip

@@ -1,7 +1,8 @@
-"""The loss of a network on test images, as a function of its parameters: fast, and the same in any thread."""
+"""The loss of a network on test images as a function of its parameters: fast, and independent of the thread."""
 
 import os
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,26 +21,81 @@ from common import (
 )
 from interface.errors import UsageError
 
-STATISTICS_BATCHES, STATISTICS_BATCH_SIZE = 4, 100  # training images that BatchNorm's statistics are estimated from
+STATISTICS_BATCHES, STATISTICS_BATCH_SIZE = 4, 100  # training images from which BatchNorm's statistics are estimated
+PROBE_SIZE = 2  # images
 
 
 class PrecomputedLayer(nn.Module):
-    """Stands in for a layer whose output is known: `output`, whatever the input."""
+    """Replaces a layer whose output is already known: returns `output`, whatever the input."""
 
     output: Tensor
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         return self.output
+
+
+@dataclass(frozen=True)
+class FirstLayer:
+    """The layer of a network that receives the images, as they are or flattened.
+
+    name: dotted, as in `network.named_modules()`.
+    """
+
+    name: str
+    layer: nn.Conv2d | nn.Linear
+    flattened: bool
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1) if self.flattened else images)
+
+    def replace(self, network: nn.Module, layer: nn.Module) -> None:
+        """Put another layer in its place."""
+        parent, _, attribute = self.name.rpartition(".")
+        setattr(network.get_submodule(parent), attribute, layer)
+
+
+def find_first_layer(network: nn.Module, images: Tensor) -> FirstLayer | None:
+    """The first layer with parameters that a network in evaluation mode calls on images like these (n, C, H, W).
+
+    None unless it is a convolution or a linear layer that receives the images, as they are or flattened, and is called
+    once: only then is its output linear in its parameters and known without the rest of the network.
+    """
+    # Random numbers, which no step before the layer (clamping, scaling, normalising) leaves as they are by chance.
+    probe = torch.empty_like(images).normal_(generator=make_generator(DEFAULT_SEED, "landscape probe"))
+    calls: list[tuple[nn.Module, list[Tensor]]] = []
+
+    def record(module: nn.Module, inputs: tuple) -> None:
+        calls.append((module, [value.clone() for value in inputs if isinstance(value, Tensor)]))
+
+    names = {module: name for name, module in network.named_modules() if list(module.parameters(recurse=False))}
+    hooks = [module.register_forward_pre_hook(record) for module in names]
+    with torch.inference_mode():
+        network(probe.clone())
+    for hook in hooks:
+        hook.remove()
+    if not calls:
+        return None
+
+    layer, inputs = calls[0]
+    is_linear = type(layer) in (nn.Conv2d, nn.Linear)  # a subclass may compute anything
+    is_linear &= {name for name, _ in layer.named_parameters()} <= {"weight", "bias"}  # no weight normalisation
+    called_once = [module for module, _ in calls].count(layer) == 1
+    if not (is_linear and called_once and names[layer] and len(inputs) == 1):
+        return None
+    for flattened, expected in ((False, probe), (True, probe.flatten(1))):
+        if torch.equal(inputs[0], expected):
+            return FirstLayer(names[layer], layer, flattened)
+    return None
 
 
 class NetworkLoss:
     """The mean negative log-likelihood of a network on `images`, as a function of its parameters.
 
-    The first layer is linear in its parameters, so that along a line of them its output moves on a line, too: two
-    evaluations of that layer serve all points of a line. Running statistics of BatchNorm are
-    estimated anew for each point from batches of training images, `statistics`.
-    Always evaluated in the same batches and by one thread, so that a loss never depends on what is evaluated beside
-    its line.
+    Where the first layer is linear in its parameters, its output moves along a line when the parameters do: two
+    evaluations of that layer serve all points of a line (see `find_first_layer`). BatchNorm's running statistics are
+    re-estimated at each point from `statistics`, batches of training images.
+    Each line is evaluated by one thread and always in the same batches, so that a loss does not depend on what else is
+    being evaluated.
     """
 
     def __init__(
@@ -55,30 +111,38 @@ class NetworkLoss:
         self.statistics = statistics
         self.batch_size = batch_size
         self.interrupted = interrupted
-        self.first_layer, self.given = model.network.conv1, PrecomputedLayer()
-        model.network.conv1 = self.given
+        self.precomputed = PrecomputedLayer()
+        model.network.eval()
+        self.first_layer = find_first_layer(model.network, images.batch(slice(PROBE_SIZE))[0])
+        if self.first_layer is not None:
+            self.first_layer.replace(model.network, self.precomputed)
 
     def __call__(self, line: Line) -> np.ndarray:
-        """The losses (n,) at the points of a line; NaN once the survey is interrupted."""
-        places = line.places.tolist()
+        """The losses (n,) at the points of a line; NaN once the survey has been interrupted."""
+        offsets = line.offsets.tolist()
         origin, direction = torch.from_numpy(line.origin), torch.from_numpy(line.direction)
-        totals = np.zeros(len(places))
+        totals = np.zeros(len(offsets))
         with torch.inference_mode():
-            buffers = [self._estimate_statistics(torch.add(origin, direction, alpha=place)) for place in places]
+            buffers = [self._estimate_statistics(torch.add(origin, direction, alpha=offset)) for offset in offsets]
             for start in range(0, len(self.images), self.batch_size):
                 if self.interrupted.is_set():
-                    return np.full(len(places), np.nan)
+                    return np.full(len(offsets), np.nan)
                 images, labels = self.images.batch(slice(start, start + self.batch_size))
-                at_origin = self._first_layer_of(origin, images)
-                along = self._first_layer_of(direction, images) if any(places) else None  # of a lone point: not needed
-                for number, place in enumerate(places):
-                    torch.add(origin, direction, alpha=place, out=self.model.parameters)
+                if self.first_layer is not None:
+                    at_origin = self._first_output(origin, images)
+                    along = self._first_output(direction, images) if any(offsets) else None  # only the origin: unused
+                for number, offset in enumerate(offsets):
+                    torch.add(origin, direction, alpha=offset, out=self.model.parameters)
                     self.model.buffers.copy_(buffers[number])
-                    self.given.output = torch.add(at_origin, along, alpha=place) if place else at_origin
+                    if self.first_layer is not None:
+                        # A new tensor for each point: the next layer may work in place.
+                        self.precomputed.output = (
+                            torch.add(at_origin, along, alpha=offset) if offset else at_origin.clone()
+                        )
                     totals[number] += F.nll_loss(self.model.network(images), labels, reduction="sum").item()
         return totals / len(self.images)
 
-    def _first_layer_of(self, parameters: Tensor, images: Tensor) -> Tensor:
+    def _first_output(self, parameters: Tensor, images: Tensor) -> Tensor:
         self.model.parameters.copy_(parameters)
         return self.first_layer(images)
 
@@ -90,22 +154,24 @@ class NetworkLoss:
             normalisation.momentum = None  # the plain mean over batches
             normalisation.reset_running_stats()
         if normalisations:
+            self.model.parameters.copy_(parameters)
             for images in self.statistics:
-                self.given.output = self._first_layer_of(parameters, images)
+                if self.first_layer is not None:
+                    self.precomputed.output = self.first_layer(images)
                 self.model.network(images)
         self.model.network.eval()
         return self.model.buffers.clone()
 
 
-def batch_norms(model: FlatModel) -> list[nn.BatchNorm2d]:
+def batch_norms(model: FlatModel) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
     """The layers of a network that keep running statistics."""
-    return [module for module in model.network.modules() if isinstance(module, nn.BatchNorm2d)]
+    return [module for module in model.network.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
 
 
 def evaluation_of(dataset: Dataset, network: str, settings: SurveySettings) -> Evaluation:
-    """The loss of a data set's network on its test images, or on `test_samples` of them, for every core.
+    """The loss of a network on all test images of a data set, or on `test_samples` of them, once per core.
 
-    Raises UsageError, naming the flag, where there are fewer test images than asked for.
+    Raises UsageError, naming the flag, where there are fewer test images than requested.
     """
     total = len(dataset.test)
     count = settings.test_samples or total
@@ -132,7 +198,7 @@ def evaluation_of(dataset: Dataset, network: str, settings: SurveySettings) -> E
 
 
 def choose(samples: Samples, count: int, purpose: str) -> Samples:
-    """`count` samples at random (all where there are fewer), always the same ones for a purpose."""
+    """`count` random samples, or all if there are fewer; always the same ones for a purpose."""
     generator = make_generator(DEFAULT_SEED, purpose)
     indices = take_subset(len(samples), min(1.0, count / len(samples)), generator)
     return Samples(samples.images[indices], samples.labels[indices])

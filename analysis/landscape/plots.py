@@ -1,4 +1,4 @@
-"""Figures of a landscape: interactive contour and surface (HTML), and the contour as an image. Never evaluates."""
+"""Figures of a landscape: interactive contour and surface (HTML), and the contour as an image. Evaluates nothing."""
 
 import html
 import logging
@@ -18,27 +18,28 @@ from plotly.offline import get_plotlyjs
 from analysis.landscape.survey import Landscape, Trajectory
 from interface.files import atomic_write
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; their yellow is too pale for a line.
+# The Okabe-Ito palette, distinguishable with colour blindness, without its yellow, which is too pale for a line.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-SHADES = ("#F0F4F7", "#CBD4DC", "#9AA8B4", "#647584", "#2F3C48")  # of the loss, low to high: leave colours to the runs
+# Of the loss, low to high: grey, so that only the runs are coloured.
+SHADES = ("#F0F4F7", "#CBD4DC", "#9AA8B4", "#647584", "#2F3C48")
 INK, PAPER = "#222222", "#FFFFFF"
-DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}  # Plotly's words: matplotlib's
-FILLS = {"diamond": (INK, PAPER), "diamond-open": (PAPER, INK)}  # and edges
-LEAST_LOSS = 1e-8  # what a loss of 0 or less is drawn at
+DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}  # Plotly's names: matplotlib's
+FILLS = {"diamond": (INK, PAPER), "diamond-open": (PAPER, INK)}  # marker: face and edge colours
+MIN_LOSS = 1e-8  # smaller losses are drawn at this value
 LEVELS = 24
-STEPS_BETWEEN_ROWS = 20  # of a line that follows the surface
-EYE_DISTANCE = 2.15  # from the middle of the scene, whose sides are 1.4 at most
+STEPS_BETWEEN_ROWS = 20  # segments of a line on the surface from one row to the next
+EYE_DISTANCE = 2.15  # from the centre of the scene, whose sides are at most 1.4
 ELEVATIONS = np.radians([35, 45, 55, 65])
-SIGHT_STEPS = 60  # of a line of sight
+SIGHT_STEPS = 60  # points checked along a line of sight
 
 
 def draw(landscape: Landscape, stem: Path, *, shared_plotly: bool) -> list[Path]:
     """Write {stem}_contour.html, {stem}_surface.html and {stem}_contour.png; return their paths.
 
-    Nothing, with a warning, where no loss of the grid is finite.
+    Draws nothing, with a warning, if no loss on the grid is finite.
     """
     if not landscape.finite:
-        logging.warning("nothing to draw: no loss of the grid is finite")
+        logging.warning("nothing to draw: no loss on the grid is finite")
         return []
     contour, surface, image = (
         stem.with_name(stem.name + end) for end in ("_contour.html", "_surface.html", "_contour.png")
@@ -51,23 +52,23 @@ def draw(landscape: Landscape, stem: Path, *, shared_plotly: bool) -> list[Path]
 
 
 # ----------------------------------------------------------------------------------------------------
-# What all figures share
+# Shared by all figures
 # ----------------------------------------------------------------------------------------------------
 
 
 def logarithm(losses: np.ndarray) -> np.ndarray:
-    """The decimal logarithm of losses, NaN for those that are not finite."""
-    return np.log10(np.where(np.isfinite(losses), np.maximum(losses, LEAST_LOSS), np.nan))
+    """The decimal logarithm of losses, with NaN for those that are not finite."""
+    return np.log10(np.where(np.isfinite(losses), np.maximum(losses, MIN_LOSS), np.nan))
 
 
 def loss_range(landscape: Landscape) -> tuple[float, float]:
-    """The lowest and the highest loss of the grid that is drawn."""
+    """The lowest and the highest loss drawn on the grid."""
     logarithms = logarithm(landscape.losses)
     return float(10 ** np.nanmin(logarithms)), float(10 ** np.nanmax(logarithms))
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two positive ones: four to eight, unless two digits cannot tell them apart."""
+    """Four to eight round numbers between two positive ones; fewer if two digits are not enough to tell them apart."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     ticks: list[float] = []
     for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(np.arange(10, 100) / 10)):
@@ -79,25 +80,25 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def axis_titles(landscape: Landscape) -> tuple[str, str]:
-    """What stands at the axes of the plane."""
+    """The labels of the plane's axes."""
     first, second = 100 * landscape.plane.explained
     return f"PC1 ({first:.1f} % of variance)", f"PC2 ({second:.1f} % of variance)"
 
 
 def title(landscape: Landscape) -> str:
-    """What is shown, in one line."""
+    """What the figure shows, in one line."""
     return f"Loss of {landscape.about['network']} on {landscape.about['data']}"
 
 
-def key(landscape: Landscape) -> str:
-    """What the marks mean and what is left out, in one line."""
-    masked = f"; {landscape.masked} of {landscape.losses.size} grid points have no finite loss: left out"
+def marker_key(landscape: Landscape) -> str:
+    """What the markers mean and which points are missing, in one line."""
+    masked = f"; {landscape.masked} of {landscape.losses.size} grid points left out (loss not finite)"
     return f"○ start, ■ end, ◆ lowest grid point{masked if landscape.masked else ''}"
 
 
 @dataclass(frozen=True)
 class Style:
-    """How one trajectory is drawn: dash is Plotly's word; width is 1 for the last one, the earlier the wider."""
+    """How one trajectory is drawn. dash: Plotly's name; width: earlier trajectories are wider, the last has 1."""
 
     run: Trajectory
     colour: str
@@ -106,7 +107,7 @@ class Style:
 
 
 def styles(landscape: Landscape) -> list[Style]:
-    """A style of its own for each trajectory; where they run together, all are seen."""
+    """A distinct style for each trajectory; where several coincide, all remain visible."""
     widths = np.linspace(2, 1, len(landscape.trajectories)) if len(landscape.trajectories) > 1 else [1.5]
     return [
         Style(run, COLOURS[number % len(COLOURS)], list(DASHES)[number // len(COLOURS) % len(DASHES)], float(width))
@@ -125,13 +126,13 @@ ROW_HOVER = (
 )
 
 
-def named(run: Trajectory, *, listed: bool = True) -> dict[str, Any]:
-    """The name of a trajectory; all of its parts go together, and the one that is `listed` stands in the legend."""
-    return {"name": html.escape(run.label), "legendgroup": run.label, "showlegend": listed}
+def legend_entry(run: Trajectory, *, shown: bool = True) -> dict[str, Any]:
+    """The legend entry of one trace of a trajectory: all of its traces toggle together, and one is `shown`."""
+    return {"name": html.escape(run.label), "legendgroup": run.label, "showlegend": shown}
 
 
 def hover_fields(run: Trajectory) -> dict[str, Any]:
-    """What is told of each saved row under the pointer."""
+    """What is displayed for the saved row under the pointer."""
     return {
         "customdata": np.stack([run.epochs, run.losses, run.plane_losses, run.distances], axis=-1),
         "hovertemplate": f"<b>{html.escape(run.label)}</b><br>{ROW_HOVER}",
@@ -139,7 +140,7 @@ def hover_fields(run: Trajectory) -> dict[str, Any]:
 
 
 def row_marks(style: Style, size: float) -> dict[str, Any]:
-    """A hollow circle at the start, a square at the end, dots between."""
+    """A hollow circle at the start, a square at the end, dots in between."""
     between = len(style.run.epochs) - 2
     return {
         "size": [1.7 * size, *[size] * between, 1.7 * size],
@@ -149,8 +150,8 @@ def row_marks(style: Style, size: float) -> dict[str, Any]:
     }
 
 
-def points_apart(landscape: Landscape) -> Iterator[tuple[str, str, np.ndarray, float, str]]:
-    """Name, symbol, coordinates (2,), loss in the plane and hover text of what belongs to no trajectory."""
+def single_points(landscape: Landscape) -> Iterator[tuple[str, str, np.ndarray, float, str]]:
+    """Name, symbol, coordinates (2,), loss in the plane and hover text of each marker outside the trajectories."""
     x, y, loss = landscape.lowest
     yield "lowest grid point", "diamond", np.array([x, y]), loss, f"lowest grid point<br>loss {loss:.4g}"
     if (model := landscape.model) is not None:
@@ -159,7 +160,7 @@ def points_apart(landscape: Landscape) -> Iterator[tuple[str, str, np.ndarray, f
 
 
 def contour_figure(landscape: Landscape) -> go.Figure:
-    """The loss in the plane as colours, and the trajectories over it."""
+    """The loss in the plane as shades, with the trajectories on top."""
     low, high = np.log10(loss_range(landscape))
     figure = go.Figure()
     figure.add_contour(
@@ -176,16 +177,24 @@ def contour_figure(landscape: Landscape) -> go.Figure:
     for style in styles(landscape):
         x, y = style.run.coordinates.T
         casing = {"width": 2.5 * style.width + 4, "color": PAPER}
-        figure.add_scatter(x=x, y=y, mode="lines", line=casing, hoverinfo="skip", **named(style.run, listed=False))
+        figure.add_scatter(
+            x=x, y=y, mode="lines", line=casing, hoverinfo="skip", **legend_entry(style.run, shown=False)
+        )
     for style in styles(landscape):
         x, y = style.run.coordinates.T
         line = {"width": 2.5 * style.width, "color": style.colour, "dash": style.dash}
         marks = row_marks(style, 8)
         marks["line"] = {"width": [2, *[1] * (len(x) - 1)], "color": [style.colour, *[PAPER] * (len(x) - 1)]}
         figure.add_scatter(
-            x=x, y=y, mode="lines+markers", line=line, marker=marks, **named(style.run), **hover_fields(style.run)
+            x=x,
+            y=y,
+            mode="lines+markers",
+            line=line,
+            marker=marks,
+            **legend_entry(style.run),
+            **hover_fields(style.run),
         )
-    for name, symbol, (x, y), _, text in points_apart(landscape):
+    for name, symbol, (x, y), _, text in single_points(landscape):
         fill, edge = FILLS[symbol]
         marker = {"symbol": "diamond", "size": 15, "color": fill, "line": {"width": 2, "color": edge}}
         figure.add_scatter(x=[x], y=[y], name=name, mode="markers", marker=marker, hovertext=text, hoverinfo="text")
@@ -199,17 +208,17 @@ def contour_figure(landscape: Landscape) -> go.Figure:
 
 
 def plane_size(landscape: Landscape, width: float, height: float) -> tuple[float, float]:
-    """The largest size that fits into (width, height) and shows the plane with equal axes."""
+    """The largest size within (width, height) that shows the plane with equal axis scales."""
     x, y = np.ptp(landscape.grid.x), np.ptp(landscape.grid.y)
     scale = min(width / x, height / y)
     return x * scale, y * scale
 
 
 def surface_figure(landscape: Landscape) -> go.Figure:
-    """The loss as height over the plane, and the trajectories' projections on it."""
+    """The loss as height above the plane, with the trajectories' projections on the surface."""
     heights = logarithm(landscape.losses)
     low, high = np.nanmin(heights), np.nanmax(heights)
-    lift = 0.02 * max(high - low, 1e-6)  # keeps lines and marks from sinking into the surface
+    lift = 0.02 * max(high - low, 1e-6)  # keeps lines and markers from sinking into the surface
     figure = go.Figure()
     figure.add_surface(
         x=landscape.grid.x,
@@ -224,24 +233,32 @@ def surface_figure(landscape: Landscape) -> go.Figure:
         lighting={"ambient": 0.85, "diffuse": 0.25, "specular": 0.02},
     )  # fmt: skip
     for style in styles(landscape):
-        above = lift * (3 - style.width)  # where runs go together, the narrow lies on the wide
+        above = lift * (3 - style.width)  # where runs coincide, the narrower is drawn on top
         x, y, z = draped(landscape, style.run.coordinates)
         line = {"width": 3.5 * style.width, "color": style.colour, "dash": style.dash}
-        figure.add_scatter3d(x=x, y=y, z=z + above, mode="lines", line=line, hoverinfo="skip", **named(style.run))
+        figure.add_scatter3d(
+            x=x, y=y, z=z + above, mode="lines", line=line, hoverinfo="skip", **legend_entry(style.run)
+        )
         x, y = style.run.coordinates.T
         z = logarithm(style.run.plane_losses) + above
         marks = row_marks(style, 6) | {"line": {"width": 2, "color": style.colour}}
         figure.add_scatter3d(
-            x=x, y=y, z=z, mode="markers", marker=marks, **named(style.run, listed=False), **hover_fields(style.run)
+            x=x,
+            y=y,
+            z=z,
+            mode="markers",
+            marker=marks,
+            **legend_entry(style.run, shown=False),
+            **hover_fields(style.run),
         )
-    for name, symbol, (x, y), loss, text in points_apart(landscape):
+    for name, symbol, (x, y), loss, text in single_points(landscape):
         marker = {"symbol": symbol, "size": 6, "color": INK}
         figure.add_scatter3d(x=[x], y=[y], z=logarithm(np.array([loss])) + lift, name=name, mode="markers",
                              marker=marker, hovertext=text, hoverinfo="text")  # fmt: skip
     first, second = axis_titles(landscape)
     ticks = log_ticks(*loss_range(landscape))
     box = np.array([*plane_size(landscape, 1.4, 1.4), 0.7])
-    axis = {"nticks": 7, "tickfont": {"size": 12}, "title_font": {"size": 13}}  # small: the scene cuts a long title
+    axis = {"nticks": 7, "tickfont": {"size": 12}, "title_font": {"size": 13}}  # small: the scene truncates long titles
     figure.update_scenes(
         xaxis={"title_text": first, **axis},
         yaxis={"title_text": second, **axis},
@@ -254,7 +271,7 @@ def surface_figure(landscape: Landscape) -> go.Figure:
 
 
 def draped(landscape: Landscape, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x, y and logarithm of the loss, all (m,), along the lines between coordinates (n, 2); bilinear in the grid."""
+    """x, y and logarithm of the loss, all (m,), along the lines between coordinates (n, 2); bilinear interpolation."""
     corners = np.arange(len(coordinates))
     along = np.linspace(0, corners[-1], STEPS_BETWEEN_ROWS * corners[-1] + 1)
     x, y = (np.interp(along, corners, column) for column in coordinates.T)
@@ -262,7 +279,7 @@ def draped(landscape: Landscape, coordinates: np.ndarray) -> tuple[np.ndarray, n
 
 
 def height_at(landscape: Landscape, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Logarithm of the loss at x, y of one shape; bilinear in the grid."""
+    """The logarithm of the loss at x, y, arrays of the same shape; bilinear interpolation."""
     heights, size = logarithm(landscape.losses), len(landscape.grid.x)
     column = np.interp(x, landscape.grid.x, np.arange(size))
     row = np.interp(y, landscape.grid.y, np.arange(size))
@@ -274,17 +291,17 @@ def height_at(landscape: Landscape, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def viewpoint(landscape: Landscape, box: np.ndarray) -> np.ndarray:
-    """Where to look at the surface from, in units of the scene: where the surface hides least of the trajectories.
+    """The camera position, in units of the scene, from which the surface hides the least of the trajectories.
 
-    box: the sides of the scene. Of places that are as good, the one that looks most obliquely.
+    box: the sides of the scene. Among equally good positions, the lowest one is chosen.
     """
     heights = logarithm(landscape.losses)
     low = np.array([landscape.grid.x[0], landscape.grid.y[0], np.nanmin(heights)])
     high = np.array([landscape.grid.x[-1], landscape.grid.y[-1], np.nanmax(heights)])
     scale = box / np.maximum(high - low, 1e-12)
     drawn = np.concatenate([np.stack(draped(landscape, run.coordinates)) for run in landscape.trajectories], axis=1).T
-    points = (drawn - (low + high) / 2) * scale  # (points, 3), of the scene
-    along = np.linspace(0.02, 0.7, SIGHT_STEPS)[:, None, None]  # beyond, a line of sight has left the box
+    points = (drawn - (low + high) / 2) * scale  # (points, 3), in the scene
+    along = np.linspace(0.02, 0.7, SIGHT_STEPS)[:, None, None]  # further along, the line of sight has left the box
     best, most = np.zeros(3), -1.0
     for elevation in ELEVATIONS:
         for azimuth in np.arange(0, 2 * np.pi, np.pi / 12):
@@ -301,7 +318,7 @@ def viewpoint(landscape: Landscape, box: np.ndarray) -> np.ndarray:
 
 
 def colour_bar(landscape: Landscape) -> dict[str, Any]:
-    """Tells the loss itself along a logarithmic scale."""
+    """A colour bar labelled with losses rather than logarithms."""
     ticks = log_ticks(*loss_range(landscape))
     return {
         "title": {"text": "loss"},
@@ -314,7 +331,7 @@ def colour_bar(landscape: Landscape) -> dict[str, Any]:
 def styled(figure: go.Figure, landscape: Landscape) -> go.Figure:
     """The figure with its title and legend."""
     return figure.update_layout(
-        title={"text": f"{title(landscape)}<br><sup>{key(landscape)}</sup>", "x": 0.5},
+        title={"text": f"{title(landscape)}<br><sup>{marker_key(landscape)}</sup>", "x": 0.5},
         font={"family": "Helvetica, Arial, sans-serif", "size": 15, "color": INK},
         legend={"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yref": "container", "yanchor": "bottom"},
         template="plotly_white",
@@ -323,7 +340,7 @@ def styled(figure: go.Figure, landscape: Landscape) -> go.Figure:
 
 
 def write_page(figure: go.Figure, landscape: Landscape, path: Path, *, shared_plotly: bool) -> None:
-    """Write a page that needs no network: plotly.js is within it, or shared by the pages of the folder."""
+    """Write a page that works offline: plotly.js is embedded, or shared by all pages of the folder."""
     if shared_plotly:
         share_plotly(path.parent)
     plot = figure.to_html(
@@ -348,7 +365,7 @@ def write_page(figure: go.Figure, landscape: Landscape, path: Path, *, shared_pl
 
 
 def share_plotly(folder: Path) -> None:
-    """Put this version's plotly.min.js into a folder, once."""
+    """Write plotly.min.js to a folder unless this version is already there."""
     path, script = folder / "plotly.min.js", get_plotlyjs()
     if not path.exists() or path.stat().st_size != len(script.encode()):
         with atomic_write(path) as unfinished:
@@ -361,9 +378,9 @@ def share_plotly(folder: Path) -> None:
 
 
 def contour_image(landscape: Landscape) -> Figure:
-    """The contour for a page of paper."""
+    """The contour for print."""
     low, high = loss_range(landscape)
-    low, high = low * (1 - 1e-6), high * (1 + 1e-6)  # so that rounding leaves no point out
+    low, high = low * (1 - 1e-6), high * (1 + 1e-6)  # so that rounding excludes no point
     ticks = log_ticks(low, high)
     losses = np.ma.masked_invalid(10 ** logarithm(landscape.losses))
     x, y = landscape.grid.x, landscape.grid.y
@@ -399,12 +416,12 @@ def contour_image(landscape: Landscape) -> Figure:
             x[0], y[0], "o", color=PAPER, markeredgecolor=style.colour, markeredgewidth=1.5, markersize=8, zorder=5
         )
         axes.plot(x[-1], y[-1], "s", color=style.colour, markeredgecolor=PAPER, markersize=8, zorder=5)
-    for name, symbol, (x, y), _, _ in points_apart(landscape):
+    for name, symbol, (x, y), _, _ in single_points(landscape):
         fill, edge = FILLS[symbol]
         axes.plot(x, y, "D", color=fill, markeredgecolor=edge, markersize=9, zorder=5, label=name)
     axes.set_aspect("equal")
     first, second = axis_titles(landscape)
     axes.set(xlabel=first, ylabel=second)
-    axes.set_title(f"{title(landscape)}\n{key(landscape)}", fontsize=10)
+    axes.set_title(f"{title(landscape)}\n{marker_key(landscape)}", fontsize=10)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure

@@ -1,7 +1,8 @@
-"""The loss around trajectories of training: plane, grid, losses. Numbers only; landscape_plots draws them.
+"""The loss around training trajectories: plane, grid, losses. Numbers only; plots.py draws them.
 
-The plane is that of the two first principal components of the saved weights (Li et al. 2018, arXiv 1712.09913,
-section 7). Any function of a parameter vector can be surveyed; network_loss has that of a network on test images.
+The plane is spanned by the first two principal components of the saved weights (Li et al. 2018, arXiv 1712.09913,
+section 7). Any function of a parameter vector can be surveyed; network_loss.py provides that of a network on test
+images.
 """
 
 import argparse
@@ -34,10 +35,10 @@ from interface.files import atomic_write
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane in the space of parameters.
+    """A plane in parameter space.
 
-    origin (P,): the mean of the saved weights; directions (2, P): orthonormal, the two first principal components;
-    explained (2,): the fraction of the variance of the saved weights along each.
+    origin (P,): the mean of the saved weights; directions (2, P): orthonormal, the first two principal components;
+    explained (2,): the fraction of the saved weights' variance along each.
     """
 
     origin: np.ndarray
@@ -46,25 +47,25 @@ class Plane:
 
     @classmethod
     def through(cls, points: np.ndarray) -> "Plane":
-        """The plane of the two first principal components of points (n, P).
+        """The plane spanned by the first two principal components of points (n, P).
 
-        Raises DataError where they span none: they are all the same.
+        Raises DataError if the points are all identical and so span no plane.
         """
         from sklearn.decomposition import PCA
 
         with np.errstate(invalid="ignore"):  # 0 / 0 where there is no variance
-            # Seen from one of the points, so that equal points have none, not even by rounding.
+            # Relative to one of the points, so that identical points have exactly zero variance.
             components = PCA(n_components=2, svd_solver="full", copy=False).fit(points - points[0])
         if not np.isfinite(components.explained_variance_ratio_).all():
-            raise DataError("the saved weights span no plane: they are all the same")
+            raise DataError("the saved weights span no plane: they are all identical")
         return cls(points[0] + components.mean_, components.components_, components.explained_variance_ratio_)
 
     def project(self, points: Sequence[np.ndarray]) -> np.ndarray:
-        """The coordinates (n, 2) of the points of the plane that are nearest to `points`, n times (P,)."""
+        """The coordinates (n, 2) of the orthogonal projections of `points`, n arrays (P,)."""
         return np.array([self.directions @ (point - self.origin) for point in points])
 
     def distances(self, points: Sequence[np.ndarray]) -> np.ndarray:
-        """The distances (n,) of `points`, n times (P,), from the plane."""
+        """The distances (n,) of `points`, n arrays (P,), from the plane."""
         nearest = map(self.point, self.project(points))
         return np.array([np.linalg.norm(point - near) for point, near in zip(points, nearest, strict=True)])
 
@@ -82,27 +83,27 @@ class LossGrid:
 
     @classmethod
     def around(cls, coordinates: np.ndarray, size: int, margin: float) -> "LossGrid":
-        """size × size points around coordinates (n, 2), with `margin` of their larger extent on each side."""
+        """size × size points that cover coordinates (n, 2) and, on each side, `margin` times their larger extent."""
         low, high = coordinates.min(axis=0).astype(float), coordinates.max(axis=0).astype(float)
         pad = margin * (high - low).max()
         return cls(*(np.linspace(start - pad, end + pad, size) for start, end in zip(low, high, strict=True)))
 
     def coordinates(self) -> np.ndarray:
-        """(N², 2), row by row: number i·N + j is (x[j], y[i])."""
+        """(N², 2), row by row: entry i·N + j is (x[j], y[i])."""
         return np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points of a straight line: origin (P,) + each of places (n,) · direction (P,)."""
+    """Points on a straight line: origin (P,) + offset · direction (P,) for each of offsets (n,)."""
 
     origin: np.ndarray
     direction: np.ndarray
-    places: np.ndarray
+    offsets: np.ndarray
 
     def points(self) -> Iterator[np.ndarray]:
-        """The parameters (P,) of one point after the other."""
-        return (self.origin + place * self.direction for place in self.places.astype(self.direction.dtype))
+        """The parameters (P,) of each point in turn."""
+        return (self.origin + offset * self.direction for offset in self.offsets.astype(self.direction.dtype))
 
 
 Loss = Callable[[Line], np.ndarray]  # n points → their losses (n,)
@@ -114,7 +115,7 @@ Loss = Callable[[Line], np.ndarray]  # n points → their losses (n,)
 
 @dataclass(frozen=True)
 class SurveySettings:
-    """What the flags ask for; test_samples None: all of them."""
+    """The settings of a survey; test_samples: None means all of them."""
 
     grid_size: int
     batch_size: int
@@ -124,13 +125,13 @@ class SurveySettings:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "SurveySettings":
-        """The settings among parsed arguments."""
+        """The settings from parsed arguments."""
         return cls(**{field.name: getattr(arguments, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """The saved parameters of one run: parameters (n, P), and the epoch (n,) of each row."""
+    """The saved parameters of one run: parameters (n, P), and the epochs (n,) at which the rows were saved."""
 
     label: str
     parameters: np.ndarray
@@ -139,9 +140,9 @@ class SavedRun:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a loss is found: `losses` is one function, once for each thread that may call it.
+    """A loss function, with one copy in `losses` per thread that may call it.
 
-    about: what it measures; interrupted: set when a survey is left early, for a function that takes long to return.
+    about: what it measures; interrupted: set when a survey is aborted, so that a slow function can return early.
     """
 
     losses: tuple[Loss, ...]
@@ -151,9 +152,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Survey:
-    """Three kinds of points, in this order: those of the grid, the projections of the saved rows, the rows themselves.
+    """The points to evaluate, in this order: the grid, the projections of the saved rows, the rows themselves.
 
-    model: a run of one row, marked but no part of the plane, or None; about: what tells this survey from any other.
+    model: a run of one row that is marked but does not define the plane, or None; about: what identifies this survey.
     """
 
     plane: Plane
@@ -166,7 +167,7 @@ class Survey:
     def around(
         cls, runs: Sequence[SavedRun], model: SavedRun | None, settings: SurveySettings, about: dict[str, str]
     ) -> "Survey":
-        """The survey of a grid around `runs` and `model`, in the plane of `runs` alone."""
+        """A survey of a grid that covers `runs` and `model`, in the plane of `runs` only."""
         marked = (*runs, model) if model else runs
         plane = Plane.through(np.concatenate([run.parameters for run in runs]))
         coordinates = plane.project([row for run in marked for row in run.parameters])
@@ -178,17 +179,17 @@ class Survey:
 
     @property
     def marked(self) -> tuple[SavedRun, ...]:
-        """All that is drawn: the runs, then the model if there is one."""
+        """Everything that is drawn: the runs, then the model if there is one."""
         return (*self.runs, self.model) if self.model else self.runs
 
     @cached_property
     def rows(self) -> list[np.ndarray]:
-        """All saved parameters (P,), one marked run after the other."""
+        """All saved parameters (P,), run by run."""
         return [row for run in self.marked for row in run.parameters]
 
     @cached_property
     def coordinates(self) -> np.ndarray:
-        """(N² + rows, 2): the points in the plane."""
+        """(N² + rows, 2): the coordinates of the points in the plane."""
         return np.concatenate([self.grid.coordinates(), self.plane.project(self.rows)])
 
     def __len__(self) -> int:
@@ -200,25 +201,25 @@ class Survey:
         return self.plane.point(self.coordinates[number]) if number < in_plane else self.rows[number - in_plane]
 
     def parts(self) -> list[np.ndarray]:
-        """The numbers of all points, by what is evaluated at once: a part of a row of the grid, or another point."""
+        """The indices of all points, split into what is evaluated at once: part of a grid row, or one other point."""
         on_grid = len(self.grid.x) * len(self.grid.y)
         rows = np.arange(on_grid).reshape(len(self.grid.y), len(self.grid.x))
         lines = (np.array_split(row, math.ceil(len(row) / LONGEST_LINE)) for row in rows)
         return [*(line for row in lines for line in row), *np.arange(on_grid, len(self))[:, None]]
 
     def line(self, part: np.ndarray) -> Line:
-        """One of the `parts`: along PC1 where it is of the grid."""
-        places = self.coordinates[part, 0] - self.coordinates[part[0], 0] if len(part) > 1 else np.zeros(1)
-        return Line(self.point(part[0]), self.plane.directions[0], places)
+        """The line through one of the `parts`: along PC1 for a part of the grid."""
+        offsets = self.coordinates[part, 0] - self.coordinates[part[0], 0] if len(part) > 1 else np.zeros(1)
+        return Line(self.point(part[0]), self.plane.directions[0], offsets)
 
     def measure(self, evaluation: Evaluation, unfinished: Path) -> "Landscape":
-        """Evaluate all points; goes on with what an interrupted survey left in the file `unfinished`."""
+        """Evaluate all points; resumes from what an interrupted survey left in the file `unfinished`."""
         progress = Progress.resume(unfinished, self.about, len(self))
         evaluate_points(self, evaluation, progress)
         return self.landscape(*np.split(progress.losses, [len(self) - 2 * len(self.rows), len(self.coordinates)]))
 
     def landscape(self, losses: np.ndarray, plane_losses: np.ndarray, row_losses: np.ndarray) -> "Landscape":
-        """The landscape from the losses on the grid (N²), at the projections (rows,) and at the rows (rows,)."""
+        """The landscape, given the losses on the grid (N²), at the projections (rows,) and at the rows (rows,)."""
         coordinates, distances = self.coordinates[-len(self.rows) :], self.plane.distances(self.rows)
         ends = np.cumsum([len(run.epochs) for run in self.marked])[:-1]
         columns = (np.split(column, ends) for column in (coordinates, distances, row_losses, plane_losses))
@@ -232,7 +233,7 @@ class Survey:
 
 @dataclass
 class Progress:
-    """What a survey has evaluated so far: losses (M,), done (M,)."""
+    """What a survey has evaluated so far: losses (M,), and whether each is done (M,)."""
 
     path: Path
     about: dict[str, str]
@@ -241,26 +242,26 @@ class Progress:
 
     @classmethod
     def resume(cls, path: Path, about: dict[str, str], points: int) -> "Progress":
-        """The progress that `path` keeps, if it is of this very survey; else none, with a warning."""
+        """The progress saved in `path` if it belongs to this survey; otherwise none, with a warning."""
         fresh = cls(path, about, losses=np.full(points, np.nan), done=np.zeros(points, dtype=bool))
         if path.exists():
             try:
                 return cls(path, about, *read_numbers(path, about, losses=fresh.losses, done=fresh.done))
             except DataError as error:
-                logging.warning("%s; starting afresh", error)
+                logging.warning("%s; starting from scratch", error)
         return fresh
 
-    def keep(self) -> None:
-        """Write what there is."""
+    def save(self) -> None:
+        """Write the file."""
         write_numbers(self.path, self.about, losses=self.losses, done=self.done)
 
 
-KEEP_INTERVAL = 1.0  # seconds
-LONGEST_LINE = 32  # points: what is evaluated at once, and lost by a kill
+SAVE_INTERVAL = 1.0  # seconds
+LONGEST_LINE = 32  # points that are evaluated at once, and lost if the process is killed
 
 
 def evaluate_points(survey: Survey, evaluation: Evaluation, progress: Progress) -> None:
-    """Evaluate the parts that `progress` lacks, each in one thread of one core; keep them about once a second."""
+    """Evaluate the parts missing from `progress`, each in a single thread; save about once a second."""
     free: queue.SimpleQueue[Loss] = queue.SimpleQueue()
     for loss in evaluation.losses:
         free.put(loss)
@@ -281,33 +282,33 @@ def evaluate_points(survey: Survey, evaluation: Evaluation, progress: Progress) 
         file=sys.stderr,
     )
     executor = ThreadPoolExecutor(len(evaluation.losses), initializer=torch.set_num_threads, initargs=(1,))
-    kept = -math.inf  # the first point is kept at once, so that a folder that cannot be written to is no late surprise
+    saved = -math.inf  # the first part is saved at once, so that a read-only folder is reported early
     try:
         missing = [part for part in survey.parts() if not progress.done[part].all()]
         for future in as_completed([executor.submit(evaluate, part) for part in missing]):
             part, progress.losses[part] = future.result()
             progress.done[part] = True
             bar.update(len(part))
-            if time.monotonic() - kept > KEEP_INTERVAL:
-                progress.keep()
-                kept = time.monotonic()
+            if time.monotonic() - saved > SAVE_INTERVAL:
+                progress.save()
+                saved = time.monotonic()
     except BaseException:
         evaluation.interrupted.set()
         raise
     finally:
         executor.shutdown(cancel_futures=True)
         bar.close()
-        progress.keep()
+        progress.save()
 
 
 # ----------------------------------------------------------------------------------------------------
-# The result, and the files of numbers
+# The result and its files
 # ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One run as it is seen from the plane, one entry a saved row.
+    """One run relative to the plane, one entry per saved row.
 
     epochs (n,); coordinates (n, 2) in the plane; distances (n,) from it; losses (n,) at the saved weights themselves;
     plane_losses (n,) at their projections.
@@ -332,10 +333,10 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Landscape:
-    """The loss in a plane, and the trajectories seen from it.
+    """The loss in a plane, and the trajectories relative to it.
 
-    losses (N, N): [i, j] is that at (x[j], y[i]), finite or not; model: the given model as a trajectory of one point,
-    or None where it is the end of one of the trajectories.
+    losses (N, N): [i, j] is the loss at (x[j], y[i]), finite or not; model: the given model as a trajectory of one
+    point, or None if it is the end of one of the trajectories.
     """
 
     plane: Plane
@@ -347,27 +348,27 @@ class Landscape:
 
     @property
     def marked(self) -> tuple[Trajectory, ...]:
-        """All that is drawn: the trajectories, then the model if there is one."""
+        """Everything that is drawn: the trajectories, then the model if there is one."""
         return (*self.trajectories, self.model) if self.model else self.trajectories
 
     @property
     def masked_losses(self) -> np.ndarray:
-        """The losses (N, N) with NaN for all that is not finite."""
+        """The losses (N, N), with NaN for every value that is not finite."""
         return np.where(np.isfinite(self.losses), self.losses, np.nan)
 
     @property
     def masked(self) -> int:
-        """How many points of the grid have no finite loss."""
+        """The number of grid points without a finite loss."""
         return int((~np.isfinite(self.losses)).sum())
 
     @property
     def finite(self) -> bool:
-        """Whether there is a finite loss on the grid, and so something to draw."""
+        """Whether any loss on the grid is finite, so that there is something to draw."""
         return self.masked < self.losses.size
 
     @property
     def lowest(self) -> tuple[float, float, float]:
-        """x, y and loss of the lowest grid point, of a landscape that is `finite`."""
+        """x, y and loss of the grid point with the lowest loss; only for a landscape that is `finite`."""
         row, column = np.unravel_index(np.nanargmin(self.masked_losses), self.losses.shape)
         return float(self.grid.x[column]), float(self.grid.y[row]), float(self.losses[row, column])
 
@@ -375,8 +376,8 @@ class Landscape:
         """Write all numbers to an .npz file.
 
         x (N,), y (N,), losses (N, N), origin (P,), directions (2, P), explained (2,); about (JSON: what was measured);
-        and, one trajectory after the other and the model last, labels and lengths, and one entry a saved row:
-        epochs, coordinates (·, 2), distances, row_losses, plane_losses.
+        labels and lengths, one entry per trajectory, the model last; and, concatenated over the trajectories, one
+        entry per saved row: epochs, coordinates (·, 2), distances, row_losses, plane_losses.
         """
         columns = {
             f"row_{name}" if name == "losses" else name: np.concatenate([getattr(run, name) for run in self.marked])
@@ -395,7 +396,7 @@ class Landscape:
 
     @classmethod
     def load(cls, path: Path, survey: Survey) -> "Landscape":
-        """What `save` wrote, with the labels of `survey`; raises DataError if it is not of this very survey."""
+        """Read what `save` wrote, with the labels of `survey`; raises DataError if it belongs to another survey."""
         grid, rows = np.empty((len(survey.grid.y), len(survey.grid.x))), np.empty(len(survey.rows))
         return survey.landscape(*read_numbers(path, survey.about, losses=grid, plane_losses=rows, row_losses=rows))
 
@@ -418,15 +419,15 @@ class Landscape:
 
 
 def write_numbers(path: Path, about: dict[str, str], **numbers: np.ndarray) -> None:
-    """Write arrays and what they belong to."""
+    """Write arrays, and a description of what they belong to."""
     with atomic_write(path) as unfinished:
         np.savez(unfinished, about=np.array(json.dumps(about)), **numbers)
 
 
 def read_numbers(path: Path, about: dict[str, str], **like: np.ndarray) -> list[np.ndarray]:
-    """Some arrays of what `write_numbers` wrote; `like` has their names, shapes and types.
+    """Read some of the arrays that `write_numbers` wrote; `like` gives their names, shapes and types.
 
-    Raises DataError if they belong to anything but `about`, or are none of these.
+    Raises DataError if the file belongs to anything but `about`, or is not such a file.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -437,14 +438,14 @@ def read_numbers(path: Path, about: dict[str, str], **like: np.ndarray) -> list[
             numbers = [] if differences else [file[name] for name in like]
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    except Exception as error:  # numpy, zipfile, zlib and json each have their own
-        raise DataError(f"{path}: not the numbers of a landscape, or not whole") from error
+    except Exception as error:  # numpy, zipfile, zlib and json each raise their own
+        raise DataError(f"{path}: not a file of landscape numbers, or incomplete") from error
     if differences:
-        raise DataError(f"{path}: of another landscape: {'; '.join(differences)}")
+        raise DataError(f"{path}: belongs to another landscape: {'; '.join(differences)}")
     for values, (name, expected) in zip(numbers, like.items(), strict=True):
         if (values.shape, values.dtype) != (expected.shape, expected.dtype):
             raise DataError(
-                f"{path}: not the numbers of a landscape: {name} is {values.dtype} {values.shape}, "
+                f"{path}: not a file of landscape numbers: {name} is {values.dtype} {values.shape}, "
                 f"not {expected.dtype} {expected.shape}"
             )
     return numbers

@@ -1,4 +1,4 @@
-"""Draw who trains on what: the samples of each label that each worker gets, under every way of partitioning.
+"""Draw which worker trains on what: the number of samples per label and worker, for every partitioning method.
 
 python3 -m analysis.reports.partition_plots --dataset mnist --workers 2 --output plots/partitioning.png
 """
@@ -18,16 +18,16 @@ from interface.errors import UsageError
 from interface.files import atomic_write, make_folder
 
 HEADINGS = {
-    "none": "no split flag\nevery worker: everything, in its own order",
+    "none": "no split flag\nall samples for every worker, in its own order",
     "split_dataset": "--split_dataset\ndistinct samples, all labels",
-    "split_labels": "--split_labels\ndistinct labels, equally many samples",
-    "split_labels_unscaled": "--split_labels_unscaled\ndistinct labels, every sample of them",
+    "split_labels": "--split_labels\ndistinct labels, equal numbers of samples",
+    "split_labels_unscaled": "--split_labels_unscaled\ndistinct labels, all of their samples",
 }
-EXAMPLES = 10  # images of each worker
+EXAMPLES = 10  # images per worker
 
 
 def partition_figure(dataset: Dataset, workers: int, seed: int) -> Figure:
-    """A column for each way of partitioning: above, samples of each label by worker; below, some of each worker's."""
+    """One column per partitioning method: sample counts per label and worker at the top, example images below."""
     figure = Figure(figsize=(3.4 * len(PARTITIONS), 3.6 + 0.45 * workers), dpi=DPI, layout="constrained")
     everything = torch.arange(len(dataset.train))
     columns = figure.subfigures(1, len(PARTITIONS))
@@ -50,7 +50,7 @@ def partition_figure(dataset: Dataset, workers: int, seed: int) -> Figure:
 
 
 def draw_counts(axes: Axes, dataset: Dataset, shards: list[Tensor]) -> None:
-    """Bars side by side: how many samples of each label each worker has, and in words how many altogether."""
+    """Grouped bars of the samples per label and worker, with each worker's total below the axis."""
     labels = len(dataset.classes)
     width = 0.8 / len(shards)
     for worker, shard in enumerate(shards):
@@ -64,7 +64,7 @@ def draw_counts(axes: Axes, dataset: Dataset, shards: list[Tensor]) -> None:
 
 
 def draw_examples(part: SubFigure, dataset: Dataset, shards: list[Tensor], generator: torch.Generator) -> None:
-    """A row of random images of each worker's, in a frame of its colour."""
+    """One row of random images per worker, framed in the worker's colour."""
     grid = part.subplots(len(shards), 1)
     for worker, (axes, shard) in enumerate(zip(grid, shards, strict=True)):
         chosen = shard[torch.randperm(len(shard), generator=generator)[:EXAMPLES]]
@@ -80,17 +80,33 @@ def draw_examples(part: SubFigure, dataset: Dataset, shards: list[Tensor], gener
 def main() -> None:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add("--dataset", choices=DATASETS, default="mnist", help="whose training set (default mnist)")
-    add("--data_dir", default="data", metavar="DIR", help="where data sets lie or are downloaded to (default data)")
-    add("--workers", type=Interval(int, f"[2,{len(OKABE_ITO)}]"), default=2, metavar="N", help="workers (default 2)")
+    add(
+        "--dataset",
+        choices=DATASETS,
+        default="mnist",
+        help="data set whose training samples are partitioned (default mnist)",
+    )
+    add(
+        "--data_dir",
+        default="data",
+        metavar="DIR",
+        help="folder of the data sets; missing ones are downloaded to it (default data)",
+    )
+    add(
+        "--workers",
+        type=Interval(int, f"[2,{len(OKABE_ITO)}]"),
+        default=2,
+        metavar="N",
+        help="number of workers (default 2)",
+    )
     add("--seed", type=Interval(int, "[0,inf)"), default=DEFAULT_SEED, metavar="N",
-        help=f"of the partition (default {DEFAULT_SEED})")  # fmt: skip
+        help=f"seed of the partitioning (default {DEFAULT_SEED})")  # fmt: skip
     add("--output", type=Path, default=Path("plots/partitioning.png"), metavar="FILE",
-        help="the picture (default plots/partitioning.png)")  # fmt: skip
+        help="the figure (default plots/partitioning.png)")  # fmt: skip
     arguments = parser.parse_args()
     labels = DATASETS[arguments.dataset].labels
     if labels % arguments.workers:
-        raise UsageError(f"--workers {arguments.workers} is not valid: the {labels} labels must divide among them")
+        raise UsageError(f"--workers {arguments.workers} is not valid: it must divide the number of labels, {labels}")
     figure = partition_figure(load_dataset(arguments.dataset, arguments.data_dir), arguments.workers, arguments.seed)
     make_folder(arguments.output.parent, "--output")
     with atomic_write(arguments.output) as unfinished:

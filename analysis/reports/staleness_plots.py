@@ -1,4 +1,4 @@
-"""Draw how stale the gradients of several runs were: the distribution of each, side by side, worker 1 apart.
+"""Draw the distribution of gradient staleness of several runs side by side, with worker 1 highlighted.
 
 python3 -m analysis.reports.staleness_plots runs/*_log.log --output plots/staleness_distributions.png
 """
@@ -24,7 +24,7 @@ COLUMNS = 3
 
 
 def staleness_figure(logs: Sequence[RunLog]) -> Figure:
-    """A panel for each run: how often each staleness occurred, in percent of all updates."""
+    """One panel per run: the frequency of each staleness value, in percent of all updates."""
     columns = min(COLUMNS, len(logs))
     rows = math.ceil(len(logs) / columns)
     figure = Figure(figsize=(4 * columns, 0.6 + 2.8 * rows), dpi=DPI, layout="constrained")
@@ -43,7 +43,7 @@ def staleness_figure(logs: Sequence[RunLog]) -> Figure:
 
 
 def draw_distribution(axes: Axes, log: RunLog) -> None:
-    """Bars over every staleness that occurred, those of worker 1 at the bottom; a line at the mean."""
+    """One stacked bar per staleness value, worker 1 at the bottom; a dashed line at the mean."""
     staleness, first = log.updates.staleness, log.updates.worker == 1
     bottom = np.zeros(staleness.max() + 1)
     for part, color in ((staleness[first], VERMILLION), (staleness[~first], BLUE)):
@@ -56,7 +56,7 @@ def draw_distribution(axes: Axes, log: RunLog) -> None:
 
 
 def describe(log: RunLog) -> str:
-    """What decides the staleness of a run: how many workers there are, and who sleeps."""
+    """What determines the staleness of a run: the number of workers, and whether worker 1 is slow."""
     workers = f"{log.config.workers} worker{'s' if log.config.workers > 1 else ''}"
     return f"{workers}, worker 1 slow" if log.config.slow_worker_1 else workers
 
@@ -66,12 +66,12 @@ def main() -> None:
     add = parser.add_argument
     add("logs", metavar="LOG", type=Path, nargs="+", help="logs of runs, {base}_log.log")
     add("--output", type=Path, default=Path("staleness_distributions.png"), metavar="FILE",
-        help="the picture (default staleness_distributions.png)")  # fmt: skip
+        help="the figure (default staleness_distributions.png)")  # fmt: skip
     arguments = parser.parse_args()
     logs = [read_log(path) for path in arguments.logs]
     for log in logs:
         if not len(log.updates):
-            raise DataError(f"{log.path}: it has no update whose staleness could be drawn")
+            raise DataError(f"{log.path}: contains no updates, so there is no staleness to draw")
     make_folder(arguments.output.parent, "--output")
     with atomic_write(arguments.output) as unfinished:
         staleness_figure(logs).savefig(unfinished)

@@ -1,4 +1,4 @@
-"""Figures of one run's record: how training went, and how it generalised. Never trains, never evaluates."""
+"""Figures of one run from its log: training curves, and validation curves. Neither trains nor evaluates."""
 
 import textwrap
 from collections.abc import Sequence
@@ -16,18 +16,25 @@ from matplotlib.ticker import MaxNLocator
 from training.record.run_log import Events, RunLog
 
 DPI = 150
-OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # legible on white, to all eyes
+OKABE_ITO = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+)  # distinguishable with colour blindness, legible on white
 BLUE, VERMILLION = "#0072B2", "#D55E00"
-TITLE_WIDTH = 125  # characters that fit beside one another over a figure
+TITLE_WIDTH = 125  # characters of a line above a figure
 LONGEST_MEAN = 1000  # mini-batches
-CROWD = 3000  # events that only small points keep apart
-EXPLODED = 100  # times its first value: beyond that only a logarithmic axis shows the rest
+CROWD = 3000  # more events than this are drawn as smaller points
+EXPLODED = 100  # times its first value: a curve that grows beyond that gets a logarithmic axis
 
 
 def training_figure(log: RunLog, title: str) -> Figure:
-    """Loss, weight norm, cumulative updates and staleness of a run against time, each worker in its own colour.
+    """Loss, weight norm, cumulative updates and staleness of a run against time, one colour per worker.
 
-    title: lines of text, the first of which is the headline.
+    title: lines of text; the first is the headline.
     """
     figure = Figure(figsize=(12, 8.5), dpi=DPI, layout="constrained")
     axes = figure.subplot_mosaic(
@@ -51,9 +58,9 @@ def training_figure(log: RunLog, title: str) -> Figure:
 
 
 def validation_figure(log: RunLog, title: str) -> Figure:
-    """Loss and accuracy of the training and the validation samples at the end of each epoch, of a log that has some.
+    """Training and validation loss and accuracy after each epoch, for a log that contains them.
 
-    The early-stopping epoch, that of the lowest validation loss, is marked. title: as in `training_figure`.
+    The early-stopping epoch, the one with the lowest validation loss, is marked. title: as in `training_figure`.
     """
     figure = Figure(figsize=(12, 5.2), dpi=DPI, layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
@@ -81,27 +88,27 @@ def validation_figure(log: RunLog, title: str) -> Figure:
 
 
 def describe_best(log: RunLog, best: int) -> str:
-    """The epoch at which early stopping would have ended, with its scores."""
+    """The epoch after which early stopping would have ended training, with its scores."""
     at = log.validations[best]
     scores = f"validation loss {at.val_loss:.4f}, accuracy {at.val_accuracy:.2f} %"
     return f"early stopping: after epoch {at.epoch} ({scores})"
 
 
 def early_stopping(log: RunLog) -> int | None:
-    """The position in `log.validations` of the lowest validation loss; None without a finite one."""
+    """The index in `log.validations` of the lowest validation loss; None if no loss is finite."""
     losses = np.array([validation.val_loss for validation in log.validations])
     finite = np.isfinite(losses)
     return int(np.where(finite, losses, np.inf).argmin()) if finite.any() else None
 
 
 def divergence(log: RunLog) -> str:
-    """A line about where a run diverged; empty if it did not."""
+    """A line saying where a run diverged; empty if it did not."""
     position = first_non_finite(log.updates)
     return "" if position is None else f"no convergence: loss or weights not finite from update {position + 1} on"
 
 
 def first_non_finite(updates: Events) -> int | None:
-    """The position of the first update whose loss or weight norm is NaN or infinite."""
+    """The index of the first update whose loss or weight norm is NaN or infinite."""
     (positions,) = np.nonzero(~(np.isfinite(updates.loss) & np.isfinite(updates.weight_norm)))
     return int(positions[0]) if len(positions) else None
 
@@ -112,7 +119,7 @@ def first_non_finite(updates: Events) -> int | None:
 
 
 def draw_loss(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
-    """Every mini-batch faint, a running mean on top; synchronous and of many workers, the mean over workers as well."""
+    """Every mini-batch faint, a running mean on top; for sync runs and for many workers, also the mean over workers."""
     workers, sync = log.config.workers, log.config.mode == "sync"
     window = min(max(1, len(log.gradients) // (25 * workers)), LONGEST_MEAN)
     for events, color in by_worker(log.gradients, colors):
@@ -120,7 +127,7 @@ def draw_loss(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
     for events, color in by_worker(log.gradients, colors):
         mean = running_mean(events.loss, window)
         curve(axes, events, mean, color=color, linewidth=0.9 if many(colors) else 1.4)
-    if np.isnan(log.gradients.loss).all():  # the published study logged the mean of a synchronous update alone
+    if np.isnan(log.gradients.loss).all():  # the published study logged only the mean of each synchronous update
         curve(axes, log.updates, log.updates.loss, color="black", alpha=0.4, linewidth=0.6)
     if sync or many(colors):
         mean = running_mean(log.updates.loss, window if sync else min(window * workers, LONGEST_MEAN))
@@ -132,48 +139,48 @@ def draw_loss(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
 
 
 def draw_weight_norm(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
-    """The one norm of the global model, each value in the colour of the worker whose update led to it."""
+    """The norm of the global model, each value in the colour of the worker whose update led to it."""
     updates = log.updates
     curve(axes, updates, updates.weight_norm, color="0.7", linewidth=0.8)
     scatter(axes, updates, updates.weight_norm, colors)
     axes.set_ylabel("Euclidean norm of the weights")
     scale_to(axes, updates.weight_norm)
-    set_titles(axes, "Weight norm", "each point by the worker that updated" if log.config.mode == "async" else "")
+    set_titles(axes, "Weight norm", "coloured by the worker that sent the update" if log.config.mode == "async" else "")
 
 
 def draw_cumulative_updates(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
-    """How many gradients of each worker the server has taken."""
+    """The number of gradients that the server has received from each worker."""
     widths = np.full(len(colors), 1.2) if many(colors) else np.linspace(1.2, 2.6, len(colors))[::-1]
     for width, (events, color) in zip(widths, by_worker(log.gradients, colors), strict=False):
-        # Thinner and thinner, so that workers in step stay visible under one another.
+        # Ever thinner, so that the curves of workers in lockstep all remain visible.
         curve(axes, events, np.arange(1, len(events) + 1), color=color, linewidth=width)
     sync = log.config.mode == "sync"
-    axes.set_ylabel("gradients handed in by the worker" if sync else "updates by the worker")
+    axes.set_ylabel("gradients pushed by the worker" if sync else "updates by the worker")
     axes.set_ylim(bottom=0)
     rate = f", {len(log.updates) / log.seconds:.1f}/s" if log.seconds > 0 else ""
     set_titles(
-        axes, "Cumulative gradients" if sync else "Cumulative updates", f"{len(log.updates)} updates in all{rate}"
+        axes, "Cumulative gradients" if sync else "Cumulative updates", f"{len(log.updates)} updates in total{rate}"
     )
 
 
 def draw_staleness(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
-    """Staleness of every update, in the colour of its worker."""
+    """The staleness of every update, in the colour of its worker."""
     scatter(axes, log.updates, log.updates.staleness, colors)
     axes.set_ylabel("updates between fetch and push")
     top = max(4, log.updates.staleness.max(initial=0))
     axes.set_ylim(-0.5 - 0.02 * top, 0.5 + 1.04 * top)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     inferred = log.header is None and log.config.mode == "async"
-    set_titles(axes, "Staleness", "inferred from the log's order" if inferred else "")
+    set_titles(axes, "Staleness", "inferred from the order of the log" if inferred else "")
 
 
 def draw_staleness_distribution(axes: Axes, beside: Axes, updates: Events, colors: np.ndarray) -> None:
-    """How often each staleness occurred, in percent of all updates, stacked by worker, beside its course."""
+    """The frequency of each staleness value in percent, stacked by worker; shares the y axis of `beside`."""
     axes.sharey(beside)
     axes.tick_params(labelleft=False)
     axes.set_xlabel("updates (%)")
     set_titles(axes, "", f"mean {updates.staleness.mean():.2f}" if len(updates) else "")
-    width = 1 + updates.staleness.max(initial=0) // 60  # a bar is at most so many values high
+    width = 1 + updates.staleness.max(initial=0) // 60  # values per bar: at most about 60 bars
     left = np.zeros(updates.staleness.max(initial=0) // width + 1)
     centers = np.arange(len(left)) * width + (width - 1) / 2
     for events, color in by_worker(updates, colors):
@@ -183,55 +190,55 @@ def draw_staleness_distribution(axes: Axes, beside: Axes, updates: Events, color
 
 
 # ----------------------------------------------------------------------------------------------------
-# What panels share
+# Shared by the panels
 # ----------------------------------------------------------------------------------------------------
 
 
 def worker_colors(workers: int) -> np.ndarray:
-    """(workers, 4) RGBA: Okabe and Ito's for a few workers, viridis without its palest end for many."""
+    """(workers, 4) RGBA: the Okabe-Ito palette for a few workers, viridis without its palest end for many."""
     if workers <= len(OKABE_ITO):
         return ListedColormap(OKABE_ITO)(range(workers))
     return colormaps["viridis"](np.linspace(0, 0.93, workers))
 
 
 def many(colors: np.ndarray) -> bool:
-    """Whether there are too many workers to tell them apart by name."""
+    """Whether there are too many workers for a legend with their names."""
     return len(colors) > len(OKABE_ITO)
 
 
 def color_of(worker: np.ndarray | int, colors: np.ndarray) -> np.ndarray:
-    """The colour of each worker 1…N; black for 0, all together."""
+    """The colours of workers 1…N; black for 0, which stands for all of them."""
     return np.vstack(([0, 0, 0, 1], colors))[worker]
 
 
 def by_worker(events: Events, colors: np.ndarray) -> list[tuple[Events, np.ndarray]]:
-    """The events of each worker that has some, with its colour."""
+    """The events of each worker that has any, with its colour."""
     return [(events.of_worker(worker), color_of(worker, colors)) for worker in np.unique(events.worker)]
 
 
 def curve(axes: Axes, events: Events, values: np.ndarray, **style: Any) -> None:
-    """A line through the events; a point where there is but one."""
+    """A line through the events; a point if there is only one."""
     axes.plot(events.seconds, values, marker="." if len(events) == 1 else "", **style)
 
 
 def scatter(axes: Axes, events: Events, values: np.ndarray, colors: np.ndarray) -> None:
-    """One point an event, in the order of time, so that no worker hides the others."""
+    """One point per event, in chronological order, so that no worker hides the others."""
     size = 9 if len(events) < CROWD else 3  # square points
     axes.scatter(events.seconds, values, s=size, c=color_of(events.worker, colors), linewidths=0, alpha=0.8, zorder=3)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """(n,): centred means over `window` values, those that are finite; NaN where the value itself is not."""
+    """(n,): centred means over the finite ones among `window` values; NaN where the value itself is not finite."""
     if len(values) == 0:
         return values
     finite = np.isfinite(values)
-    kernel = np.ones(min(window, len(values)))  # no cumulative sums: they would smear the digits of a spike
+    kernel = np.ones(min(window, len(values)))  # no cumulative sums: after a spike they would lose precision
     sums, counts = (np.convolve(part, kernel, "same") for part in (np.where(finite, values, 0), finite))
     return np.where(finite, sums / np.maximum(counts, 1), np.nan)
 
 
 def scale_to(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis for values that explode; a word where there is nothing to see."""
+    """Use a logarithmic axis for exploding values; annotate the panel if it has no finite ones."""
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
         axes.set_yticks([])
@@ -241,7 +248,7 @@ def scale_to(axes: Axes, values: np.ndarray) -> None:
 
 
 def set_titles(axes: Axes, left: str, right: str = "") -> None:
-    """The panel's name, and a remark in its other corner."""
+    """The panel's title on the left, a remark on the right."""
     axes.set_title(left, loc="left", fontsize=11, fontweight="bold")
     axes.set_title(right, loc="right", fontsize=9, color="0.35")
     axes.spines[["top", "right"]].set_visible(False)
@@ -250,12 +257,12 @@ def set_titles(axes: Axes, left: str, right: str = "") -> None:
 
 
 def annotate(axes: Axes, text: str) -> None:
-    """Words in the middle of an empty panel."""
+    """Write a text in the middle of an empty panel."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35")
 
 
 def write_worker_key(figure: Figure, axes: Sequence[Axes], colors: np.ndarray) -> None:
-    """Which colour is which worker: a legend for a few, a bar for many, nothing for one."""
+    """Show which colour is which worker: a legend for a few workers, a colour bar for many, nothing for one."""
     if many(colors):
         bounds = np.arange(len(colors) + 1) + 0.5
         mappable = ScalarMappable(BoundaryNorm(bounds, len(colors)), ListedColormap(colors))
@@ -269,7 +276,7 @@ def write_worker_key(figure: Figure, axes: Sequence[Axes], colors: np.ndarray) -
 
 
 def write_title(figure: Figure, title: str) -> None:
-    """A bold headline and the lines under it, in a band of their own above the panels."""
+    """Write a bold headline and the lines below it into a band above the panels."""
     headline, *lines = title.split("\n")
     wrapped = [part for line in lines for part in wrap_evenly(line)]
     height = figure.get_figheight()  # inches
@@ -279,7 +286,7 @@ def write_title(figure: Figure, title: str) -> None:
 
 
 def wrap_evenly(line: str) -> list[str]:
-    """A long list broken behind commas, into lines of about the same length."""
+    """Break a long list after commas, into lines of about equal length."""
     lines = -(-len(line) // TITLE_WIDTH)
     glued = line.replace(" ", "\xa0").replace(",\xa0", ", ")
     return textwrap.wrap(glued, len(line) // max(lines, 1) + 15)
