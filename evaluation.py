@@ -9,7 +9,6 @@ from torch import Tensor
 from common import FlatModel, Samples
 
 BATCH_SIZE = 1000
-EXPLODED = 1e6
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,6 @@ def score(log_probabilities: Tensor, labels: Tensor) -> Score:
     """Mean negative log-likelihood and accuracy of log-probabilities (n, labels) against labels (n,)."""
     loss = F.nll_loss(log_probabilities, labels).item()
     return Score(loss, int((log_probabilities.argmax(dim=1) == labels).sum()), len(labels))
-
-
-def in_digits(loss: float) -> str:
-    """A loss with four decimals; one that exploded, with its power of ten."""
-    return f"{loss:.4g}" if abs(loss) > EXPLODED else f"{loss:.4f}"
 
 
 def evaluate(samples: Samples, model: FlatModel, indices: Tensor | None = None, batch_size: int = BATCH_SIZE) -> Score:

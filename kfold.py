@@ -7,31 +7,26 @@ One training for the largest number of epochs covers all smaller numbers. Result
 each configuration finishes; the same command resumes an interrupted search, and a larger grid extends it.
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
 import math
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from analysis.spread import Spread
-from common import DATASETS, DEFAULT_SEED, Samples, load_dataset, make_generator, network_name, take_subset
-from cross_validation.search import (
-    Result,
-    ResultsFile,
-    SearchData,
-    SearchGrid,
-    SearchSettings,
-    make_folds,
-    rank,
-    search,
-)
-from evaluation import in_digits
+from analysis.spread import Spread, in_digits
+from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, network_name, networks_for
+from cross_validation.grid import SearchGrid, SearchSettings
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import UsageError
 from interface.processes import available_cores
+
+if TYPE_CHECKING:
+    from common import Samples
+    from cross_validation.search import Result, SearchData
 
 LEARNING_RATES = {"SGD": (0.001, 0.005, 0.01, 0.05, 0.1), "ADAM": (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05)}
 BATCH_SIZES = (32, 64, 128)
@@ -42,6 +37,15 @@ EPOCHS = (2, 4, 6)
 def main() -> None:
     arguments = parse_arguments()
     grid = make_grid(arguments)
+    check_network(arguments)
+
+    # Slow imports, after all that --help and a wrong command line need.
+    import torch
+
+    from common import load_dataset
+    from cross_validation.plots import draw_grid
+    from cross_validation.search import ResultsFile, rank, search
+
     torch.set_num_threads(1)  # no thread pool, because this process will be forked
     data = make_search_data(arguments, load_dataset(arguments.dataset, arguments.data_dir).train)
     check_batch_sizes(grid, data)
@@ -52,8 +56,6 @@ def main() -> None:
         search(data, grid, file, arguments.jobs)
         ranking = rank(file.of(grid))
     print(f"\n{table(ranking)}\n\n{describe_best(ranking[0], arguments)}\n  {base}.csv")
-
-    from cross_validation.plots import draw_grid
 
     draw_grid(Path(f"{base}.png"), data.settings, grid, ranking)
     print(f"  {base}.png")
@@ -79,7 +81,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--alr", action="store_true", default=False, help="Adam instead of SGD")
     add("--momentum", type=momentum, nargs="?", metavar="M",
         help="without a value: try the --momentums; flag not given: 0; not used with Adam")  # fmt: skip
-    add("--alt_model", action="store_true", default=False, help="CNN1 / CNN2 instead of LeNet5 / ResNet18")
+    network = parser.add_mutually_exclusive_group().add_argument
+    network("--alt_model", action="store_true", default=False, help="CNN1 / CNN2 instead of LeNet5 / ResNet18")
+    network("--network", choices=NETWORKS, help="any network that takes the images of the data set")
     add(
         "--epochs",
         type=count,
@@ -139,8 +143,26 @@ def choose_momentums(arguments: argparse.Namespace) -> tuple[float, ...] | list[
     return (momentum,)
 
 
+def check_network(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for a network that does not take the images of the data set."""
+    fitting = networks_for(arguments.dataset)
+    if chosen_network(arguments) not in fitting:
+        raise UsageError(
+            f"--network {arguments.network} is not valid with --dataset {arguments.dataset}: "
+            f"give one of {', '.join(fitting)}"
+        )
+
+
+def chosen_network(arguments: argparse.Namespace) -> str:
+    """The key of NETWORKS that --network or --alt_model names."""
+    return vars(arguments).get("network", network_name(arguments.dataset, arguments.alt_model))
+
+
 def make_search_data(arguments: argparse.Namespace, samples: Samples) -> SearchData:
     """The samples and their folds. Raises UsageError if there are more folds than samples."""
+    from common import make_generator, take_subset
+    from cross_validation.search import SearchData, make_folds
+
     size = min(len(samples), vars(arguments).get("max_samples", math.inf))
     if arguments.k_splits > size:
         raise UsageError(
@@ -149,7 +171,7 @@ def make_search_data(arguments: argparse.Namespace, samples: Samples) -> SearchD
     subset = take_subset(len(samples), size / len(samples), make_generator(arguments.seed, "subset"))
     settings = SearchSettings(
         dataset=arguments.dataset,
-        network=network_name(arguments.dataset, arguments.alt_model),
+        network=chosen_network(arguments),
         optimizer=optimizer_name(arguments),
         samples=size,
         folds=arguments.k_splits,
@@ -211,6 +233,7 @@ def describe_best(best: Result, arguments: argparse.Namespace) -> str:
     command += ["--lr", configuration.learning_rate, "--batch_size", configuration.batch_size, "--epochs", best.epochs]
     command += ["--alr"] if arguments.alr else ["--momentum", configuration.momentum]
     command += ["--alt_model"] if arguments.alt_model else []
+    command += ["--network", arguments.network] if "network" in arguments else []
     command += ["--data_dir", arguments.data_dir] if arguments.data_dir != "data" else []
     command += ["--seed", arguments.seed]
     return f"Best: accuracy {best.accuracy:.2f} %, loss {format_loss(best.loss)}: {shlex.join(map(str, command))}"

@@ -6,8 +6,7 @@ python3 loss_landscape.py runs/{base}_model.pt runs/{base}_weights.npy --subfold
 
 from pathlib import Path
 
-from analysis.landscape.sources import Files, Source, add_flags, prepare
-from analysis.landscape.survey import SurveySettings
+from analysis.landscape.inputs import Files, Source, SurveySettings, add_flags
 from interface.command_line import ArgumentParser, run_script
 from training.names import base_of, parse_run_name
 
@@ -21,6 +20,11 @@ def main() -> None:
     base = base_of(arguments.weights)
     model = Source(arguments.model, parse_run_name(base_of(arguments.model)))
     weights = Source(arguments.weights, parse_run_name(base))
+
+    # Slow imports, after all that --help and a wrong command line need.
+    from analysis.landscape.plots import draw
+    from analysis.landscape.sources import prepare
+
     prepared = prepare(model, [weights], ["trajectory"], SurveySettings.of(arguments))
     if prepared is None:
         return
@@ -30,8 +34,6 @@ def main() -> None:
     landscape = survey.measure(evaluation, files.unfinished)
     landscape.save(files.numbers)
     print(landscape.report())
-
-    from analysis.landscape.plots import draw
 
     for path in (files.numbers, *draw(landscape, files.stem, shared_plotly=arguments.shared_plotly)):
         print(f"  {path}")

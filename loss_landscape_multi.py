@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from analysis.landscape.sources import Files, Source, add_flags, prepare
-from analysis.landscape.survey import Landscape, SurveySettings
+from analysis.landscape.inputs import Files, Source, SurveySettings, add_flags
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import UsageError
 from training.config import differences_in_words
@@ -27,6 +26,12 @@ def main() -> None:
         raise UsageError(
             f"--labels has {len(labels)} labels, but there are {len(weights)} runs: give one label per run"
         )
+
+    # Slow imports, after all that --help and a wrong command line need.
+    from analysis.landscape.plots import draw
+    from analysis.landscape.sources import prepare
+    from analysis.landscape.survey import Landscape
+
     prepared = prepare(model, weights, labels, SurveySettings.of(arguments))
     if prepared is None:
         return
@@ -41,8 +46,6 @@ def main() -> None:
         landscape.save(files.numbers)
         print(f"  {files.numbers}")
     print(landscape.report())
-
-    from analysis.landscape.plots import draw
 
     for path in draw(landscape, files.stem, shared_plotly=arguments.shared_plotly):
         print(f"  {path}")

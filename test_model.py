@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.spread import in_digits
 from catalogue import DATASETS
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError, UsageError
@@ -183,8 +184,6 @@ def count(number: int, noun: str) -> str:
 
 def describe_score(score: Score) -> str:
     """Accuracy and loss."""
-    from evaluation import in_digits
-
     return f"accuracy: {score.accuracy:.2f} % ({score.correct}/{score.total}), loss: {in_digits(score.loss)}"
 
 

@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+EXPLODED = 1e6  # losses beyond are written with their power of ten
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -24,3 +26,8 @@ class Spread:
             return "not finite"
         deviation = f" ± {self.deviation:{specification}}" if math.isfinite(self.deviation) else ""
         return f"{self.mean:{specification}}{deviation}"
+
+
+def in_digits(loss: float) -> str:
+    """A loss with four decimals; one that exploded, with its power of ten."""
+    return f"{loss:.4g}" if abs(loss) > EXPLODED else f"{loss:.4f}"

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 from torch.utils.data import DataLoader, Subset
 
+from analysis.landscape.inputs import BATCH_SIZE, MARGIN, SurveySettings
 from analysis.landscape.network_loss import evaluation_of
-from analysis.landscape.sources import BATCH_SIZE, MARGIN
-from analysis.landscape.survey import SavedRun, Survey, SurveySettings
+from analysis.landscape.survey import SavedRun, Survey
 from benchmarks.data_loader import decoded
 from benchmarks.limit import make_network
 from benchmarks.measure import Sample, Stopwatch, Task

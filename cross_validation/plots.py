@@ -11,7 +11,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cross_validation.search import Result, SearchGrid, SearchSettings
+from cross_validation.grid import SearchGrid, SearchSettings
+from cross_validation.search import Result
 from interface.files import atomic_write
 
 COLOURS = colormaps["cividis"]  # readable with colour blindness and in greyscale

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from common import DATASETS, load_dataset
+from catalogue import DATASETS
+from common import load_dataset
 from conftest import DATA, needs_data
 
 SIZES = {"mnist": (60000, 10000), "fashion_mnist": (60000, 10000), "cifar10": (10000, 2000), "cifar100": (5000, 1000)}

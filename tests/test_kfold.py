@@ -17,19 +17,9 @@ import torch.nn.functional as F
 
 import kfold
 from common import MODELS, build_model, load_dataset, make_generator
+from cross_validation.grid import Configuration, SearchGrid, SearchSettings
 from cross_validation.plots import draw_grid
-from cross_validation.search import (
-    Configuration,
-    Result,
-    ResultsFile,
-    SearchData,
-    SearchGrid,
-    SearchSettings,
-    Training,
-    make_folds,
-    rank,
-    train,
-)
+from cross_validation.search import Result, ResultsFile, SearchData, Training, make_folds, rank, train
 from evaluation import evaluate
 from interface.command_line import run_script
 from interface.errors import DataError

@@ -16,9 +16,10 @@ import torch
 
 import loss_landscape
 import loss_landscape_multi
+from analysis.landscape.inputs import Source, SurveySettings
 from analysis.landscape.network_loss import NetworkLoss, evaluation_of
 from analysis.landscape.plots import contour_figure, draw, log_ticks, surface_figure
-from analysis.landscape.sources import Source, read_run, saved_epochs
+from analysis.landscape.sources import read_run, saved_epochs
 from analysis.landscape.survey import (
     Evaluation,
     Landscape,
@@ -26,7 +27,6 @@ from analysis.landscape.survey import (
     Plane,
     SavedRun,
     Survey,
-    SurveySettings,
 )
 from common import Dataset, FlatModel, Samples, build_model, load_dataset
 from conftest import PUBLISHED, ROOT, needs_published, run, train

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import common
-from common import PARTITIONS, hold_out, make_generator, take_subset
+from catalogue import PARTITIONS
+from common import hold_out, make_generator, partition_samples, take_subset
 from training.config import RunConfig
 from training.plan import make_plan
 

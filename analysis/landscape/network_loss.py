@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from analysis.landscape.survey import Evaluation, Line, SurveySettings
+from analysis.landscape.inputs import SurveySettings
+from analysis.landscape.survey import Evaluation, Line
 from common import (
     DEFAULT_SEED,
     Dataset,

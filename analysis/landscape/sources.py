@@ -1,90 +1,20 @@
-"""From a script's flags and the files of runs to a survey of their landscape."""
+"""From the files of runs to a survey of their landscape."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
+from analysis.landscape.inputs import Source, SurveySettings
 from analysis.landscape.network_loss import evaluation_of
-from analysis.landscape.survey import Evaluation, SavedRun, Survey, SurveySettings
+from analysis.landscape.survey import Evaluation, SavedRun, Survey
 from common import FlatModel, build_model, load_dataset
-from interface.command_line import ArgumentParser, Interval
 from interface.errors import DataError, UsageError
-from interface.files import make_folder
 from training.record.checkpoints import read_model, read_weights
 from training.record.reader import read_log
 
 MIN_ROWS = 3  # three points define a plane
 MAX_NORM = float(1 / np.finfo(np.float32).eps)  # next to a larger row, the others differ only by rounding
-BATCH_SIZE = 250  # images; their feature maps fit into the cache of a core
-MARGIN = 0.2
-
-
-@dataclass(frozen=True)
-class Files:
-    """The files of a landscape: all names start with `stem`."""
-
-    stem: Path
-
-    @classmethod
-    def within(cls, folder: Path, name: str) -> "Files":
-        """The files of one landscape in a folder, which is created if missing."""
-        return cls(make_folder(folder) / name)
-
-    @property
-    def numbers(self) -> Path:
-        """Everything that was measured."""
-        return self.stem.with_name(f"{self.stem.name}_numbers.npz")
-
-    @property
-    def unfinished(self) -> Path:
-        """What an interrupted survey leaves for the next one to resume from."""
-        return self.stem.with_name(f"{self.stem.name}_unfinished.npz")
-
-
-def add_flags(parser: ArgumentParser, grid_size: int) -> None:
-    """Add the arguments that both landscape scripts share; `grid_size` is the default."""
-    size, number, fraction = Interval(int, "[2,inf)"), Interval(int, "[1,inf)"), Interval(float, "(0,100]")
-    add = parser.add_argument
-    add("model", metavar="MODEL", type=Path, help="trained model, {base}_model.pt, of the run or of one of the runs")
-    add("--grid_size", metavar="N", type=size, default=grid_size, help=f"N x N points (default {grid_size}); [2,inf)")
-    add("--batch_size", metavar="N", type=number, default=BATCH_SIZE,
-        help=f"images evaluated at once (default {BATCH_SIZE}); [1,inf)")  # fmt: skip
-    add("--margin", metavar="F", type=fraction, default=MARGIN,
-        help="padding of the grid on each side of the trajectories, as a fraction of their larger extent "
-        f"(default {MARGIN}); (0,100]")  # fmt: skip
-    add("--test_samples", metavar="N", type=number,
-        help="use N random test images (fixed seed) instead of all; [1,inf)")  # fmt: skip
-    add("--data_dir", metavar="DIR", type=Path, default="data",
-        help="folder of the data sets; missing ones are downloaded to it (default data)")  # fmt: skip
-    add("--subfolder", metavar="DIR", type=Path, default=".", help="output folder (default .)")
-    add("--shared_plotly", action="store_true",
-        help="let all pages of a folder share one plotly.min.js; by default each page is self-contained")  # fmt: skip
-
-
-class RunName(Protocol):
-    """The settings in a run's name that matter here."""
-
-    dataset: str
-    network_name: str
-    epochs: int
-    saves_per_epoch: int | None
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file of a run, and the settings in its name."""
-
-    path: Path
-    config: RunName
-
-    @property
-    def network(self) -> str:
-        """The network and its data set, for messages."""
-        return f"{self.config.network_name} on {self.config.dataset}"
 
 
 def prepare(

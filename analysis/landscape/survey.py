@@ -5,7 +5,6 @@ section 7). Any function of a parameter vector can be surveyed; network_loss.py 
 images.
 """
 
-import argparse
 import hashlib
 import json
 import logging
@@ -16,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +23,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from evaluation import in_digits
+from analysis.landscape.inputs import SurveySettings
+from analysis.spread import in_digits
 from interface.errors import DataError
 from interface.files import atomic_write
 
@@ -111,22 +111,6 @@ Loss = Callable[[Line], np.ndarray]  # n points → their losses (n,)
 # ----------------------------------------------------------------------------------------------------
 # The survey: which points to evaluate, and their evaluation on all cores
 # ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SurveySettings:
-    """The settings of a survey; test_samples: None means all of them."""
-
-    grid_size: int
-    batch_size: int
-    margin: float
-    test_samples: int | None
-    data_dir: Path
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> "SurveySettings":
-        """The settings from parsed arguments."""
-        return cls(**{field.name: getattr(arguments, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True)

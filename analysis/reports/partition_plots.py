@@ -3,6 +3,7 @@
 python3 -m analysis.reports.partition_plots --dataset mnist --workers 2 --output plots/partitioning.png
 """
 
+import textwrap
 from pathlib import Path
 
 import torch
@@ -12,17 +13,13 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from analysis.reports.training_plots import DPI, OKABE_ITO
-from common import DATASETS, DEFAULT_SEED, PARTITIONS, Dataset, load_dataset, make_generator
+from catalogue import DATASETS, DEFAULT_SEED, PARTITIONS
+from common import Dataset, load_dataset, make_generator, partition_samples
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import UsageError
 from interface.files import atomic_write, make_folder
 
-HEADINGS = {
-    "none": "no split flag\nall samples for every worker, in its own order",
-    "split_dataset": "--split_dataset\ndistinct samples, all labels",
-    "split_labels": "--split_labels\ndistinct labels, equal numbers of samples",
-    "split_labels_unscaled": "--split_labels_unscaled\ndistinct labels, all of their samples",
-}
+TITLE_WIDTH = 38  # characters
 EXAMPLES = 10  # images per worker
 
 
@@ -31,12 +28,14 @@ def partition_figure(dataset: Dataset, workers: int, seed: int) -> Figure:
     figure = Figure(figsize=(3.4 * len(PARTITIONS), 3.6 + 0.45 * workers), dpi=DPI, layout="constrained")
     everything = torch.arange(len(dataset.train))
     columns = figure.subfigures(1, len(PARTITIONS))
-    for column, (name, split) in zip(columns, PARTITIONS.items(), strict=True):
-        shards = split(everything, dataset.train.labels, workers, make_generator(seed, "partition"))
+    for column, (name, row) in zip(columns, PARTITIONS.items(), strict=True):
+        generator = make_generator(seed, "partition")
+        shards = partition_samples(name, everything, dataset.train.labels, workers, generator)
         above, below = column.subfigures(2, 1, height_ratios=(6, workers))
         counts = above.subplots()
         draw_counts(counts, dataset, shards)
-        counts.set_title(HEADINGS[name], fontsize="medium")
+        flag = "no split flag" if name == "none" else f"--{name}"
+        counts.set_title(f"{flag}\n{textwrap.fill(row.help, TITLE_WIDTH)}", fontsize="medium")
         draw_examples(below, dataset, shards, make_generator(seed, "examples"))
         if column is columns[0]:
             counts.set_ylabel("samples")

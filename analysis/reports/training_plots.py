@@ -77,7 +77,7 @@ def validation_figure(log: RunLog, title: str) -> Figure:
         if best is not None:
             style = {"color": "black", "linestyle": "--", "linewidth": 1, "zorder": 0}
             axes.axvline(epochs[best], label=describe_best(log, best), **style)
-        axes.set(xlabel="pseudo epoch" if log.config.mode == "async" else "epoch", ylabel=label)
+        axes.set(xlabel=log.config.epoch_title, ylabel=label)
         axes.set_xlim(epochs[0] - 0.3, epochs[-1] + 0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         set_titles(axes, quantity.capitalize())
@@ -119,8 +119,8 @@ def first_non_finite(updates: Events) -> int | None:
 
 
 def draw_loss(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
-    """Every mini-batch faint, a running mean on top; for sync runs and for many workers, also the mean over workers."""
-    workers, sync = log.config.workers, log.config.mode == "sync"
+    """Every mini-batch faint, a running mean on top; of many workers or joint updates, also the mean over workers."""
+    workers = log.config.workers
     window = min(max(1, len(log.gradients) // (25 * workers)), LONGEST_MEAN)
     for events, color in by_worker(log.gradients, colors):
         curve(axes, events, events.loss, color=color, alpha=2 / (4 + workers), linewidth=0.6)
@@ -129,8 +129,8 @@ def draw_loss(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
         curve(axes, events, mean, color=color, linewidth=0.9 if many(colors) else 1.4)
     if np.isnan(log.gradients.loss).all():  # the published study logged only the mean of each synchronous update
         curve(axes, log.updates, log.updates.loss, color="black", alpha=0.4, linewidth=0.6)
-    if sync or many(colors):
-        mean = running_mean(log.updates.loss, window if sync else min(window * workers, LONGEST_MEAN))
+    if log.gathers or many(colors):
+        mean = running_mean(log.updates.loss, window if log.gathers else min(window * workers, LONGEST_MEAN))
         curve(axes, log.updates, mean, color="black", linewidth=1.2, label="mean over workers")
         axes.legend(frameon=False)
     axes.set_ylabel("mini-batch loss (negative log-likelihood)")
@@ -145,7 +145,9 @@ def draw_weight_norm(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
     scatter(axes, updates, updates.weight_norm, colors)
     axes.set_ylabel("Euclidean norm of the weights")
     scale_to(axes, updates.weight_norm)
-    set_titles(axes, "Weight norm", "coloured by the worker that sent the update" if log.config.mode == "async" else "")
+    set_titles(
+        axes, "Weight norm", "" if log.gathers or len(colors) == 1 else "coloured by the worker that sent the update"
+    )
 
 
 def draw_cumulative_updates(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
@@ -154,24 +156,29 @@ def draw_cumulative_updates(axes: Axes, log: RunLog, colors: np.ndarray) -> None
     for width, (events, color) in zip(widths, by_worker(log.gradients, colors), strict=False):
         # Ever thinner, so that the curves of workers in lockstep all remain visible.
         curve(axes, events, np.arange(1, len(events) + 1), color=color, linewidth=width)
-    sync = log.config.mode == "sync"
-    axes.set_ylabel("gradients pushed by the worker" if sync else "updates by the worker")
+    every_gradient_updates = not log.gathers and not log.dropped
+    axes.set_ylabel("updates by the worker" if every_gradient_updates else "gradients pushed by the worker")
     axes.set_ylim(bottom=0)
     rate = f", {len(log.updates) / log.seconds:.1f}/s" if log.seconds > 0 else ""
-    set_titles(
-        axes, "Cumulative gradients" if sync else "Cumulative updates", f"{len(log.updates)} updates in total{rate}"
-    )
+    title = "Cumulative updates" if every_gradient_updates else "Cumulative gradients"
+    dropped = f", {log.dropped} gradients dropped" if log.dropped else ""
+    set_titles(axes, title, f"{len(log.updates)} updates in total{rate}{dropped}")
 
 
 def draw_staleness(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
-    """The staleness of every update, in the colour of its worker."""
+    """The staleness of every update, in the colour of its worker; of dropped gradients as well, as crosses."""
     scatter(axes, log.updates, log.updates.staleness, colors)
+    dropped = log.gradients.where(log.gradients.dropped)
+    axes.scatter(
+        dropped.seconds, dropped.staleness, s=18, c=color_of(dropped.worker, colors), marker="x", linewidths=0.8
+    )
     axes.set_ylabel("updates between fetch and push")
-    top = max(4, log.updates.staleness.max(initial=0))
+    top = max(4, log.updates.staleness.max(initial=0), dropped.staleness.max(initial=0))
     axes.set_ylim(-0.5 - 0.02 * top, 0.5 + 1.04 * top)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    inferred = log.header is None and log.config.mode == "async"
-    set_titles(axes, "Staleness", "inferred from the order of the log" if inferred else "")
+    inferred = log.header is None and log.config.depends_on_arrival
+    remark = "inferred from the order of the log" if inferred else "crosses: dropped gradients" if log.dropped else ""
+    set_titles(axes, "Staleness", remark)
 
 
 def draw_staleness_distribution(axes: Axes, beside: Axes, updates: Events, colors: np.ndarray) -> None:
