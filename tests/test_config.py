@@ -7,6 +7,7 @@ import pytest
 
 from conftest import ROOT, run
 from interface.command_line import Interval, run_script
+from interface.errors import UsageError
 from training.config import RunConfig, make_parser
 
 SCRIPTS = {"classic": "nonDistributed", "sync": "dist_sync", "async": "dist_async"}
@@ -121,7 +122,7 @@ def test_defaults_are_used_and_printed(tmp_path):
 @pytest.mark.parametrize("name", ["world_size", "delay", "clock", "compensation"])
 def test_a_classic_run_has_no_distributed_settings(name):
     value = {"world_size": 4, "clock": "virtual"}.get(name, True)
-    with pytest.raises(ValueError, match=f"--{name}"):
+    with pytest.raises(UsageError, match=f"--{name}"):
         RunConfig(mode="classic", **{name: value})
 
 

@@ -17,7 +17,7 @@ def digits():
 
 def shards_of(digits, partition, workers, seed=7):
     indices = torch.arange(len(digits))
-    return PARTITIONS[partition](indices, digits.labels, workers, make_generator(seed, "partition"))
+    return partition_samples(partition, indices, digits.labels, workers, make_generator(seed, "partition"))
 
 
 def test_no_split_gives_everything_to_everyone(digits):
