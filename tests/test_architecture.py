@@ -1,66 +1,103 @@
-"""Imports point one way: scripts → training, analysis → interface → common."""
+"""Imports point one way: scripts → analysis → training → evaluation → common → catalogue, interface."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from conftest import ROOT
 
-SCRIPTS = {path.stem for path in ROOT.glob("*.py")} - {"common"}
-ENGINES = {"training.engines.rpc.launch", "training.engines.virtual"}
+LAYERS = ("interface", "catalogue", "common", "evaluation", "training", "analysis", "cross_validation")
+SOURCES = [*ROOT.glob("*.py"), *(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))]
+
+# Each part may import itself and these.
+MAY_IMPORT = {
+    "interface": (),
+    "catalogue": (),
+    "common": ("catalogue", "interface.errors"),
+    "evaluation": ("common",),
+    "training": ("interface", "catalogue", "common", "evaluation"),
+    "training.server": ("training.protocol",),
+    "training.worker": ("training.protocol",),
+    "training.algorithms": ("training.protocol", "training.flags", "training.server", "interface"),
+    "analysis": ("interface", "catalogue", "common", "evaluation", "training.config", "training.flags",
+                 "training.names", "training.record"),
+    "cross_validation": ("interface", "catalogue", "common", "evaluation", "training.optimizers", "analysis.spread",
+                         "analysis.tables"),
+}  # fmt: skip
+WITHOUT_TORCH = (
+    *("training.config", "training.names", "training.algorithms", "interface.command_line", "interface.files"),
+    *("interface.processes", "analysis.landscape.inputs", "cross_validation.grid"),
+)
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports, anywhere in it; `from a import b` counts as a and as a.b."""
+    """Every module that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names if node.module in LAYERS}
     return found
 
 
-def rooms(path: Path) -> set[str]:
-    return {name for name in imported(path) if name.split(".")[0] in {"training", "analysis", "interface", "common"}}
+def within(name: str, parts: tuple[str, ...]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
-def starting_with(names: set[str], *roots: str) -> set[str]:
-    return {name for name in names if name.split(".")[0] in roots}
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_imports_point_one_way(path):
+    module = module_of(path)
+    rule = max((name for name in MAY_IMPORT if within(module, (name,))), key=len, default=None)
+    if rule is None:  # a script: nobody imports it
+        return
+    ours = {name for name in imported(path) if within(name, (*LAYERS, *(path.stem for path in ROOT.glob("*.py"))))}
+    allowed = (rule, *MAY_IMPORT[rule])
+    assert {name for name in ours if not within(name, allowed) and name.partition(".")[0] != name} == set()
+    assert {name for name in ours if name == name.partition(".")[0]} <= {part.partition(".")[0] for part in allowed}
 
 
-def test_common_imports_nothing_of_ours():
-    assert not rooms(ROOT / "common.py")
-
-
-@pytest.mark.parametrize("name", ["server", "worker"])
-def test_algorithms_know_torch_and_the_protocol_alone(name):
-    names = imported(ROOT / "training" / f"{name}.py")
-    assert {name.split(".")[0] for name in names} <= {"torch", "collections", "typing", "training"}
-    assert {".".join(name.split(".")[:2]) for name in starting_with(names, "training")} == {"training.protocol"}
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "training").glob("*.py")), ids=lambda path: path.stem)
-def test_training(path):
-    names = rooms(path)
-    assert not starting_with(names, "analysis", *SCRIPTS)
-    if f"training.{path.stem}" in ENGINES:
-        assert not names & (ENGINES - {f"training.{path.stem}"})
-    else:
-        assert not names & ENGINES
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "analysis").glob("*.py")), ids=lambda path: path.stem)
-def test_analysis_reads_records_alone(path):
-    """The grid search trains as well, with the optimisers of training."""
-    names = rooms(path)
-    assert not starting_with(names, *SCRIPTS)
-    allowed = ("training.record", "training.optimizers") if path.stem == "cross_validation" else ("training.record",)
-    assert all(name.startswith(allowed) for name in starting_with(names, "training"))
+def test_engines_are_independent_of_one_another_and_only_scripts_choose():
+    for path in SOURCES:
+        module, names = module_of(path), imported(path)
+        engines = {name for name in names if within(name, ("training.engines.virtual", "training.engines.rpc"))}
+        if within(module, ("training.engines.rpc",)):
+            engines -= {name for name in engines if within(name, ("training.engines.rpc",))}
+        assert not engines or "." not in module, module
 
 
 def test_only_the_engine_of_processes_knows_rpc():
-    files = [path for folder in (".", "training", "analysis", "interface") for path in (ROOT / folder).glob("*.py")]
-    assert {path.stem for path in files if any("distributed" in name for name in imported(path))} == {"agents", "rpc"}
-    assert {path.stem for path in files if "training.engines.rpc.agents" in imported(path)} == {"rpc"}
+    knowing = {module_of(path) for path in SOURCES if any("torch.distributed" in name for name in imported(path))}
+    assert knowing == {"training.engines.rpc.agents", "training.engines.rpc.launch"}
+
+
+def test_nobody_asks_for_the_mode_outside_of_configuration():
+    """What an engine, a record or a figure needs to know is a property of the algorithm or the configuration."""
+    for path in SOURCES:
+        if module_of(path) not in ("training.config", "training.flags"):
+            compared = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Compare)]
+            sides = [side for node in compared for side in (node.left, *node.comparators)]
+            strings = {side.value for side in sides if isinstance(side, ast.Constant)}
+            assert not strings & {"sync", "async"}, module_of(path)
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_what_help_needs_loads_no_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in LAYERS))
+def test_help_is_answered_without_torch(script, tmp_path):
+    command = [sys.executable, "-X", "importtime", ROOT / f"{script}.py", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    assert f"usage: {script}.py" in done.stdout
+    assert "| torch\n" not in done.stderr.replace(" ", "").replace("|", "| ")

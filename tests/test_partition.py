@@ -94,9 +94,9 @@ def test_schedule_of_a_run(digits):
     assert plan.batches_per_epoch == (15, 15, 15)
     assert (plan.updates_per_epoch, plan.updates) == (45, 135)
     assert sorted(plan.save_points) == [0, 22, 45, 68, 90, 112, 135]
-    assert plan.learning_rate(0) == config.lr
-    assert plan.learning_rate(plan.updates) == pytest.approx(0, abs=1e-12)
+    assert plan.learning_rate(0, 0) == config.lr
+    assert plan.learning_rate(plan.updates, 0) == pytest.approx(0, abs=1e-12)
     sync = make_plan(RunConfig(mode="sync", dataset="digits", partition="split_dataset", lrs="exponential",
                                world_size=4), 1, digits)  # fmt: skip
     assert sync.updates_per_epoch == 15
-    assert [sync.learning_rate(update) / sync.config.lr for update in (0, 14, 15)] == pytest.approx([1, 1, 0.9])
+    assert [sync.learning_rate(update, 0) / sync.config.lr for update in (0, 14, 15)] == pytest.approx([1, 1, 0.9])

@@ -42,7 +42,7 @@ class DataFlags:
     """Data"""
 
     dataset: str = flag(
-        "mnist", "data to train on; digits is embedded and needs no file", tuple(DATASETS), label="data set",
+        "mnist", "data to train on; digits is embedded and needs no file", DATASETS, label="data set",
         phrase=lambda config: DATASETS[config.dataset].title, title=Title.HEADLINE,
     )  # fmt: skip
     data_dir: str = flag(
@@ -67,7 +67,7 @@ class NetworkFlags:
         phrase=lambda config: config.network_name, off="default network", title=Title.HEADLINE,
     )  # fmt: skip
     network: str | None = flag(
-        None, "any network that takes the images of the data set", tuple(NETWORKS), suffix="", label="network",
+        None, "any network that takes the images of the data set", NETWORKS, suffix="", label="network",
         phrase=lambda config: config.network_name, title=Title.HEADLINE,
     )  # fmt: skip
     lr: float = flag(
@@ -91,7 +91,7 @@ class NetworkFlags:
     )  # fmt: skip
     lrs: str | None = flag(
         None, "learning rate schedule: x0.9 per epoch, or cosine to 0 over the whole run",
-        tuple(LEARNING_RATE_SCHEDULES), label="learning rate schedule", off="constant learning rate",
+        LEARNING_RATE_SCHEDULES, label="learning rate schedule", off="constant learning rate",
         phrase=lambda config: f"learning rate {LEARNING_RATE_SCHEDULES[config.lrs]}",
     )  # fmt: skip
 
@@ -106,11 +106,11 @@ class WorkerFlags:
         title=Title.HEADLINE,
     )  # fmt: skip
     algorithm: str | None = flag(
-        None, "what the server does with gradients", tuple(ALGORITHMS), modes=DISTRIBUTED, suffix="",
+        None, "what the server does with gradients", ALGORITHMS, modes=DISTRIBUTED, suffix="",
         label="algorithm", phrase=lambda config: ALGORITHMS[config.algorithm].title, title=Title.HEADLINE,
     )  # fmt: skip
     partition: str = flag(
-        "none", "who trains on what", tuple(PARTITIONS), modes=DISTRIBUTED, label="partition",
+        "none", "who trains on what", PARTITIONS, modes=DISTRIBUTED, label="partition",
         phrase=lambda config: PARTITIONS[config.partition].title if config.workers > 1 else "", title=Title.ALWAYS,
     )  # fmt: skip
 
@@ -130,10 +130,10 @@ class DelayFlags:
     )  # fmt: skip
     delay_intensity: str | None = flag(
         None, f"mean delay: {', '.join(f'{name} {ms:g} ms' for name, ms in DELAY_INTENSITIES.items())}",
-        tuple(DELAY_INTENSITIES), modes=DISTRIBUTED, needs=DELAYED, fills="small", phrase="{} delays",
+        DELAY_INTENSITIES, modes=DISTRIBUTED, needs=DELAYED, fills="small", phrase="{} delays",
     )  # fmt: skip
     delay_type: str | None = flag(
-        None, "gaussian: standard deviation 5 ms, 10 ms for a slow worker 1, cut at 0", tuple(DELAY_TYPES),
+        None, "gaussian: standard deviation 5 ms, 10 ms for a slow worker 1, cut at 0", DELAY_TYPES,
         modes=DISTRIBUTED, needs=DELAYED, fills="gaussian", label="type of delay",
         phrase=lambda config: f"{DELAY_TYPES[config.delay_type].title} delays",
     )  # fmt: skip

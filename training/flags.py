@@ -1,7 +1,7 @@
 """One row per flag: default, check, help, suffix in a run's name, phrase for titles, scope. Loads no torch."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -54,7 +54,7 @@ class Flag:
     """
 
     help: str
-    valid: Interval | tuple[str, ...] | None = None
+    valid: Interval | Collection[str] | None = None
     modes: tuple[str, ...] = MODES
     scope: Scope = Scope.TRAINING
     needs: Needs = ALWAYS
@@ -69,7 +69,7 @@ class Flag:
     local: bool = False
 
 
-def flag(default: Any, help: str, valid: Interval | tuple[str, ...] | None = None, **row: Any) -> Any:
+def flag(default: Any, help: str, valid: Interval | Collection[str] | None = None, **row: Any) -> Any:
     """A field of a dataclass of flags; `row` is the rest of its Flag."""
     return dataclasses.field(default=default, metadata={"flag": Flag(help=help, valid=valid, **row)})
 

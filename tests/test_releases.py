@@ -1,0 +1,152 @@
+"""Whoever an algorithm releases fetches, and nobody else: on both clocks, in a replay, and when a worker dies."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import ROOT, weights_of
+from toys import TOYS
+from training.algorithms import ALGORITHMS
+from training.record.reader import read_log
+
+EASY = ("--dataset", "digits", "--lr", "0.05", "--world_size", "4", "--split_dataset", "--epochs", "2", "--seed", "1")
+CLOCKS = ("wall", "virtual")
+
+
+@pytest.fixture(autouse=True)
+def toys_are_known(monkeypatch):
+    """To this process, which reads their logs."""
+    for name, rule in TOYS.items():
+        monkeypatch.setitem(ALGORITHMS, name, rule)
+
+
+def command(algorithm: str, folder: Path, *flags: object) -> list[str]:
+    return [sys.executable, str(ROOT / "tests/toys.py"), algorithm, *EASY, *map(str, flags), "--subfolder", str(folder)]
+
+
+def toy(algorithm: str, folder: Path, *flags: object) -> subprocess.CompletedProcess:
+    """Train with one of the toys; a run that hangs fails the test."""
+    return subprocess.run(command(algorithm, folder, *flags), capture_output=True, text=True, timeout=60)
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    return {path.stem.rpartition("_")[2]: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_run_in_which_nobody_is_released_ends_at_once_and_names_the_algorithm_and_who_waits(clock, tmp_path):
+    done = toy("deaf", tmp_path, "--clock", clock)
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]
+    assert "algorithm deaf is stalled" in error
+    assert re.search(r"\(Worker_1, Worker_2, Worker_3\) after 3 of \d+ gradients", error)
+    log = read_log(next(tmp_path.glob("*_log.log")))
+    assert log.status == "partial" and "deaf is stalled" in log.result["reason"]
+    assert (len(log.updates), len(log.gradients)) == (0, 3)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_release_of_somebody_who_does_not_wait_is_a_bug(clock, tmp_path):
+    done = toy("rude", tmp_path, "--clock", clock)
+    assert done.returncode == 70
+    assert "Traceback" in done.stderr and "algorithm rude released Worker_" in done.stderr
+    assert "this is a bug" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("algorithm", ["pairs", "picky", "turns"])
+def test_every_planned_gradient_is_pushed_and_told_of(algorithm, clock, tmp_path):
+    done = toy(algorithm, tmp_path, "--clock", clock, "--val", "--saves_per_epoch", 3)
+    assert done.returncode == 0, done.stderr
+    files = files_of(tmp_path)
+    log = read_log(files["log"])
+    batches = log.header["worker_batches_per_epoch"]
+    assert log.status == "complete" and len(log.gradients) == 2 * sum(batches) == log.header["gradients"]
+    for worker, planned in enumerate(batches, start=1):
+        assert log.gradients.of_worker(worker).step.tolist() == list(range(1, 2 * planned + 1))
+    assert [validation.epoch for validation in log.validations] == [1, 2]
+    assert len(log.saved_versions) == len(np.load(files["weights"])) == 7
+    assert log.saved_versions[-1] == len(log.updates)
+    if algorithm == "pairs":
+        assert len(log.updates) == len(log.gradients) // 2 and not log.dropped
+    elif algorithm == "picky":
+        assert log.dropped == len(log.gradients) - len(log.updates) > 0
+        assert log.gradients.staleness[log.gradients.dropped].min() > 0 and log.updates.staleness.max() == 0
+        assert log.result["dropped_gradients"] == log.dropped
+        assert f"{log.dropped} of {len(log.gradients)} gradients dropped" in done.stdout
+    else:
+        assert log.updates.staleness.max() <= 4  # nobody is more than a turn ahead of three
+
+
+@pytest.mark.parametrize("algorithm", ["pairs", "picky", "turns"])
+def test_a_replay_buffers_drops_and_waits_as_the_run_did(algorithm, tmp_path):
+    assert toy(algorithm, tmp_path / "run", "--clock", "wall", "--delay").returncode == 0
+    run = files_of(tmp_path / "run")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/toys.py"), algorithm, "--replay", str(run["log"]), "--subfolder",
+         str(tmp_path / "again")], capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    again = files_of(tmp_path / "again")
+    assert weights_of(again) == weights_of(run)
+    first, second = (
+        [line for line in files["log"].read_text().splitlines() if "  gradient " in line or "  update " in line]
+        for files in (run, again)
+    )
+    assert first == second
+
+
+def test_figures_and_reports_tell_of_dropped_gradients(tmp_path):
+    assert toy("picky", tmp_path, "--clock", "virtual").returncode == 0
+    files = files_of(tmp_path)
+    code = (
+        "import toys; toys.ALGORITHMS |= toys.TOYS; import test_model; from interface.command_line import run_script; "
+        "run_script(test_model.main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(files["model"]), str(files["log"]), "--training_time", "--pics",
+         "--subfolder", str(tmp_path)], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    log = read_log(files["log"])
+    assert f"{log.dropped} of {len(log.gradients)} gradients dropped" in done.stdout
+    assert list(tmp_path.glob("*_training_plots.png"))
+
+
+def test_those_who_wait_for_a_worker_that_dies_go_on_and_the_replay_does_too(tmp_path):
+    """Without `leave`, two workers would wait for the third one's turn forever."""
+    process = subprocess.Popen(
+        command("turns", tmp_path / "run", "--epochs", 60, "--lr", 0.01), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not any(path.read_bytes().count(b"  update ") > 30 for path in (tmp_path / "run").glob("*_log.log")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    run = files_of(tmp_path / "run")
+    log = read_log(run["log"])
+    assert log.result["lost_workers"] == ["Worker_2"]
+    assert [(loss.worker, loss.how) for loss in log.losses] == [(2, "killed by SIGKILL")]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/toys.py"), "turns", "--replay", str(run["log"]), "--subfolder",
+         str(tmp_path / "again")], capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    again = files_of(tmp_path / "again")
+    assert weights_of(again) == weights_of(run)
+    assert read_log(again["log"]).result["lost_workers"] == ["Worker_2"]

@@ -1,0 +1,117 @@
+"""Algorithms that nobody would use, each in a few lines here: what an algorithm may do, and what it must not.
+
+python tests/toys.py ALGORITHM FLAGS...   trains with dist_async.py's own main, which finds them in its table.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from training.algorithms import ALGORITHMS, Algorithm
+from training.protocol import Outcome
+
+
+class Toy(Algorithm):
+    """What the toys share."""
+
+    mode = "async"
+
+    @classmethod
+    def updates_per_epoch(cls, batches, config):
+        return sum(batches)
+
+
+class Deaf(Toy):
+    """Never releases anybody."""
+
+    title = "deaf SGD"
+
+    def push(self, push):
+        return Outcome()
+
+
+class Rude(Toy):
+    """Releases somebody who does not wait."""
+
+    title = "rude SGD"
+
+    def push(self, push):
+        return Outcome(released=(push.worker, push.worker))
+
+
+class Pairs(Toy):
+    """Buffers every other gradient, and applies the mean of two; workers never wait."""
+
+    title = "paired SGD"
+
+    def __init__(self, server, config, workers):
+        super().__init__(server, config, workers)
+        self.kept = None
+
+    @classmethod
+    def updates_per_epoch(cls, batches, config):
+        return None
+
+    def push(self, push):
+        if self.kept is None:
+            self.kept = push
+            return Outcome(released=(push.worker,))
+        pushes, self.kept = (self.kept, push), None
+        mean = (pushes[0].gradient + pushes[1].gradient) / 2
+        return Outcome(self.server.apply(mean, pushes), released=(push.worker,))
+
+
+class Picky(Toy):
+    """Drops every gradient that is stale."""
+
+    title = "picky SGD"
+    gathers = False
+
+    @classmethod
+    def updates_per_epoch(cls, batches, config):
+        return None
+
+    def push(self, push):
+        if push.version < self.server.version:
+            return Outcome(released=(push.worker,), dropped=True)
+        return Outcome(self.server.apply(push.gradient, (push,)), released=(push.worker,))
+
+
+class Turns(Toy):
+    """Whoever pushes waits until everybody has pushed as often; each gradient is applied the moment it comes."""
+
+    title = "SGD in turns"
+    gathers = False
+
+    def __init__(self, server, config, workers):
+        super().__init__(server, config, workers)
+        self.here, self.done = set(workers), []
+
+    def push(self, push):
+        self.done.append(push.worker)
+        return Outcome(self.server.apply(push.gradient, (push,)), released=self._released())
+
+    def leave(self, worker):
+        self.here.discard(worker)
+        self.done = [other for other in self.done if other != worker]
+        return Outcome(released=self._released())
+
+    def _released(self):
+        if not self.done or not self.here <= set(self.done):
+            return ()
+        released, self.done = tuple(self.done), []
+        return released
+
+
+TOYS = {"deaf": Deaf, "rude": Rude, "pairs": Pairs, "picky": Picky, "turns": Turns}
+
+if __name__ == "__main__":
+    ALGORITHMS |= TOYS
+    import dist_async
+    from interface.command_line import run_script
+
+    sys.argv = ["dist_async.py", "--algorithm", *sys.argv[1:]]
+    run_script(dist_async.main)
