@@ -4,7 +4,7 @@
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# say TEXT: tell what comes next.
+# say TEXT: announce what comes next.
 say() {
   printf '\n==> %s\n' "$*"
 }
@@ -36,7 +36,7 @@ data_dir=data            # where data sets lie or are downloaded to
 results=                 # where all outputs go
 summary_dir=             # where trials.jsonl and the summary go (default: the results)
 plot_dir=                # of the drivers that draw: where reports and figures go (default: the results)
-dry_run=no               # --dry_run: only tell what would be done
+dry_run=no               # --dry_run: only print what would be done
 
 # Settings of every driver that trains: those of the published study.
 training_settings=(dataset train_split lr batch_size epochs seeds clock compute_ms)
@@ -51,7 +51,7 @@ clock=wall
 compute_ms=              # of a gradient on the virtual clock
 
 done_when=row            # what shows that a training is done: see scripts/sweep.py
-planned=()               # a line a run, as scripts/sweep.py reads it
+planned=()               # one line per run, as scripts/sweep.py reads it
 status=0                 # of the driver: 1 once a run has failed
 
 # read_settings NAME... -- ARGUMENTS: set the named variables, and those of every driver, from the command line.
@@ -84,7 +84,7 @@ read_settings() {
   summary_dir=${summary_dir:-$results}
   plot_dir=${plot_dir:-$results}
   export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-  find_python
+  [[ $dry_run == yes ]] || find_python  # what is only printed needs no torch: nothing is installed for it
 }
 
 # set_setting NAME VALUE...: give a variable of that name its value or values.
@@ -154,7 +154,7 @@ train() {
   done
 }
 
-# test_run BASE: plan the test of the run whose files' names start with BASE, with all that test_model.py can tell.
+# test_run BASE: plan the test of the run whose files' names start with BASE, with all that test_model.py can report.
 test_run() {
   local base=$1
   plan "$plot_dir/$(basename "$base")_model_test_performance.txt" \

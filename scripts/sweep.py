@@ -6,6 +6,8 @@ A run is a process forked from this one, which has imported torch already. What 
 not stop the others.
 """
 
+from __future__ import annotations
+
 import importlib
 import logging
 import multiprocessing
@@ -22,19 +24,15 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
-# Read when torch is imported, here in place of the scripts: see dist_async.py.
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-
-import torch
-from tqdm import tqdm
-
 from analysis.reports.trials import Trial, Trials
-from common import load_dataset
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError
 from interface.processes import available_cores, end_with
 from training.config import RunConfig, make_parser
 from training.names import run_name
+
+# Read when torch is imported, here in place of the scripts: see dist_async.py.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 # What the scripts import once they have read their flags.
 IMPORTED_ONCE = ("kfold", "loss_landscape_multi", "test_model", "evaluation", "training.engines.replay",
@@ -54,7 +52,7 @@ class PlannedRun:
     config: RunConfig | None = None
 
     @classmethod
-    def parse(cls, line: str) -> "PlannedRun":
+    def parse(cls, line: str) -> PlannedRun:
         """A line of a plan. Raises UsageError for flags of a training that are not valid."""
         proof, *words = shlex.split(line)
         mode = MODE_OF.get(words[0])
@@ -102,12 +100,18 @@ def execute(run: PlannedRun, trials: Trials, output: int, parent: int) -> None:
             if end.code:
                 raise
     if run.config:
+        import torch
+
         torch.set_num_threads(available_cores())
         trials.add(Trial.of(run.log, run.config.data_dir))
 
 
 def warm_up(runs: list[PlannedRun]) -> None:
     """Import what the runs need, and read their data, once for all of them."""
+    import torch
+
+    from common import load_dataset
+
     torch.set_num_threads(1)  # a process that forks must have no pool of threads
     for module in IMPORTED_ONCE:
         importlib.import_module(module)
@@ -131,6 +135,8 @@ class Sweep:
 
     def finish(self, jobs: int) -> None:
         """Do all that wait, `jobs` at a time."""
+        from tqdm import tqdm
+
         tqdm.monitor_interval = 0  # no thread of tqdm's: this process forks
         warm_up(self.waiting)
         for number in (signal.SIGINT, signal.SIGTERM):  # an exception out of nowhere can get lost in a finaliser
@@ -170,7 +176,7 @@ class Sweep:
         left = (time.monotonic() - self._started) / self.ended * (self.total - place)
         verdict = "" if process.exitcode == 0 else f"  FAILED: {self._fail(run, process.exitcode, output)}"
         output.close()
-        return f"{place}/{self.total}  {tqdm.format_interval(left)} left  {run.name}{verdict}"
+        return f"{place}/{self.total}  {time_left(left)} left  {run.name}{verdict}"
 
     def _fail(self, run: PlannedRun, code: int, output: object) -> str:
         output.seek(0)
@@ -185,6 +191,13 @@ class Sweep:
             process.terminate()
         for process in self._running:
             process.join()
+
+
+def time_left(seconds: float) -> str:
+    """As tqdm writes it: 01:23, 1:02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"
 
 
 def parse_plan(lines: Iterable[str]) -> list[PlannedRun]:

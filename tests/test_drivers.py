@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.reports.summary import Trials
+from analysis.reports.trials import Trial, Trials
 from analysis.study.plots import FIGURES
+from analysis.study.published import uncompensated
 from conftest import ROOT
 from training.config import RunConfig, make_parser
 from training.names import run_name
@@ -60,6 +61,10 @@ def config_of(words: list[str]) -> RunConfig:
     _, script, *flags = words
     mode = {"nonDistributed.py": "classic", "dist_sync.py": "sync", "dist_async.py": "async"}[script]
     return RunConfig(mode=mode, **vars(make_parser(mode, "").parse_args(flags)))
+
+
+def trials_of(folder: Path) -> list[Trial]:
+    return list(Trials(folder).rows.values())
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -156,6 +161,23 @@ def test_a_value_that_no_run_can_have_ends_the_driver_before_anything_runs(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("question", ["--dry_run", "--help"])
+def test_a_question_has_no_side_effect_and_needs_nothing_installed(question, tmp_path):
+    """A plan is printed on a machine that has Python and no package at all."""
+    site, home, folder = (tmp_path / name for name in ("site", "home", "cwd"))
+    for path in (site, home, folder):
+        path.mkdir()
+    blocked = ("torch", "numpy", "tqdm", "sklearn", "matplotlib")
+    (site / "sitecustomize.py").write_text(f"import sys\nsys.modules |= dict.fromkeys({blocked})\n")
+    environ = environment() | {"PYTHONPATH": str(site), "HOME": str(home), "VENV": str(home / "venv")}
+    done = subprocess.run(
+        command("run_speed_comp", question), cwd=folder, env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "37 runs: 0 done, 37 to do" in done.stdout or question == "--help"
+    assert not list(home.iterdir()) and not list(folder.iterdir())
+
+
 def test_every_driver_explains_itself(tmp_path):
     for driver in (*DRIVERS[:-1], "test_model", "loss_landscape"):
         words = drive(driver, "--help", cwd=tmp_path, timeout=20)
@@ -177,43 +199,48 @@ def swept(tmp_path_factory) -> Path:
 
 
 def test_a_summary_gives_means_and_deviations_over_seeds(swept):
-    trials, groups = rows_of(swept / "runs/trials.csv"), rows_of(swept / "runs/summary.csv")
+    trials, groups = trials_of(swept / "runs"), rows_of(swept / "runs/summary.csv")
     assert len(trials) == 8 and len(groups) == 4
     for group in groups:
-        same = [t for t in trials if (t["momentum"], t["compensation"]) == (group["momentum"], group["compensation"])]
+        varied = group["momentum"], group["compensation"]
+        same = [t.outcome for t in trials if (str(t.config.momentum), str(t.config.compensation)) == varied]
         assert len(same) == int(group["runs"]) == 2
         for measure in ("test_accuracy", "test_loss", "train_accuracy", "seconds", "mean_staleness"):
-            values = [float(trial[measure]) for trial in same]
+            values = [getattr(outcome, measure) for outcome in same]
             assert float(group[f"{measure}_mean"]) == pytest.approx(statistics.mean(values), rel=1e-5)
             assert float(group[f"{measure}_std"]) == pytest.approx(statistics.stdev(values), rel=1e-4, abs=1e-9)
     table = (swept / "runs/summary.md").read_text()
     assert table.count("\n| ") == 2 + len(groups)
-    assert "dataset digits" in table and "| momentum |" in table.replace("| momentum | compensation |", "| momentum |")
+    assert "Shared by all runs: asynchronous, digits, " in table and "| momentum | delay compensation |" in table
 
 
 def test_the_summary_agrees_with_test_model(swept):
     drive("test_model", "runs", "--jobs", 2, cwd=swept)
-    for trial in rows_of(swept / "runs/trials.csv"):
-        told = (swept / "runs" / f"{trial['name']}_model_test_performance.txt").read_text()
-        assert f"Test accuracy: {float(trial['test_accuracy']):.2f} %" in told
-        assert f"staleness mean {float(trial['mean_staleness']):.2f}, max {trial['max_staleness']}" in told
+    for trial in trials_of(swept / "runs"):
+        report = (swept / "runs" / f"{trial.name}_model_test_performance.txt").read_text()
+        assert f"Test accuracy: {trial.outcome.test_accuracy:.2f} %" in report
+        staleness = f"staleness mean {trial.outcome.mean_staleness:.2f}, max {trial.outcome.max_staleness}"
+        assert staleness in report
     assert len(list((swept / "runs").glob("*_training_plots.png"))) == 8
 
 
 def test_published_accuracies_stand_beside_those_measured_for_the_same_setting(swept, tmp_path):
     trial = next(iter(Trials(swept / "runs").rows.values()))
     where = {"dataset": "fashion_mnist", "epochs": 6, "world_size": 6, "partition": "split_labels", "momentum": 0.9}
-    same = dataclasses.replace(trial.setting, **where, delay_ms=30.0, compute_ms=15.0, compensation="constant 2")
+    delay = {"delay": True, "slow_worker_1": True, "delay_type": "constant", "delay_ms": 30.0}
+    clock = {"clock": "virtual", "compute_ms": 15.0, "lr": 0.005}
+    same = RunConfig(mode="async", **where, **delay, **clock, compensation=True)
     runs = (
-        ("1", 60.0, same),
-        ("2", 64.0, same),
-        ("3", 90.0, dataclasses.replace(same, compensation="none")),
-        ("3", 91.0, dataclasses.replace(same, dataset="mnist")),
-        ("42", 92.0, same),  # of another experiment
+        (1, 60.0, same),
+        (2, 64.0, same),
+        (3, 90.0, uncompensated(same)),
+        (3, 91.0, dataclasses.replace(same, dataset="mnist")),
+        (42, 92.0, same),  # of another experiment
+        (2, 64.0, dataclasses.replace(same, saves_per_epoch=3)),  # the same run once more
     )
-    for name, (seed, accuracy, setting) in zip("abcde", runs, strict=True):
-        outcome = dataclasses.replace(trial.outcome, test_accuracy=accuracy, converged=seed != "1")
-        Trials(tmp_path / name).add(dataclasses.replace(trial, name=name, seed=seed, setting=setting, outcome=outcome))
+    for name, (seed, accuracy, config) in zip("abcdef", runs, strict=True):
+        outcome = dataclasses.replace(trial.outcome, test_accuracy=accuracy, converged=seed != 1)
+        Trials(tmp_path / name).add(Trial(name, seed, "virtual", dataclasses.replace(config, seed=seed), outcome))
     header, *rows = (ROOT / "summaries/published.csv").read_text().splitlines()
     rows = [row for row in rows if row.startswith("IV,") and ",6,split_labels,30," in row]
     (tmp_path / "published.csv").write_text("\n".join([header, *rows]) + "\n")
@@ -234,19 +261,18 @@ def test_published_accuracies_stand_beside_those_measured_for_the_same_setting(s
 
 def test_the_speed_table_counts_the_gradients_of_all_workers_and_leaves_delayed_runs_out(swept, tmp_path):
     trial = next(iter(Trials(swept / "runs").rows.values()))
-    where = {"dataset": "fashion_mnist", "epochs": 6, "momentum": 0.9, "compute_ms": 10.0, "compensation": "none"}
-    undelayed = {"partition": "split_dataset", "delayed": "none", "delay_type": "none", "delay_ms": 0.0}
-    setting = dataclasses.replace(trial.setting, **where, **undelayed)
+    where = {"dataset": "fashion_mnist", "epochs": 6, "momentum": 0.9, "lr": 0.005, "clock": "virtual", "seed": 1}
     for name, mode, world_size, more in (
         ("a", "sync", 6, {}),
         ("b", "async", 6, {}),
-        ("c", "async", 11, {"delayed": "all"}),
+        ("c", "async", 11, {"delay": True}),
         ("d", "async", 11, {"compute_ms": 15.0}),
         ("e", "sync", 3, {"partition": "split_labels", "train_split": 0.2}),
     ):
-        run = dataclasses.replace(setting, mode=mode, world_size=world_size, **more)
+        settings = {"partition": "split_dataset", **where, **more}
+        config = RunConfig(mode=mode, world_size=world_size, **settings)
         outcome = dataclasses.replace(trial.outcome, updates=100, seconds=10.0, test_accuracy=80.0)
-        Trials(tmp_path / "runs").add(dataclasses.replace(trial, name=name, setting=run, outcome=outcome))
+        Trials(tmp_path / "runs").add(Trial(name, 1, "virtual", config, outcome))
     (tmp_path / "published.csv").write_text((ROOT / "summaries/published.csv").read_text().split("\n")[0] + "\n")
     (tmp_path / "README.md").write_text("<!-- table: speed, virtual clock -->\n<!-- end -->\n")
     command = [sys.executable, "-m", "analysis.study", tmp_path, "--plot_dir", tmp_path / "plots"]
@@ -276,12 +302,12 @@ def test_several_processes_add_trials_at_once(swept, tmp_path):
 
 
 def test_what_is_done_is_skipped_though_its_model_is_gone(swept):
-    before = (swept / "runs/trials.csv").read_bytes()
+    before = (swept / "runs/trials.jsonl").read_bytes()
     (removed := min((swept / "runs").glob("*_model.pt"))).unlink()
     removed.with_name(removed.name.replace("_model.pt", "_log.log")).unlink()
     words = drive(*SWEEP, cwd=swept)
     assert "8 runs, 8 of them done already" in words
-    assert (swept / "runs/trials.csv").read_bytes() == before
+    assert (swept / "runs/trials.jsonl").read_bytes() == before
     assert not removed.exists()
 
 
@@ -291,7 +317,7 @@ def test_a_failed_run_does_not_keep_the_others_and_is_told_at_the_end(tmp_path):
     (tmp_path / "runs" / blocked).mkdir()
     words = drive("run_delay_exps", *QUICK, "--parts", "b", "--world_sizes", 3, 6, "--delays", "small", "medium",
                   "--results", "runs", cwd=tmp_path, code=1)  # fmt: skip
-    assert len(rows_of(tmp_path / "runs/trials.csv")) == 3
+    assert len(trials_of(tmp_path / "runs")) == 3
     failures = words[words.index("1 of 4 runs failed:") :]
     assert "python3 dist_async.py" in failures and blocked in failures
     assert [int(match) for match in re.findall(r"^(\d)/4  .* left  digits", words, re.MULTILINE)] == [1, 2, 3, 4]
@@ -300,7 +326,7 @@ def test_a_failed_run_does_not_keep_the_others_and_is_told_at_the_end(tmp_path):
 
 def wait_for_trials(folder: Path, count: int) -> None:
     deadline = time.monotonic() + 120
-    while not (folder / "trials.csv").exists() or len(rows_of(folder / "trials.csv")) < count:
+    while not (folder / "trials.jsonl").exists() or len(trials_of(folder)) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -311,7 +337,7 @@ def descendants(pid: int) -> set[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_driver_leaves_no_process_and_goes_on_where_it_was(number, tmp_path):
+def test_an_interrupted_driver_leaves_no_process_and_resumes(number, tmp_path):
     sweep = command("run_delay_exps", *QUICK, "--parts", "c", "--world_sizes", 3, "--epochs", 8, "--results", "runs",
                     "--jobs", 2)  # fmt: skip
     process = subprocess.Popen(sweep, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL,
@@ -328,13 +354,13 @@ def test_an_interrupted_driver_leaves_no_process_and_goes_on_where_it_was(number
             time.sleep(0.02)
     finally:
         process.kill()
-    done = rows_of(tmp_path / "runs/trials.csv")
+    done = trials_of(tmp_path / "runs")
     assert 2 <= len(done) < 9
     words = drive(*("run_delay_exps", *QUICK, "--parts", "c", "--world_sizes", 3, "--epochs", 8, "--results", "runs",
                     "--jobs", 2), cwd=tmp_path)  # fmt: skip
     assert f"9 runs, {len(done)} of them done already" in words
-    rows = rows_of(tmp_path / "runs/trials.csv")
-    assert rows[: len(done)] == done and len({row["name"] for row in rows}) == 9
+    rows = trials_of(tmp_path / "runs")
+    assert rows[: len(done)] == done and len({row.name for row in rows}) == 9
 
 
 def test_momentums_are_trained_tested_and_drawn_together_and_each(tmp_path):
@@ -353,7 +379,7 @@ def test_momentums_are_trained_tested_and_drawn_together_and_each(tmp_path):
 def test_close_ups_are_trained_tested_and_drawn_with_their_staleness(tmp_path):
     drive("run_close_ups", *QUICK, "--world_sizes", 3, "--jobs", 2, "--results", "runs", "--plot_dir", "plots",
           cwd=tmp_path)  # fmt: skip
-    assert len(rows_of(tmp_path / "runs/trials.csv")) == 4
+    assert len(trials_of(tmp_path / "runs")) == 4
     names = [path.name for path in (tmp_path / "plots").iterdir()]
     for end in ("_test_performance.txt", "_training_plots.png", "_validation_plots.png"):
         assert sum(name.endswith(end) for name in names) == 4
@@ -364,16 +390,16 @@ def test_last_updates_are_tested_up_to_the_model_of_the_run(tmp_path):
     driver = ("run_last_updates", *QUICK, "--saves_per_epoch", 20, "--world_sizes", 3, 6, "--seeds", 1, "--jobs", 2)
     drive(*driver, "--last", 10, "--results", "runs", cwd=tmp_path)
     assert (tmp_path / "runs/last_updates.png").stat().st_size > 0
-    trials, weights = rows_of(tmp_path / "runs/trials.csv"), rows_of(tmp_path / "runs/last_updates.csv")
+    trials, weights = trials_of(tmp_path / "runs"), rows_of(tmp_path / "runs/last_updates.csv")
     for trial in trials:
-        log = read_log(tmp_path / "runs" / f"{trial['name']}_log.log")
-        rows = [row for row in weights if row["name"] == trial["name"]]
-        left, through = [int(row["updates_left"]) for row in rows], int(rows[0]["first_through"])
+        log = read_log(tmp_path / "runs" / f"{trial.name}_log.log")
+        rows = [row for row in weights if row["name"] == trial.name]
+        left, finished = [int(row["updates_left"]) for row in rows], int(rows[0]["first_finished"])
         assert left == [updates for updates in len(log.updates) - log.saved_versions if updates <= max(10, left[0])]
-        assert through <= left[0]
-        later = log.updates.worker[len(log.updates) - through :]
-        assert len(set(later)) == int(trial["world_size"]) - 2
-        assert float(rows[-1]["test_accuracy"]) == float(trial["test_accuracy"])
+        assert finished <= left[0]
+        later = log.updates.worker[len(log.updates) - finished :]
+        assert len(set(later)) == trial.config.workers - 1
+        assert float(rows[-1]["test_accuracy"]) == trial.outcome.test_accuracy
 
 
 def test_last_updates_refuse_runs_that_they_cannot_tell_of(tmp_path):
@@ -420,6 +446,6 @@ def test_a_whole_driver_runs(tmp_path):
     """All 37 trainings of the comparison, but for the slow network."""
     drive("run_speed_comp", *QUICK, "--networks", "LeNet5", "--train_split", 0.5, "--jobs", 2, "--results", "runs",
           cwd=tmp_path)  # fmt: skip
-    trials = rows_of(tmp_path / "runs/trials.csv")
-    assert Counter(trial["mode"] for trial in trials) == {"classic": 1, "sync": 9, "async": 9}
+    trials = trials_of(tmp_path / "runs")
+    assert Counter(trial.config.mode for trial in trials) == {"classic": 1, "sync": 9, "async": 9}
     assert len(rows_of(tmp_path / "runs/summary.csv")) == 19

@@ -215,7 +215,7 @@ def test_a_folder_that_is_a_file(name, below, nursery, inputs, tmp_path):
 @pytest.mark.parametrize(
     "command, flag, written",
     [
-        ("analysis/reports/summary.py . --summary_dir", "--summary_dir", "trials.csv"),
+        ("analysis/reports/summary.py . --summary_dir", "--summary_dir", "trials.jsonl"),
         ("analysis/partition_plots.py --dataset digits --output", "--output", "plot.png"),
     ],
 )

@@ -5,6 +5,8 @@ model may go. A line holds the whole configuration; a setting or an outcome that
 was written reads as its default.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import fcntl
 import json
@@ -14,22 +16,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from analysis.spread import Spread
 from catalogue import DATASETS
-from common import build_model, load_dataset
-from evaluation import evaluate
 from interface.errors import DataError, UsageError
 from interface.files import make_folder, with_filename
 from training.config import ROWS, RunConfig, experiment_of
 from training.flags import MODES
-from training.record.checkpoints import read_model
-from training.record.reader import read_log
-from training.record.run_log import RunLog
+
+if TYPE_CHECKING:
+    from training.record.run_log import RunLog
 
 LOG_ENDING = "_log.log"
 BETTER_THAN_CHANCE = 2  # times the accuracy of a guess: what a run that converged exceeds
@@ -63,8 +60,14 @@ class TrialOutcome:
     revision: str = ""
 
     @classmethod
-    def of(cls, log: RunLog, model_path: Path, data_dir: str) -> "TrialOutcome":
+    def of(cls, log: RunLog, model_path: Path, data_dir: str) -> TrialOutcome:
         """Test the model of a run. Raises DataError if it is not there or not of that network."""
+        import torch
+
+        from common import build_model, load_dataset
+        from evaluation import evaluate
+        from training.record.checkpoints import read_model
+
         config = log.config
         dataset = load_dataset(config.dataset, data_dir)
         model = build_model(config.dataset, config.network_name)
@@ -101,8 +104,10 @@ class Trial:
     outcome: TrialOutcome
 
     @classmethod
-    def of(cls, path: Path, data_dir: str) -> "Trial":
+    def of(cls, path: Path, data_dir: str) -> Trial:
         """Of the run with this log and the model beside it. Raises DataError if one of them cannot be used."""
+        from training.record.reader import read_log
+
         log = read_log(path)
         outcome = TrialOutcome.of(log, path.with_name(f"{run_of(path)}_model.pt"), data_dir)
         return cls(run_of(path), log.seed, log.clock, log.config, outcome)
@@ -127,7 +132,7 @@ class Trial:
         return json.dumps(fields | {"config": self.config.as_dict(), "outcome": outcome}, allow_nan=False)
 
     @classmethod
-    def parse(cls, line: str) -> "Trial":
+    def parse(cls, line: str) -> Trial:
         """What `line` made, by this or an earlier version of the suite. Raises ValueError for anything else."""
         try:
             found = json.loads(line)
@@ -144,12 +149,12 @@ class Trial:
 def parse_outcome(found: dict[str, Any]) -> dict[str, Any]:
     """The fields of a TrialOutcome as a line holds them. Raises ValueError for a value of another type."""
     values = dict(found)
-    for field in dataclasses.fields(TrialOutcome):
-        value = values.get(field.name, field.default)
-        if field.type is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-            values[field.name] = float(value)
-        elif value is not dataclasses.MISSING and type(value) is not field.type:
-            raise ValueError(f"{field.name} {str(value)[:80]!r}")
+    for name, kind in get_type_hints(TrialOutcome).items():
+        value = values.get(name)
+        if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+            values[name] = float(value)
+        elif name in values and type(value) is not kind:
+            raise ValueError(f"{name} {str(value)[:80]!r}")
     return values
 
 
@@ -197,6 +202,8 @@ class Trials:
 
     def add_missing(self, folder: Path, data_dir: str) -> int:
         """Measure the complete runs of a folder without a line; returns how many cannot be, each with a warning."""
+        from tqdm import tqdm
+
         logs = sorted(path for path in folder.glob(f"*{LOG_ENDING}") if "_partial" not in path.name)
         missing = [path for path in logs if run_of(path) not in self.rows]
         failures = 0
