@@ -216,7 +216,7 @@ def test_a_folder_that_is_a_file(name, below, nursery, inputs, tmp_path):
     "command, flag, written",
     [
         ("analysis/reports/summary.py . --summary_dir", "--summary_dir", "trials.jsonl"),
-        ("analysis/partition_plots.py --dataset digits --output", "--output", "plot.png"),
+        ("analysis/reports/partition_plots.py --dataset digits --output", "--output", "plot.png"),
     ],
 )
 def test_tables_and_figures_of_many_runs_have_flags_of_their_own(command, flag, written, nursery, inputs, tmp_path):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 import kfold
-from common import MODELS, build_model, load_dataset, make_generator
+from common import LeNet5, build_model, load_dataset, make_generator
 from cross_validation.grid import Configuration, SearchGrid, SearchSettings
 from cross_validation.plots import draw_grid
 from cross_validation.search import Result, ResultsFile, SearchData, Training, make_folds, rank, train
@@ -101,7 +101,7 @@ def test_a_csv_row_matches_plain_pytorch(searched, samples):
     fold = make_folds(subset, 4, SEED)[2]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_generator(fold.seed, "initialisation").initial_seed())
-        network = MODELS["LeNet5"](10)
+        network = LeNet5(10)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.5, fused=False, foreach=False)
     shuffle = make_generator(fold.seed, "shuffle", worker=1)
     images, labels = samples.images.permute(0, 3, 1, 2), samples.labels
@@ -146,7 +146,7 @@ def test_a_training_equals_a_non_distributed_run_to_the_bit(samples, alr):
     worker, optimizer = plan.worker(1), plan.optimizer(model)
     for step in range(plan.updates):
         push = worker.compute(Snapshot(step, model.parameters, model.buffers), borrowed, samples)
-        optimizer.step(push.gradient, plan.learning_rate(step))
+        optimizer.step(push.gradient, plan.learning_rate(step, step))
     assert score == evaluate(samples, model, fold.held_out)
 
 

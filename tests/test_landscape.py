@@ -369,7 +369,7 @@ def test_running_statistics_are_excluded_from_the_plane_and_re_estimated(tmp_pat
     np.testing.assert_array_equal(saved.epochs, [0, 0.5, 1])
 
     dataset = tiny_cifar10()
-    losses = evaluation_of(dataset, False, settings(batch_size=3))
+    losses = evaluation_of(dataset, "ResNet18", settings(batch_size=3))
     survey = Survey.around([saved], None, settings(grid_size=2), losses.about)
     landscape = survey.measure(losses, tmp_path / "unfinished.npz")
     assert len(landscape.plane.origin) == 11_173_962 and landscape.masked == 0
@@ -625,25 +625,25 @@ def labels_of(*bases: str) -> list[str]:
         ),
         (
             ["mnist_async_11_100_0005_09_32_6_SGD_spe3", "mnist_sync_2_100_0005_09_32_6_SGD_spe3"],
-            ["asynchronous, world size 11", "synchronous, world size 2"],
+            ["asynchronous SGD, 10 workers", "synchronous SGD, 1 worker"],
         ),
         (
             ["mnist_classic_0_100_001_00_32_6_SGD_spe3", "mnist_async_3_100_001_00_32_6_ADAM_spe3_labels_seed7"],
             [
-                "non-distributed, SGD, no split, default seed",
-                "asynchronous, world size 3, Adam, split labels, wall clock, seed 7",
+                "non-distributed SGD, momentum 0, every worker on all samples, seed 42",
+                "asynchronous Adam, 2 workers, labels split among workers, seed 7",
             ],
         ),
         (
             ["mnist_async_3_100_001_00_32_6_SGD_spe3", "mnist_async_3_100_001_00_32_6_SGD_spe3_delay_long_constant"],
-            ["no delay", "delay, long delay, constant delay"],
+            ["no delay", "every worker delayed, long delays, constant delays"],
         ),
         (
             [f"mnist_async_3_100_001_00_32_6_SGD_spe3{end}" for end in ("_comp", "_comp_lambda0.5", "")],
             [
-                "compensation, constant compensation, lambda 2",
-                "compensation, constant compensation, lambda 0.5",
-                "no compensation",
+                "delay compensation, λ 2, constant compensation",
+                "delay compensation, λ 0.5, constant compensation",
+                "no delay compensation",
             ],
         ),
         (["mnist_sync_3_100_001_00_32_6_SGD_spe3"] * 2, ["run in runs", "run in runs"]),

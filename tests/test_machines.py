@@ -159,14 +159,14 @@ def test_a_machine_with_other_settings_is_refused_by_name(flags, complaint, star
     if "mnist" in flags and not DATA.is_dir():
         pytest.skip("real data are not here")
     server, other = (start("dist_async.py", rank) for rank in range(2))
-    server.wait_until("Worker_1 is here")
+    server.wait_until("Worker_1 has joined")
     stranger = start("dist_async.py", 2, *flags)
     for rank in (server, stranger):
         code, words = rank.end()
         last = words.strip().split("\n")[-1]
         assert code == 1 and complaint in last and "Worker_2" in last
     code, words = other.end()
-    assert code == 1 and "called off" in words and complaint in words
+    assert code == 1 and "aborted" in words and complaint in words
 
 
 def test_a_host_whose_link_goes_down_is_noticed_and_an_asynchronous_run_goes_on(start, network):

@@ -18,6 +18,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+import common
 import dist_sync
 import nonDistributed
 import test_model
@@ -439,7 +440,7 @@ def test_published_runs_score_as_in_their_logs(mode, run_test_model, monkeypatch
                 for part, samples in (("train", data.train), ("test", data.test))}  # fmt: skip
         return replace(data, **thin)
 
-    monkeypatch.setattr(test_model, "load_dataset", every_40th)
+    monkeypatch.setattr(common, "load_dataset", every_40th)
     (model,) = PUBLISHED.glob(f"*_{mode}_*_model.pt")
     log = read_log(model.with_name(model.name.replace("_model.pt", "_log.log")))
     code, printed, _ = run_test_model(model, log.path, *EVERYTHING, "--data_dir", DATA)

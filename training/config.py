@@ -64,7 +64,7 @@ class NetworkFlags:
 
     alt_model: bool = flag(
         False, "CNN1 / CNN2 instead of LeNet5 / ResNet18",
-        phrase=lambda config: config.network_name, off="default network", title=Title.HEADLINE,
+        phrase=lambda config: config.network_name, title=Title.HEADLINE,
     )  # fmt: skip
     network: str | None = flag(
         None, "any network that takes the images of the data set", NETWORKS, suffix="", label="network",
@@ -111,7 +111,8 @@ class WorkerFlags:
     )  # fmt: skip
     partition: str = flag(
         "none", "who trains on what", PARTITIONS, modes=DISTRIBUTED, label="partition",
-        phrase=lambda config: PARTITIONS[config.partition].title if config.workers > 1 else "", title=Title.ALWAYS,
+        phrase=lambda config: PARTITIONS[config.partition].title if config.workers > 1 else "",
+        off=PARTITIONS["none"].title, title=Title.ALWAYS,
     )  # fmt: skip
 
 
@@ -149,7 +150,7 @@ class ClockFlags:
 
     clock: str = flag(
         "wall", "wall: real processes; virtual: discrete events in one process", CLOCKS, modes=DISTRIBUTED, suffix="",
-        label="clock", phrase="{} clock", title=Title.HEADLINE,
+        label="clock", phrase="{} clock", off="wall clock", title=Title.HEADLINE,
     )  # fmt: skip
     compute_ms: float | None = flag(
         None, "virtual clock: mean time of one gradient, ms", Interval(float, "(0,inf)"), modes=DISTRIBUTED,
@@ -438,12 +439,16 @@ def phrase_of(config: RunConfig, name: str) -> str:
     return row.phrase.format(value) if isinstance(row.phrase, str) else row.phrase(config)
 
 
+def algorithm_in_words(config: RunConfig) -> str:
+    """The algorithm with its optimiser, as in "asynchronous SGD"."""
+    title = config.rule.title if config.distributed else f"{MODE_TITLES[config.mode]} SGD"
+    return title.replace("SGD", "Adam") if config.alr else title
+
+
 def headline(config: RunConfig) -> str:
     """Network, data set, algorithm, optimiser and workers."""
-    optimizer = phrase_of(config, "alr")
-    algorithm = config.rule.title.replace("SGD", optimizer) if config.distributed else f"non-distributed {optimizer}"
     workers = f", {phrase_of(config, 'world_size')}" if config.distributed else ""
-    return f"{config.network_name} on {DATASETS[config.dataset].title}, {algorithm}{workers}"
+    return f"{config.network_name} on {DATASETS[config.dataset].title}, {algorithm_in_words(config)}{workers}"
 
 
 def settings_in_words(config: RunConfig, without: Collection[str] = ()) -> list[str]:
@@ -460,9 +465,13 @@ def belongs_in_title(config: RunConfig, name: str) -> bool:
 
 
 def differences_in_words(configs: list[RunConfig]) -> list[list[str]]:
-    """For each configuration, what tells it from the others, each setting in words."""
-    columns = [[MODE_TITLES[config.mode] for config in configs]]
-    columns += [[phrase_of(config, name) for config in configs] for name in ROWS]
+    """For each configuration, what tells it from the others, each setting in words.
+
+    Where a setting does not apply, it counts as not given.
+    """
+    columns = [[algorithm_in_words(config) for config in configs], [config.network_name for config in configs]]
+    for name in (name for name in ROWS if name not in ("algorithm", "alr", "alt_model", "network")):
+        columns.append([phrase_of(config, name) or ROWS[name].off for config in configs])
     different = [column for column in columns if len(set(column)) > 1]
     return [[column[place] for column in different if column[place]] for place in range(len(configs))]
 
