@@ -5,10 +5,11 @@ import re
 
 import pytest
 
+from catalogue import PARTITIONS
 from conftest import ROOT, run
 from interface.command_line import Interval, run_script
-from interface.errors import UsageError
-from training.config import RunConfig, make_parser
+from interface.errors import DataError, UsageError
+from training.config import ROWS, RunConfig, default_of, make_parser
 
 SCRIPTS = {"classic": "nonDistributed", "sync": "dist_sync", "async": "dist_async"}
 EVERYWHERE, DISTRIBUTED, ASYNC = tuple(SCRIPTS), ("sync", "async"), ("async",)
@@ -90,21 +91,84 @@ def test_bad_flags(mode, line, named, monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "out").exists(), "nothing may be written for a run that cannot be"
 
 
-def test_there_are_many_cases():
-    assert len(CASES) >= 80
-
-
 def test_as_a_process():
     done = run("dist_async.py", "--lr", "0", check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "dist_async.py: error: argument --lr: '0' is not valid: give a number in (0,inf)\n"
 
 
+def flags_of(mode: str) -> set[str]:
+    """Every flag of a script."""
+    partitions = {name for name, row in PARTITIONS.items() if name != "none" and mode in row.modes}
+    return {name for name, row in ROWS.items() if mode in row.modes and name != "partition"} | partitions
+
+
 @pytest.mark.parametrize("mode", SCRIPTS)
-def test_help_names_every_flag_once(mode):
+def test_help_names_every_flag_once_in_groups(mode):
     text = make_parser(mode, "about").format_help()
-    for field in ("dataset", "lr", "seed", "val"):
-        assert len(re.findall(rf"^  --{field} ", text, re.MULTILINE)) == 1
+    assert sorted(re.findall(r"^  --(\w+)", text, re.MULTILINE)) == sorted(flags_of(mode))
+    headings = re.findall(r"^(\S.*):$", text, re.MULTILINE)
+    assert headings[:3] == ["options", "Data", "Network and optimiser"] and headings[-1] != "options"
+
+
+def test_the_readme_has_every_flag_with_its_default():
+    table = re.search(r"\| flags of training .*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    rows = [line.split(" | ") for line in table.splitlines()]
+    for name in set.union(*map(flags_of, SCRIPTS)):
+        found = [row for row in rows if re.search(rf"`--{name}\b", row[0])]
+        assert len(found) == 1, name
+        if name in ROWS and not isinstance(default_of(name), bool):
+            used = ROWS[name].fills if default_of(name) is None else default_of(name)
+            assert used is None or str(used) in found[0][-1], (name, found)
+
+
+@pytest.mark.parametrize(
+    ("mistyped", "meant"), [("--epoch", "--epochs"), ("--learning_rat", None), ("--worldsize=4", "--world_size"),
+                            ("--momentun", "--momentum")]
+)  # fmt: skip
+def test_a_mistyped_flag_is_answered_with_the_one_that_was_meant(mistyped, meant, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["dist_sync.py", mistyped, "3"])
+    with pytest.raises(SystemExit):
+        make_parser("sync", "about").parse_args()
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"unrecognized arguments: {mistyped}" in error
+    assert error.rstrip().endswith(f"; did you mean {meant}?") if meant else "did you mean" not in error
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a number is odd"), KeyError("x"), AssertionError(), RuntimeError("torch")]
+)
+def test_a_bug_keeps_its_traceback_and_says_that_it_is_one(error, capsys, monkeypatch):
+    def main() -> None:
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["dist_sync.py"])
+    with pytest.raises(SystemExit) as ended:
+        run_script(main)
+    assert ended.value.code == 70
+    *trace, last = capsys.readouterr().err.splitlines()
+    assert trace[0].startswith("Traceback") and "raise error" in "\n".join(trace)
+    assert last.startswith(f"dist_sync.py: error: this is a bug in the suite ({type(error).__name__}")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UsageError("--lr"), 2), (DataError("a.log"), 1), (OSError(28, "full", "a"), 1)]
+)
+def test_what_is_no_bug_is_one_line(error, code, capsys, monkeypatch):
+    def main() -> None:
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["dist_sync.py"])
+    with pytest.raises(SystemExit) as ended:
+        run_script(main)
+    assert ended.value.code == code and capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_network_has_one_configuration_however_it_is_asked_for():
+    assert RunConfig(mode="sync", network="CNN1") == RunConfig(mode="sync", alt_model=True)
+    assert RunConfig(mode="sync", network="LeNet5") == RunConfig(mode="sync")
+    with pytest.raises(UsageError, match="--network CNN1 has no effect with --alt_model"):
+        RunConfig(mode="sync", network="CNN1", alt_model=True)
 
 
 def test_momentum_with_adam_warns_and_goes_on(tmp_path):

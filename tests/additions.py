@@ -1,0 +1,57 @@
+"""One more of everything: an algorithm, a delay distribution, a partition, a data set and a network, a row each.
+
+python tests/additions.py SCRIPT FLAGS...   runs a script of the suite that knows them.
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from catalogue import DATASETS, NETWORKS, PARTITIONS, DatasetRow, NetworkRow, PartitionRow
+from toys import Pairs
+from training.algorithms import ALGORITHMS
+from training.timing import DELAY_TYPES, Distribution
+
+
+def read_noise(row, data_dir):
+    """Two hundred images of noise, each darker or brighter by its label."""
+    import torch
+
+    from common import RawImages
+
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 5
+    images = torch.randint(0, 100, (200, 28, 28, 1), generator=generator) + 30 * labels.view(-1, 1, 1, 1)
+    images = images.to(torch.uint8)
+    return RawImages(images[:150], labels[:150], images[150:], labels[150:], tuple("abcde"))
+
+
+def make_perceptron(labels):
+    """A network whose first layer is no convolution and has no name."""
+    from torch import nn
+
+    layers = (nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, labels), nn.LogSoftmax(dim=1))
+    return nn.Sequential(*layers)
+
+
+def split_evens(indices, labels, workers, generator):
+    """Each worker gets every n-th sample."""
+    return [indices[worker::workers] for worker in range(workers)]
+
+
+DATASETS["noise"] = DatasetRow("Noise", (28, 28, 1), 5, "LeNet5", "CNN1", reader="additions:read_noise")
+NETWORKS["Perceptron"] = NetworkRow((28, 28, 1), "additions:make_perceptron")
+PARTITIONS["split_evens"] = PartitionRow(
+    "every n-th sample to each worker", "every n-th", "each worker trains on every n-th sample", "_evens", "P",
+    "additions:split_evens",
+)  # fmt: skip
+DELAY_TYPES["alternating"] = Distribution("alternating", lambda draws, mean, slowdown: 2 * mean * (draws.normal() > 0))
+ALGORITHMS["pairs"] = Pairs
+
+if __name__ == "__main__":
+    script = Path(__file__).resolve().parent.parent / sys.argv[1]
+    sys.argv = [str(script), *sys.argv[2:]]
+    sys.modules["additions"] = sys.modules["__main__"]
+    runpy.run_path(str(script), run_name="__main__")
