@@ -146,6 +146,14 @@ def test_workers_may_come_before_the_server_and_train_as_on_one_machine(torchrun
     assert weights_of(server.files()) == weights_of(local)
 
 
+def test_a_run_that_spanned_machines_is_replayed_on_one(start, tmp_path):
+    ranks = [start("dist_async.py", rank) for rank in range(3)]
+    for rank in ranks:
+        assert rank.end()[0] == 0, rank.output.read_text()
+    again = train("dist_async.py", tmp_path / "again", "--replay", ranks[0].files()["log"])
+    assert weights_of(again) == weights_of(ranks[0].files())
+
+
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
