@@ -108,8 +108,8 @@ def with_carriage_returns(path: Path, good: Path) -> None:
 
 def first_difference(path: Path, good: Path) -> int:
     """The number of the first line in which two texts differ."""
-    texts = [file.read_text(encoding="utf-8", errors="replace").split("\n") for file in (path, good)]
-    return 1 + next(number for number, (ours, theirs) in enumerate(zip(*texts, strict=False)) if ours != theirs)
+    pairs = zip(path.read_bytes().split(b"\n"), good.read_bytes().split(b"\n"), strict=False)
+    return next(number for number, (line, before) in enumerate(pairs, start=1) if line != before)
 
 
 # ----------------------------------------------------------------------------------------------------
