@@ -73,6 +73,7 @@ CSV, TRIALS = "search/kfold_digits_SGD_LeNet5_samples60_folds2_seed1.csv", "runs
 RAW = "data/MNIST/raw"
 IMAGES, LABELS = f"{RAW}/train-images-idx3-ubyte", f"{RAW}/train-labels-idx1-ubyte"
 
+SETTINGS = SurveySettings(grid_size=2, batch_size=250, margin=0.2, test_samples=20, data_dir=Path("data"))
 QUICK = "--grid_size 2 --test_samples 20"
 COMMANDS = {
     "test_model": f"test_model.py {MODEL} {LOG} --training_time --subfolder out",
@@ -108,15 +109,23 @@ def good(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"dist_sync.py {SMALL} --saves_per_epoch 2 --seed 1 --clock virtual",
         f"nonDistributed.py {SMALL} --seed 1 --subfolder runs",
         f"nonDistributed.py {SMALL} --seed 2 --subfolder runs",
-        f"{COMMANDS['loss_landscape_multi']} --name pair".replace("--subfolder out", "--subfolder ."),
         COMMANDS["kfold"],
         COMMANDS["summary"],
         COMMANDS["nonDistributed on mnist"].replace("--subfolder out", "--subfolder ."),
     ):
         nursery.run(line, folder=folder).went_well()
-    for path in [*folder.glob("*.html"), *folder.rglob("*.png")]:
-        path.unlink()  # they are large, and nothing reads them
+    survey, evaluation = survey_of_pair(folder)
+    survey.measure(evaluation, folder / "unfinished.npz").save(folder / NUMBERS)
+    for path in [*folder.glob("unfinished.npz"), *folder.rglob("*.png")]:
+        path.unlink()
     return folder
+
+
+def survey_of_pair(folder: Path) -> tuple[Survey, Evaluation]:
+    """The survey of two runs that `grid_losses` reads the numbers of."""
+    files = (MODEL, WEIGHTS, f"{SYNC}_weights.npy")
+    model, *weights = (Source(folder / path, parse_run_name(base_of(path))) for path in files)
+    return prepare(model, weights, ["asynchronous", "synchronous"], SETTINGS)
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -340,8 +349,6 @@ def test_a_run_that_diverged_may_have_a_model_of_nan(run, copy):
 # Saved weights
 # ----------------------------------------------------------------------------------------------------
 
-SETTINGS = SurveySettings(grid_size=2, batch_size=250, margin=0.2, test_samples=20, data_dir=Path("data"))
-
 
 def prepare_survey(weights: str = WEIGHTS, model: str = MODEL) -> tuple[Survey, Evaluation] | None:
     """What loss_landscape.py does before it evaluates a loss."""
@@ -473,12 +480,16 @@ def test_a_landscape_is_drawn_without_a_usable_log(run, copy):
 # ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def survey(copy: Path) -> Survey:
+@pytest.fixture(scope="module")
+def survey_of_numbers(good: Path) -> Survey:
     """The survey that the good numbers belong to."""
-    files = (MODEL, WEIGHTS, f"{SYNC}_weights.npy")
-    model, *weights = (Source(Path(path), parse_run_name(base_of(path))) for path in files)
-    return prepare(model, weights, ["asynchronous", "synchronous"], SETTINGS)[0]
+    return survey_of_pair(good)[0]
+
+
+@pytest.fixture
+def survey(survey_of_numbers: Survey, copy: Path) -> Survey:
+    """The same, in the copy of the good folder."""
+    return survey_of_numbers
 
 
 def changed_numbers(change: Callable[[dict[str, np.ndarray]], object]) -> Damage:
