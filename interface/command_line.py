@@ -34,6 +34,8 @@ class Interval:
     def __contains__(self, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, (int, self.kind)) or value != value:  # NaN
             return False
+        if isinstance(value, int) and value.bit_length() > 63:  # more than torch, numpy and files can hold
+            return False
         above = self.low <= value if self.text[0] == "[" else self.low < value
         below = value <= self.high if self.text[-1] == "]" else value < self.high
         return above and below

@@ -221,6 +221,7 @@ LINES_OF_FORMAT_2 = {
     "a lost worker without a number": edited("lost  Worker_2", "lost  Worker_two"),
     "a lost worker without a name": edited("lost  Worker_2", "lost"),
     "a lost worker without a reason": edited("(lost  Worker_2).*", r"\1"),
+    "a lost worker that is lost again": edited(r"^(.*lost  Worker_2.*)$", r"\1\n\1"),
     "a lost worker before the start": edited(r"^.* s  lost", "-1.0 s  lost"),
 }
 
@@ -228,6 +229,12 @@ LINES_OF_FORMAT_2 = {
 @pytest.mark.parametrize("kind", LINES_OF_FORMAT_2)
 def test_wrong_lines_of_gradients_and_lost_workers_are_refused(kind, rewritten_log):
     assert_line_refused(rewritten_log, LINES_OF_FORMAT_2[kind])
+
+
+def test_a_lost_worker_that_goes_on_is_refused(log):
+    text = log.read_text()
+    log.write_text(text.replace("\n", "\n0.0 s  lost  Worker_2  how killed by SIGKILL\n", 1))
+    assert_refused(lambda: read_log(log), log, "Worker_2 was lost before")
 
 
 def test_logs_of_format_1_are_read(logs):
@@ -393,9 +400,9 @@ def fetched_later(path: Path, good: Path) -> None:
 
 IMPOSSIBLE = {  # damage that no single line shows → what the replay says
     "a version that its worker did not fetch": (fetched_later, "was computed on version 1, in the replay on 0"),
-    "a gradient of a worker that was lost": (
-        edited(r"^(.*) s  update 12/", r"\1 s  lost  Worker_1  how killed by signal 9\n\g<0>"),
-        r"gradient \d+ is of Worker_1, which waits or has left",
+    "a gradient that its algorithm would not have buffered": (
+        edited(r"^(.*s)  update 20/20(  Worker_.*)  weight_norm .*\n", r"\1  gradient 10\2  fate buffered\n"),
+        r"gradient 20 led to version 19, in the replay to 20",
     ),
 }
 

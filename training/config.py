@@ -23,6 +23,7 @@ from training.timing import DELAY_TYPES
 LEARNING_RATE_SCHEDULES = {"exponential": "×0.9 per epoch", "cosine_annealing": "cosine to 0"}
 DELAY_INTENSITIES = {"small": 10.0, "medium": 20.0, "long": 30.0}  # mean delay, ms
 CLOCKS = ("wall", "virtual")
+RUN_CLOCKS = (*CLOCKS, "replay")  # whose times a log has
 MODE_TITLES = {"classic": "non-distributed", "sync": "synchronous", "async": "asynchronous"}
 
 DELAYED = Needs(lambda config: config.delayed, "without --delay or --slow_worker_1")
@@ -251,9 +252,8 @@ class RunConfig(*GROUPS):
                 continue
             if self.mode not in row.modes:
                 raise UsageError(f"{flag_of(self, name)} has no effect on a {MODE_TITLES[self.mode]} run")
-            if row.valid is not None and value not in row.valid:
-                what = row.valid.what if isinstance(row.valid, Interval) else f"one of {', '.join(row.valid)}"
-                raise UsageError(f"--{name} {value} is not valid: give {what}")
+            if not is_valid(value, row, default):
+                raise UsageError(f"--{name} {str(value)[:80]} is not valid: give {what_is_valid(row, default)}")
 
     def _normalise_network(self) -> None:
         """One network has one configuration, however it was asked for."""
@@ -369,6 +369,22 @@ class RunConfig(*GROUPS):
 def default_of(name: str) -> Any:
     """What a setting is when its flag is not given."""
     return RunConfig.__dataclass_fields__[name].default
+
+
+def is_valid(value: Any, row: Flag, default: Any) -> bool:
+    """Whether a flag takes a value, other than its default."""
+    if isinstance(row.valid, Interval):
+        return value in row.valid
+    return isinstance(value, bool if isinstance(default, bool) else str) and (row.valid is None or value in row.valid)
+
+
+def what_is_valid(row: Flag, default: Any) -> str:
+    """The values that a flag takes, in words."""
+    if isinstance(row.valid, Interval):
+        return row.valid.what
+    if row.valid is not None:
+        return f"one of {', '.join(row.valid)}"
+    return "true or false" if isinstance(default, bool) else "a text"
 
 
 def flag_of(config: RunConfig, name: str) -> str:

@@ -22,7 +22,7 @@ from analysis.spread import Spread
 from catalogue import DATASETS
 from interface.errors import DataError, UsageError
 from interface.files import make_folder, with_filename
-from training.config import ROWS, RunConfig, experiment_of
+from training.config import ROWS, RUN_CLOCKS, RunConfig, experiment_of
 from training.flags import MODES
 
 if TYPE_CHECKING:
@@ -138,11 +138,15 @@ class Trial:
             found = json.loads(line)
             name, seed, clock = (found[key] for key in ("name", "seed", "clock"))
             config, outcome = RunConfig(**found["config"]), TrialOutcome(**parse_outcome(found["outcome"]))
-        except (UsageError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (UsageError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ValueError(str(error) or type(error).__name__) from error
         for key, value, kind in (("name", name, str), ("seed", seed, int | None), ("clock", clock, str)):
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise ValueError(f"{key} {value!r}")
+                raise ValueError(f"{key} {str(value)[:80]!r}")
+        if clock not in RUN_CLOCKS:
+            raise ValueError(f"clock {clock!r}")
+        if seed is not None and (config.seed not in (None, seed) or seed not in ROWS["seed"].valid):
+            raise ValueError(f"seed {str(seed)[:80]}")
         return cls(name, seed, clock, config, outcome)
 
 
@@ -182,10 +186,12 @@ class Trials:
         if not self.path.exists():
             return
         with with_filename(self.path):
-            *lines, _ = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-        for number, line in enumerate(lines, start=1):  # what was cut off after the last one is removed by `add`
+            *lines, torn = self.path.read_bytes().split(b"\n")
+        if torn and not torn.startswith(b"{"):  # else a line that was cut off, which `add` removes
+            lines.append(torn)
+        for number, line in enumerate(lines, start=1):
             try:
-                yield Trial.parse(line)
+                yield Trial.parse(line.decode())
             except ValueError as error:
                 raise DataError(
                     f"{self.path}, line {number}: damaged ({error}); remove the line, and its run is measured again"

@@ -87,8 +87,9 @@ def events_of(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer,
 
     lose_before(0)
     dispatcher.start()
-    columns = (log.gradients.seconds, log.gradients.worker, log.gradients.fetched, log.gradients.loss)
-    for number, (seconds, worker, fetched, loss) in enumerate(zip(*columns, strict=True)):
+    gradients = log.gradients
+    columns = (gradients.seconds, gradients.worker, gradients.fetched, gradients.loss, gradients.version)
+    for number, (seconds, worker, fetched, loss, version) in enumerate(zip(*columns, strict=True)):
         lose_before(number)
         if worker not in dispatcher.computing:
             raise DataError(f"{log.path}: gradient {number + 1} is of Worker_{worker}, which waits or has left")
@@ -97,6 +98,9 @@ def events_of(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer,
             raise DataError(f"{log.path}: gradient {number + 1} was computed on version {fetched}, "
                             f"in the replay on {push.version}")  # fmt: skip
         dispatcher.push(float(seconds), push)
+        if algorithm.server.version != version:
+            raise DataError(f"{log.path}: gradient {number + 1} led to version {version}, "
+                            f"in the replay to {algorithm.server.version}")  # fmt: skip
         if same and push.loss != loss and push.loss == push.loss:
             same = False
             observer.warn(float(seconds), f"gradient {number + 1} has loss {push.loss}, in the log {loss}")

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from interface.errors import DataError
-from training.config import RunConfig
+from training.config import ROWS, RUN_CLOCKS, RunConfig
 from training.record.published import WRONG, read_published, within
 from training.record.run_log import Events, LostWorker, RunLog, Validation
 
 FORMATS = (1, 2)  # that writer.py writes, or wrote
+HEADER_TYPES = {"seed": int, "threads_per_gradient": int, "cores": int, "clock": str, "data": str, "started": str,
+                "revision": str, "updates": int | None, "worker_samples": list}  # fmt: skip
 
 
 def read_log(path: str | Path) -> RunLog:
@@ -86,8 +88,13 @@ def _own_header(line: str) -> tuple[dict[str, Any], RunConfig]:
     head = json.loads(line)
     _demand(head["format"] in FORMATS, f"format {head['format']!r}, this suite reads {' and '.join(map(str, FORMATS))}")
     config = RunConfig(**head["config"])
-    for key, kind in {"seed": int, "threads_per_gradient": int, "clock": str, "data": str}.items():
-        _demand(type(head[key]) is kind, f"{key} {head[key]!r}")
+    for key, kind in HEADER_TYPES.items():
+        _demand(isinstance(head[key], kind) and not isinstance(head[key], bool), f"{key} {str(head[key])[:80]!r}")
+    _demand(head["clock"] in RUN_CLOCKS, f"clock {head['clock']!r}")
+    _demand(
+        head["seed"] in ROWS["seed"].valid and config.seed in (None, head["seed"]), f"seed {str(head['seed'])[:80]}"
+    )
+    _demand(all(type(samples) is int for samples in head["worker_samples"]), "samples that are no whole numbers")
     within(head["threads_per_gradient"], 1, head["cores"], "threads per gradient")
     batches = [math.ceil(samples / config.batch_size) for samples in head["worker_samples"]]
     _demand(head["worker_batches_per_epoch"] == batches, "mini-batches that do not fit the samples")
@@ -152,6 +159,7 @@ class _Course:
     def _worker(self, pairs: dict[str, str]) -> int:
         worker = int(pairs["worker"].removeprefix("Worker_"))
         _demand(worker in self._batches, f"Worker_{worker} of {len(self._batches)}")
+        _demand(all(worker != loss.worker for loss in self.losses), f"Worker_{worker} was lost before")
         return worker
 
     def _whose(self, pairs: dict[str, str]) -> tuple[int, int]:
@@ -173,5 +181,6 @@ def _own_result(text: str) -> dict[str, Any]:
     result = json.loads(text)
     within(result["seconds"], 0, sys.float_info.max, "time")
     _demand(result["status"] in ("complete", "partial"), f"status {result['status']!r}")
-    ", ".join(result.get("lost_workers", []))  # names, or none
+    lost = result.get("lost_workers", [])
+    _demand(isinstance(lost, list) and all(isinstance(name, str) for name in lost), f"lost workers {str(lost)[:80]}")
     return result
