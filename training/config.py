@@ -469,8 +469,9 @@ def headline(config: RunConfig) -> str:
 
 def settings_in_words(config: RunConfig, without: Collection[str] = ()) -> list[str]:
     """What shaped a run besides its headline, each setting in words, but for those in `without`."""
-    phrases = (phrase_of(config, name) for name in ROWS if name not in without and belongs_in_title(config, name))
-    return [phrase for phrase in phrases if phrase]
+    names = [name for name in ROWS if name not in without and belongs_in_title(config, name)]
+    names.sort(key=lambda name: ROWS[name].title is not Title.ALWAYS)
+    return [phrase for name in names if (phrase := phrase_of(config, name))]
 
 
 def belongs_in_title(config: RunConfig, name: str) -> bool:
