@@ -1,7 +1,7 @@
-"""What there is to choose from: data sets, networks, partitions. One row per entry, with all that is known of it.
+"""Tables of the available data sets, networks and partitions, one row per entry.
 
-The keys are the choices of the command line. A row names its implementation, "module:function", which is imported
-when it is needed: so `--help` and mistakes on a command line are answered without loading torch.
+The keys are the choices on the command line. A row names its implementation as "module:function", which is imported
+only when needed: `--help` and usage errors do not have to wait for torch.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ DEFAULT_SEED = 42
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """What is known of a data set before it is read.
+    """Properties of a data set that are known before it is read.
 
     image_shape: (H, W, C); network, alt_network: keys of NETWORKS, trained by default and with --alt_model;
-    torchvision: the class of torchvision.datasets that reads it; reader: a function that reads it instead.
+    torchvision: its class in torchvision.datasets, if any; reader: the function that reads it.
     """
 
     title: str
@@ -42,7 +42,7 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """What is known of a network: the images (H, W, C) that it takes, and its class, called with a number of labels."""
+    """A network: the shape (H, W, C) of its input images, and its class, called with the number of labels."""
 
     image_shape: tuple[int, int, int]
     implementation: str
@@ -58,10 +58,11 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class PartitionRow:
-    """One way of partitioning the training set among workers; its flag is its key.
+    """One way of partitioning the training set among workers; its key is also its flag.
 
-    title: in a figure's title; short_title: in a legend; marker: matplotlib's; suffix: in the name of a run;
-    by_label: whether each worker owns labels, so that their number must divide among the workers; modes: who offers it.
+    title: for figure titles; short_title: for legends; marker: for matplotlib; suffix: in the name of a run;
+    by_label: whether each worker owns labels, whose number must then be a multiple of the number of workers;
+    modes: the training modes that offer it.
     """
 
     title: str
@@ -76,36 +77,36 @@ class PartitionRow:
 
 PARTITIONS = {
     "none": PartitionRow(
-        "every worker on all samples", "no split", "every worker: everything, in its own order", "", "s",
+        "every worker on all samples", "no split", "each worker trains on all samples, in its own order", "", "s",
         "common:share_everything",
     ),
     "split_dataset": PartitionRow(
-        "samples split among workers", "samples split", "each worker trains on its own distinct samples",
+        "samples split among workers", "samples split", "each worker trains on its own disjoint subset",
         "_split_dataset", "o", "common:split_dataset",
     ),
     "split_labels": PartitionRow(
         "labels split among workers", "labels split",
-        "each worker owns a distinct set of labels; all get equally many samples", "_labels", "^",
+        "each worker owns a distinct set of labels; all have the same number of samples", "_labels", "^",
         "common:split_labels", by_label=True,
     ),
     "split_labels_unscaled": PartitionRow(
         "labels split among workers, every sample kept", "labels split, unscaled",
-        "as --split_labels, but each worker keeps every sample of its labels", "_labels_unscaled", "v",
+        "like --split_labels, but each worker keeps all samples of its labels", "_labels_unscaled", "v",
         "common:split_labels_unscaled", by_label=True, modes=("async",),
     ),
 }  # fmt: skip
 
 
 def implementation(table: Mapping[str, Any], name: str) -> Any:
-    """The function or class that the row of a network or a partition names."""
+    """The function or class named by the row of a network or a partition."""
     return resolve_name(table[name].implementation)
 
 
 def network_name(dataset: str, alt_model: bool) -> str:
-    """The key of NETWORKS that a data set trains by default, or with --alt_model."""
+    """The key of the default network for a data set, or of the one that --alt_model selects."""
     return DATASETS[dataset].alt_network if alt_model else DATASETS[dataset].network
 
 
 def networks_for(dataset: str) -> list[str]:
-    """The keys of NETWORKS that take the images of a data set."""
+    """The keys of NETWORKS that accept the images of a data set."""
     return [name for name, row in NETWORKS.items() if row.image_shape == DATASETS[dataset].image_shape]

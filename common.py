@@ -1,7 +1,7 @@
-"""Data sets, networks and partitioning: what every script of the suite shares.
+"""Data sets, networks and partitioning, shared by every script of the suite.
 
-Nothing here knows of processes, clocks, files written or figures. What there is to choose from stands in the
-tables of catalogue.py, one row per entry; this file implements what their rows name.
+Nothing here deals with processes, clocks, output files or figures. The tables in catalogue.py list the choices, one
+row per entry; this file implements the functions and classes that the rows name.
 """
 
 import functools
@@ -25,16 +25,16 @@ from interface.errors import DataError
 
 
 def make_generator(seed: int, purpose: str, worker: int = 0) -> torch.Generator:
-    """The generator of one purpose (``"partition"``, ``"shuffle"``, …) of one worker (0: the run itself).
+    """The random generator for one purpose (``"partition"``, ``"shuffle"``, …) and one worker (0: the run itself).
 
-    Streams of different purposes or workers are independent: adding draws to one never moves another.
+    Streams for different purposes or workers are independent: extra draws from one never shift another.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{worker}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 # ----------------------------------------------------------------------------------------------------
-# Data sets: decoded once, standardised, kept as tensors
+# Data sets: decoded once, standardised, stored as tensors
 # ----------------------------------------------------------------------------------------------------
 
 
@@ -42,8 +42,8 @@ def make_generator(seed: int, purpose: str, worker: int = 0) -> torch.Generator:
 class Samples:
     """Images and their labels.
 
-    images: float32, (N, H, W, C), standardised. Channels lie last in memory, which is what makes
-    convolution and pooling fast on a CPU; `batch` shows them as the (N, C, H, W) that networks expect.
+    images: float32, (N, H, W, C), standardised. The channels-last layout makes convolution and pooling fast on a CPU;
+    `batch` returns images in the shape (N, C, H, W) that networks expect.
     labels: int64, (N,).
     """
 
@@ -54,13 +54,13 @@ class Samples:
         return len(self.labels)
 
     def batch(self, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Images (n, C, H, W), channels last in memory, and labels (n,) at `indices`."""
+        """Images (n, C, H, W), in channels-last memory, and labels (n,) at `indices`."""
         if isinstance(indices, slice):
             return self.images[indices].permute(0, 3, 1, 2), self.labels[indices]
         return self.images.index_select(0, indices).permute(0, 3, 1, 2), self.labels[indices]
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that tell two data sets apart; reads every 16th image, for speed."""
+        """Sixteen hexadecimal digits that identify the data; hashes only every 16th image, for speed."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
         digest.update(self.images[::16].numpy().tobytes())
         digest.update(self.labels.numpy().tobytes())
@@ -69,7 +69,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One standardised data set: what to train on, what to test on, and the names of its classes."""
+    """One standardised data set: training samples, test samples and class names."""
 
     name: str
     train: Samples
@@ -79,7 +79,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class RawImages:
-    """The pixels of one data set as they are stored: uint8 images (N, H, W, C), int64 labels (N,)."""
+    """The raw pixels of one data set: uint8 images (N, H, W, C), int64 labels (N,)."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -89,9 +89,9 @@ class RawImages:
 
 
 def read_digits(row: DatasetRow, data_dir: Path) -> RawImages:
-    """scikit-learn's embedded 8×8 digits, scaled to 28×28, split 80/20, stratified; needs no file.
+    """scikit-learn's bundled 8×8 digits, upscaled to 28×28, with a stratified 80/20 split; needs no files.
 
-    The intensities 0…16 become 0…240, a step of 15 that keeps them exact until they are interpolated.
+    Intensities 0…16 are scaled to 0…240; the integer factor 15 keeps them exact until they are interpolated.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -107,7 +107,7 @@ def read_digits(row: DatasetRow, data_dir: Path) -> RawImages:
 
 
 def read_torchvision(row: DatasetRow, data_dir: Path) -> RawImages:
-    """One of torchvision's data sets; torchvision downloads what is not in the folder."""
+    """One of torchvision's data sets; torchvision downloads whatever is missing from `data_dir`."""
     from torchvision import datasets
 
     dataset_class = getattr(datasets, row.torchvision)
@@ -115,7 +115,7 @@ def read_torchvision(row: DatasetRow, data_dir: Path) -> RawImages:
     for train in (True, False):
         try:
             part = dataset_class(data_dir, train=train)
-        except RuntimeError:  # torchvision's error for files that are missing or incomplete
+        except RuntimeError:  # torchvision's error for missing or incomplete files
             part = dataset_class(data_dir, train=train, download=True)
         images = torch.as_tensor(part.data)
         images = images.unsqueeze(-1) if images.dim() == 3 else images
@@ -148,20 +148,20 @@ def read_fashion_mnist(row: DatasetRow, data_dir: Path) -> RawImages:
 
 @functools.cache
 def load_dataset(name: str, data_dir: str | Path) -> Dataset:
-    """Read, decode and standardise one data set of DATASETS, once per process and for those that it forks.
+    """Read, decode and standardise one of DATASETS. Cached per process; forked processes inherit the cache.
 
-    Images are scaled with the one mean and one standard deviation over all pixels of the training set.
-    Raises DataError if the data is neither on disk nor to be downloaded, or is not what it should be.
+    Images are standardised with a single mean and standard deviation over all pixels of the training set.
+    Raises DataError if the data can be neither read nor downloaded, or has an unexpected type, shape or label.
     """
     row = DATASETS[name]
     try:
         raw = resolve_name(row.reader)(row, Path(data_dir))
-    except Exception as error:  # torchvision, pickle, zlib and urllib each have their own
+    except Exception as error:  # torchvision, pickle, zlib and urllib each raise their own types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"data set {name}: not readable in {data_dir} and not downloadable ({reason[:200]}); "
-            f"put it there in torchvision's layout, name its folder with --data_dir, "
-            f"or use --dataset digits, which needs no file"
+            f"data set {name}: could be neither read from {data_dir} nor downloaded ({reason[:200]}); "
+            f"put it there in torchvision's layout, pass its folder with --data_dir, "
+            f"or use --dataset digits, which needs no files"
         ) from error
     for part, images, labels in (
         ("training", raw.train_images, raw.train_labels),
@@ -181,21 +181,22 @@ def load_dataset(name: str, data_dir: str | Path) -> Dataset:
     mean, deviation = train_images.mean(), train_images.std(correction=0)
     train_images.sub_(mean).div_(deviation)
     test_images = raw.test_images.float().sub_(mean).div_(deviation)
-    # Flat and back: of one channel, torch takes any stride for contiguous, but only 1 for channels last.
+    # Flatten and reshape, so that the channel stride is 1: with one channel, torch calls any stride contiguous, but
+    # only 1 channels last.
     train = Samples(train_images.flatten().view(-1, *row.image_shape), raw.train_labels)
     test = Samples(test_images.flatten().view(-1, *row.image_shape), raw.test_labels)
     return Dataset(name, train, test, raw.classes)
 
 
 # ----------------------------------------------------------------------------------------------------
-# Networks: all end in log-softmax; layer names are those of published checkpoints
+# Networks: all end in log-softmax; layer names match the published checkpoints
 # ----------------------------------------------------------------------------------------------------
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask is drawn from a generator of the caller's, so that each worker has its own stream.
+    """Dropout whose mask is drawn from a given generator, so that each worker has its own random stream.
 
-    generator: set by `FlatModel.use_generator`; None draws from torch's global one.
+    generator: set by `FlatModel.use_generator`; None uses torch's global generator.
     """
 
     def __init__(self, probability: float) -> None:
@@ -214,7 +215,7 @@ class Dropout(nn.Module):
 def max_pool(images: Tensor) -> Tensor:
     """Max-pooling by 2 of images (n, C, H, W) with even H and W.
 
-    Where no gradient is wanted, as maxima of strided views: the same numbers, several times faster on a CPU.
+    Without gradients it takes maxima of strided views: the same result, several times faster on a CPU.
     """
     if torch.is_grad_enabled():
         return F.max_pool2d(images, 2)
@@ -223,7 +224,7 @@ def max_pool(images: Tensor) -> Tensor:
 
 
 class LeNet5(nn.Module):
-    """LeCun et al. 1998, with ReLU and max-pooling, for 28×28 images of one channel."""
+    """LeNet-5 (LeCun et al., 1998) with ReLU and max-pooling, for 28×28 images with one channel."""
 
     def __init__(self, labels: int) -> None:
         super().__init__()
@@ -242,9 +243,9 @@ class LeNet5(nn.Module):
 
 
 class CNN1(nn.Module):
-    """Two 3×3 convolutions, one pooling, two dense layers, for 28×28 images of one channel.
+    """Two 3×3 convolutions, one pooling layer and two dense layers, for 28×28 images with one channel.
 
-    No ReLU follows the second convolution: so published checkpoints reach their logged accuracy.
+    There is no ReLU after the second convolution: only then do published checkpoints reach their logged accuracy.
     """
 
     def __init__(self, labels: int) -> None:
@@ -264,7 +265,7 @@ class CNN1(nn.Module):
 
 
 class CNN2(nn.Module):
-    """Two padded 3×3 convolutions, each pooled, and two dense layers, for 32×32 images of three channels."""
+    """Two padded 3×3 convolutions, each followed by pooling, and two dense layers, for 32×32 RGB images."""
 
     def __init__(self, labels: int) -> None:
         super().__init__()
@@ -304,7 +305,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 in its CIFAR form: a 3×3 stem without pooling, for 32×32 images of three channels."""
+    """ResNet-18 for CIFAR (He et al. 2015, arXiv 1512.03385): a 3×3 stem without pooling, for 32×32 RGB images."""
 
     def __init__(self, labels: int) -> None:
         super().__init__()
@@ -326,8 +327,8 @@ class FlatModel:
     """A network whose parameters, gradients and buffers are views into contiguous float32 vectors.
 
     parameters, gradients: (P,), in the order of `network.parameters()`; buffers: (B,), in the order of
-    `network.buffers()`. Exchanging a model, stepping an optimiser and saving a row are then one call on
-    one tensor each. BatchNorm's integer counters live in `buffers` as float32, exact up to 2**24 batches.
+    `network.buffers()`. Exchanging a model, taking an optimiser step and saving a row are then one call on one tensor
+    each. BatchNorm's integer counters are stored in `buffers` as float32, exact up to 2**24 batches.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -348,40 +349,40 @@ class FlatModel:
         self.buffers = torch.cat([torch.zeros(0), *(buffer.float().flatten() for buffer in buffers)])
         sizes = [buffer.numel() for buffer in buffers]
         for (module, name), buffer, values in zip(owners, buffers, self.buffers.split(sizes), strict=True):
-            # .data: a version counter of its own. Autograd saves running statistics, and would take the change
-            # of one view for a change of all.
+            # .data gives each view its own version counter. Autograd saves running statistics, and would otherwise
+            # take an in-place change of one view for a change of all of them.
             module._buffers[name] = values.view(buffer.shape).data
         self._dropouts = [module for module in network.modules() if isinstance(module, Dropout)]
 
     def use_generator(self, generator: torch.Generator) -> None:
-        """Draw every dropout mask from `generator` from now on."""
+        """Draw all dropout masks from `generator` from now on."""
         for dropout in self._dropouts:
             dropout.generator = generator
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A copy of the state dict, in torch's own types and order, for a checkpoint."""
+        """A copy of the state dict, with torch's own dtypes and order, for a checkpoint."""
         return {
             name: value.detach().clone().long() if name in self._integer_names else value.detach().clone()
             for name, value in self.network.state_dict().items()
         }
 
     def state_vector(self) -> Tensor:
-        """(S,): the values of the state dict, flattened in its order; a copy."""
+        """(S,): a copy of the values of the state dict, flattened in its order."""
         return torch.cat([value.detach().flatten() for value in self.network.state_dict().values()])
 
     def load_state_vector(self, values: Tensor) -> None:
-        """Copy in values (S,) in the order of `state_vector`."""
+        """Load values (S,) in the order of `state_vector`."""
         state = self.network.state_dict().values()
         for value, part in zip(state, values.split([value.numel() for value in state]), strict=True):
             value.copy_(part.view_as(value))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Copy a checkpoint's values in; raises RuntimeError where names or shapes differ."""
+        """Load the values of a checkpoint; raises RuntimeError if names or shapes differ."""
         self.network.load_state_dict(state)
 
 
 def build_model(dataset: str, network: str, seed: int = DEFAULT_SEED) -> FlatModel:
-    """A network of NETWORKS for the labels of a data set, initialised by torch's defaults from the run's seed."""
+    """One of NETWORKS for the labels of a data set, with torch's default initialisation, seeded by the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_generator(seed, "initialisation").initial_seed())
         return FlatModel(implementation(NETWORKS, network)(DATASETS[dataset].labels))
@@ -393,33 +394,33 @@ def build_model(dataset: str, network: str, seed: int = DEFAULT_SEED) -> FlatMod
 
 
 def take_subset(size: int, fraction: float, generator: torch.Generator) -> Tensor:
-    """Sorted indices of a random subset, round(fraction · size) of `size` samples, at least one."""
+    """Sorted indices of a random subset: round(fraction · size) of `size` samples, at least one."""
     count = max(1, round(fraction * size))
     return torch.arange(size) if count == size else torch.randperm(size, generator=generator)[:count].sort().values
 
 
 def hold_out(indices: Tensor, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Split `indices` at random into the sorted rest and a sorted held-out part of round(fraction · n)."""
+    """Randomly split `indices` into a sorted remainder and a sorted held-out part of round(fraction · n) indices."""
     held_out = round(fraction * len(indices))
     order = torch.randperm(len(indices), generator=generator)
     return indices[order[held_out:]].sort().values, indices[order[:held_out]].sort().values
 
 
 def share_everything(indices: Tensor, labels: Tensor, workers: int, generator: torch.Generator) -> list[Tensor]:
-    """Every worker goes through the whole training set."""
+    """Every worker trains on the whole training set."""
     return [indices] * workers
 
 
 def split_dataset(indices: Tensor, labels: Tensor, workers: int, generator: torch.Generator) -> list[Tensor]:
-    """Each worker gets distinct samples at random: disjoint, complete, sizes differ by one at most."""
+    """Random disjoint shards that cover all samples; their sizes differ by at most one."""
     order = indices[torch.randperm(len(indices), generator=generator)]
     return [shard.sort().values for shard in torch.tensor_split(order, workers)]
 
 
 def split_labels_unscaled(indices: Tensor, labels: Tensor, workers: int, generator: torch.Generator) -> list[Tensor]:
-    """Each worker owns equally many labels, drawn at random, and every sample of them: disjoint, complete.
+    """Each worker owns the same number of labels, drawn at random, and all their samples: disjoint and complete.
 
-    `labels` (N,) holds the label of each sample of the data set, of which `indices` are trained on.
+    labels (N,): of every sample of the data set; indices: of the samples to train on.
     """
     count = int(labels.max()) + 1
     owned = torch.randperm(count, generator=generator).tensor_split(workers)
@@ -427,7 +428,7 @@ def split_labels_unscaled(indices: Tensor, labels: Tensor, workers: int, generat
 
 
 def split_labels(indices: Tensor, labels: Tensor, workers: int, generator: torch.Generator) -> list[Tensor]:
-    """As `split_labels_unscaled`, but all workers keep equally many samples, chosen at random."""
+    """Like `split_labels_unscaled`, but all workers keep the same number of samples, chosen at random."""
     shards = split_labels_unscaled(indices, labels, workers, generator)
     size = min(len(shard) for shard in shards)
     return [shard[torch.randperm(len(shard), generator=generator)[:size]].sort().values for shard in shards]
@@ -436,5 +437,5 @@ def split_labels(indices: Tensor, labels: Tensor, workers: int, generator: torch
 def partition_samples(
     partition: str, indices: Tensor, labels: Tensor, workers: int, generator: torch.Generator
 ) -> list[Tensor]:
-    """The indices (n,) of each worker under one of PARTITIONS; `labels` (N,) are those of the whole data set."""
+    """The sample indices (n,) of each worker under one of PARTITIONS; labels (N,): of the whole data set."""
     return implementation(PARTITIONS, partition)(indices, labels, workers, generator)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train asynchronously: each worker pushes its gradient and fetches the model without waiting for anyone.
+"""Train asynchronously: each worker pushes its gradient and fetches the model without waiting for the others.
 
 python3 dist_async.py --dataset fashion_mnist --world_size 4 --split_dataset --lr 0.005 --momentum 0.9 --epochs 6
 """
@@ -10,7 +10,7 @@ from functools import partial
 from interface.command_line import run_script
 from training.config import RunConfig, announce, choose_seed, parse_flags
 
-# Read when torch is imported: it would report each worker that ends as a broken connection.
+# Read when torch is imported. Otherwise torch logs a broken connection for each worker that ends.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     flags = parse_flags("async", __doc__)
     config = None if "replay" in flags else RunConfig(mode="async", **flags)
 
-    # Slow imports, after all that --help and a wrong command line need.
+    # Slow imports: not needed for --help or to report a wrong command line.
     import torch
 
     from common import build_model, load_dataset
@@ -35,11 +35,11 @@ def main() -> None:
     seed = choose_seed(config) if log is None else log.seed
     announce(f"Asynchronous SGD training of {config.workers} workers", config, seed)
 
-    torch.set_num_threads(1)  # the server's share: the workers get the cores
+    torch.set_num_threads(1)  # the server needs only one: leave the cores to the workers
     samples = load_dataset(config.dataset, config.data_dir).train
     plan = make_plan(config, seed, samples)
     plan = plan if log is None else replay.fit_plan(plan, log)
-    if config.rank:  # one of the workers; the server, rank 0, keeps the record
+    if config.rank:  # a worker; only the server, rank 0, writes the record
         launch.work(plan, samples)
         return
     model = build_model(config.dataset, config.network_name, seed)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train synchronously: each update averages one gradient of every worker, and all fetch the same model.
+"""Train synchronously: each update averages one gradient per worker, and all workers fetch the same model.
 
 python3 dist_sync.py --dataset fashion_mnist --world_size 4 --split_dataset --lr 0.005 --momentum 0.9 --epochs 6
 """
@@ -10,14 +10,14 @@ from functools import partial
 from interface.command_line import run_script
 from training.config import RunConfig, announce, choose_seed, parse_flags
 
-# Read when torch is imported: it would report each worker that ends as a broken connection.
+# Read when torch is imported. Otherwise torch logs a broken connection for each worker that ends.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def main() -> None:
     config = RunConfig(mode="sync", **parse_flags("sync", __doc__))
 
-    # Slow imports, after all that --help and a wrong command line need.
+    # Slow imports: not needed for --help or to report a wrong command line.
     import torch
 
     from common import build_model, load_dataset
@@ -31,10 +31,10 @@ def main() -> None:
     seed = choose_seed(config)
     announce(f"Synchronous SGD training of {config.workers} workers", config, seed)
 
-    torch.set_num_threads(1)  # the server's share: the workers get the cores
+    torch.set_num_threads(1)  # the server needs only one: leave the cores to the workers
     samples = load_dataset(config.dataset, config.data_dir).train
     plan = make_plan(config, seed, samples)
-    if config.rank:  # one of the workers; the server, rank 0, keeps the record
+    if config.rank:  # a worker; only the server, rank 0, writes the record
         launch.work(plan, samples)
         return
     model = build_model(config.dataset, config.network_name, seed)

@@ -13,7 +13,7 @@ BATCH_SIZE = 1000
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss over `total` samples, of which `correct` were classified right."""
+    """Mean loss over `total` samples, of which `correct` were classified correctly."""
 
     loss: float
     correct: int
@@ -25,12 +25,12 @@ class Score:
         return 100 * self.correct / self.total
 
     def fields(self, name: str) -> tuple[str, str]:
-        """The score as a log line and a report hold it."""
+        """The score as the two fields of a log line."""
         return f"{name}_loss {self.loss}", f"{name}_accuracy {self.accuracy:.2f} % ({self.correct}/{self.total})"
 
 
 def predict(samples: Samples, model: FlatModel, indices: Tensor | None = None, batch_size: int = BATCH_SIZE) -> Tensor:
-    """Log-probabilities (n, labels) of the samples at `indices` (all without), in evaluation mode."""
+    """Log-probabilities (n, labels) of the samples at `indices` (default: all), in evaluation mode."""
     model.network.eval()
     batches = torch.arange(len(samples)) if indices is None else indices
     with torch.inference_mode():
@@ -38,12 +38,12 @@ def predict(samples: Samples, model: FlatModel, indices: Tensor | None = None, b
 
 
 def score(log_probabilities: Tensor, labels: Tensor) -> Score:
-    """Mean negative log-likelihood and accuracy of log-probabilities (n, labels) against labels (n,)."""
+    """Mean negative log-likelihood and accuracy of log-probabilities (n, labels) for labels (n,)."""
     loss = F.nll_loss(log_probabilities, labels).item()
     return Score(loss, int((log_probabilities.argmax(dim=1) == labels).sum()), len(labels))
 
 
 def evaluate(samples: Samples, model: FlatModel, indices: Tensor | None = None, batch_size: int = BATCH_SIZE) -> Score:
-    """Mean loss and accuracy on the samples at `indices` (all without)."""
+    """Mean loss and accuracy on the samples at `indices` (default: all)."""
     labels = samples.labels if indices is None else samples.labels[indices]
     return score(predict(samples, model, indices, batch_size), labels)

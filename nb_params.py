@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print how many parameters each network has on each of its data sets, and the names of its layers.
+"""Print the number of parameters of each network on each data set, and the names of its layers.
 
 python3 nb_params.py
 """
@@ -11,12 +11,12 @@ from interface.command_line import ArgumentParser, run_script
 
 
 def layer_prefixes(names: Iterable[str]) -> list[str]:
-    """The first part of each name of a state dict, in its order, once."""
+    """The distinct first parts of the names in a state dict, in order."""
     return list(dict.fromkeys(name.partition(".")[0] for name in names))
 
 
 def flag_for(network: str, dataset: str) -> str:
-    """How a training script is asked for a network on a data set; empty for the one that it trains by default."""
+    """The flag that selects a network on a data set; empty for the default network."""
     row = DATASETS[dataset]
     return {row.network: "", row.alt_network: "--alt_model"}.get(network, f"--network {network}")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train one model in one process: the control that distributed training is measured against.
+"""Train one model in one process: the baseline for distributed training.
 
 python3 nonDistributed.py --dataset fashion_mnist --lr 0.005 --momentum 0.9 --epochs 6 --seed
 """
@@ -11,15 +11,15 @@ from functools import partial
 from interface.command_line import run_script
 from training.config import RunConfig, announce, choose_seed, parse_flags
 
-# Read when torch is imported. Threads that wait for one another spin: by default for so long that one other busy
-# process makes a gradient take tens of times as long.
+# Read when torch is imported. Threads that wait for each other spin, by default for so long that a single other busy
+# process can make a gradient take tens of times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def main() -> None:
     config = RunConfig(mode="classic", **parse_flags("classic", __doc__))
 
-    # Slow imports, after all that --help and a wrong command line need.
+    # Slow imports: not needed for --help or to report a wrong command line.
     import torch
     import torch.nn.functional as F
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Test a trained model: accuracy and loss, a report per class, the run's time, and figures of its training.
+"""Evaluate a trained model: accuracy and loss, a per-class report, the training time, and training plots.
 
 python3 test_model.py runs/mnist_async_3_…_model.pt runs/mnist_async_3_…_log.log --training_time --pics
 
-Network and data set are those of the log. All that is printed is also written to
-{base}_model_test_performance.txt. The training time is that of the clock of the run: the wall clock,
-the virtual clock, or (replay) the times in the log that was replayed.
+The network and the data set are read from the log. Everything printed is also written to
+{base}_model_test_performance.txt. The training time is measured on the run's own clock: the wall clock,
+the virtual clock, or, for a replay, the times in the original log.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def main() -> None:
     arguments = parse_arguments()
 
-    # Slow imports, after all that --help and a wrong command line need.
+    # Slow imports: not needed for --help or to report a wrong command line.
     from common import build_model, load_dataset
     from evaluation import BATCH_SIZE, score
     from training.record.checkpoints import read_model
@@ -51,18 +51,18 @@ def main() -> None:
     report = Report()
 
     title = f"{headline(log.config)}\n{describe_settings(log)}"
-    report.tell(f"{title}\nModel: {arguments.model}\nLog: {arguments.log}")
-    report.tell(describe_course(log))
+    report.add(f"{title}\nModel: {arguments.model}\nLog: {arguments.log}")
+    report.add(describe_course(log))
 
     batch_size = arguments.batch_size or BATCH_SIZE
     train = score(log_probabilities(dataset.train, model, batch_size), dataset.train.labels)
-    report.tell(f"Train {describe_score(train)}, on the whole training set of {DATASETS[dataset.name].title}")
+    report.add(f"Train {describe_score(train)}, on the whole training set of {DATASETS[dataset.name].title}")
     predicted = log_probabilities(dataset.test, model, batch_size)
-    report.tell(f"Test {describe_score(score(predicted, dataset.test.labels))}, on the test set")
+    report.add(f"Test {describe_score(score(predicted, dataset.test.labels))}, on the test set")
     if arguments.classification_report:
         from sklearn.metrics import classification_report
 
-        report.tell(
+        report.add(
             classification_report(
                 dataset.test.labels,
                 predicted.argmax(dim=1),
@@ -73,11 +73,11 @@ def main() -> None:
             ).rstrip()
         )
     if arguments.training_time:
-        report.tell(f"Training time: {minutes(log.seconds)} (MM:SS:mmm, {log.clock} clock)")
+        report.add(f"Training time: {minutes(log.seconds)} (MM:SS:mmm, {log.clock} clock)")
     if arguments.pics:
         draw(log, title, folder / f"{base}_model", report)
     path = folder / f"{base}_model_test_performance.txt"
-    report.tell(f"Written: {path}")
+    report.add(f"Written: {path}")
     with atomic_write(path) as unfinished:
         unfinished.write_text(report.text, encoding="utf-8")
 
@@ -87,41 +87,41 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("model", metavar="MODEL", help="trained model, {base}_model.pt")
     parser.add_argument("log", metavar="LOG", help="log of the same run, {base}_log.log")
     parser.add_argument(
-        "--batch_size", type=Interval(int, "[1,inf)"), metavar="N", help="images evaluated at once (default 1000)"
+        "--batch_size", type=Interval(int, "[1,inf)"), metavar="N", help="images per evaluation batch (default 1000)"
     )
-    parser.add_argument("--classification_report", action="store_true", help="precision, recall and F1 of each class")
-    parser.add_argument("--training_time", action="store_true", help="how long training took, as MM:SS:mmm")
-    parser.add_argument("--pics", action="store_true", help="draw how training went; needs --training_time")
-    parser.add_argument("--subfolder", default=".", metavar="DIR", help="where the report and the figures go")
-    parser.add_argument("--data_dir", default="data", metavar="DIR", help="where data sets lie or are downloaded to")
+    parser.add_argument("--classification_report", action="store_true", help="report precision, recall, F1 per class")
+    parser.add_argument("--training_time", action="store_true", help="report the training time as MM:SS:mmm")
+    parser.add_argument("--pics", action="store_true", help="draw the training plots; needs --training_time")
+    parser.add_argument("--subfolder", default=".", metavar="DIR", help="folder for the report and the figures")
+    parser.add_argument("--data_dir", default="data", metavar="DIR", help="folder of the data sets, or to download to")
     arguments = parser.parse_args()
     if arguments.pics and not arguments.training_time:
         parser.error("--pics requires --training_time")
     for what, path in (("MODEL", arguments.model), ("LOG", arguments.log)):
         if not Path(path).is_file():
-            parser.error(f"argument {what}: {path} is not valid: there is no such file")
+            parser.error(f"argument {what}: {path}: no such file")
     return arguments
 
 
 def base_of_run(model: str, log: RunLog) -> str:
-    """The base of the model's name, which is that of the log's run as well.
+    """The common base of the model's and the log's names.
 
-    Raises DataError if the two files belong to different runs, UsageError if the model's name is none of a run's.
+    Raises DataError if the two files belong to different runs, UsageError if the model's name is not that of a run.
     """
     try:
         base = base_of(log.path)
         parse_run_name(base)
-    except UsageError:  # renamed; the header still tells
+    except UsageError:  # the file was renamed, but the header still identifies the run
         base = run_name(log.config)
     if log.header and re.sub(r"_partial\d*$", "", base) != run_name(log.config):
-        raise DataError(f"{log.path}: the file's name does not fit its header, which is of run {run_name(log.config)}")
+        raise DataError(f"{log.path}: its name does not match its header, which belongs to run {run_name(log.config)}")
     if base_of(model) != base:
         raise DataError(f"{model} and {log.path} belong to different runs: {base_of(model)} and {base}")
     return base
 
 
 def check_norm(path: str, model: FlatModel, log: RunLog) -> None:
-    """Raises DataError if the model is not what a complete run of this suite ended with, though it is called so."""
+    """Raise DataError if the weight norm of the model is not the last one in the log of a complete run."""
     if log.header is None or log.status != "complete" or len(log.updates) == 0:
         return
     import torch
@@ -129,7 +129,7 @@ def check_norm(path: str, model: FlatModel, log: RunLog) -> None:
     logged, norm = log.updates.weight_norm[-1], torch.linalg.vector_norm(model.parameters).item()
     if math.isfinite(logged) and not math.isclose(norm, logged, rel_tol=1e-4):
         raise DataError(
-            f"{path}: not the model of {log.path}: its weights have norm {norm:.6g}, the run's {logged:.6g}"
+            f"{path}: not the model of {log.path}: its weights have norm {norm:.6g}, the log reports {logged:.6g}"
         )
 
 
@@ -146,21 +146,21 @@ def log_probabilities(samples: Samples, model: FlatModel, batch_size: int) -> Te
 
 
 # ----------------------------------------------------------------------------------------------------
-# A run in words
+# Describing a run
 # ----------------------------------------------------------------------------------------------------
 
-# What the name of a published run does not hold.
+# Settings that the name of a published run does not contain.
 NOT_IN_PUBLISHED_LOGS = ("compensation_lambda", "compensation_mode", "clock", "compute_ms")
 
 
 def describe_settings(log: RunLog) -> str:
-    """The settings that shaped the run, in one line."""
+    """The training settings of the run, in one line."""
     settings = settings_in_words(log.config, without=NOT_IN_PUBLISHED_LOGS if log.header is None else ())
     return ", ".join([*settings, *([] if log.seed is None else [f"seed {log.seed}"])])
 
 
 def describe_course(log: RunLog) -> str:
-    """How the run went: a line that sums it up, and each warning of its log."""
+    """One line that summarises the run, and one line per warning in its log."""
     if log.result is None:
         status = "cut short, the log has no result"
     else:
@@ -178,7 +178,7 @@ def describe_course(log: RunLog) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number and what it counts."""
+    """A number with its noun, in the singular or the plural."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
@@ -188,30 +188,30 @@ def describe_score(score: Score) -> str:
 
 
 def minutes(seconds: float) -> str:
-    """A time as MM:SS:mmm; minutes continue beyond 59."""
+    """A time as MM:SS:mmm; minutes may exceed 59."""
     whole_seconds, milliseconds = divmod(round(seconds * 1000), 1000)
     return f"{whole_seconds // 60:02d}:{whole_seconds % 60:02d}:{milliseconds:03d}"
 
 
 # ----------------------------------------------------------------------------------------------------
-# What the script leaves
+# Output
 # ----------------------------------------------------------------------------------------------------
 
 
 class Report:
-    """Prints, and remembers what it printed."""
+    """The text printed so far."""
 
     def __init__(self) -> None:
         self.text = ""
 
-    def tell(self, text: str) -> None:
-        """Print some lines."""
+    def add(self, text: str) -> None:
+        """Print some lines and append them to the report."""
         print(text, flush=True)
         self.text += f"{text}\n"
 
 
 def draw(log: RunLog, title: str, base: Path, report: Report) -> None:
-    """Draw the figures of the run, {base}_training_plots.png and, of a validated run, {base}_validation_plots.png."""
+    """Draw {base}_training_plots.png and, if the run was validated, {base}_validation_plots.png."""
     from analysis.reports.training_plots import training_figure, validation_figure
 
     status = log.status or "cut short"
@@ -220,12 +220,12 @@ def draw(log: RunLog, title: str, base: Path, report: Report) -> None:
     if log.validations:
         figures["validation"] = validation_figure(log, title)
     else:
-        report.tell("No validation plots: the log has no validation")
+        report.add("No validation plots: the log contains no validation")
     for name, figure in figures.items():
         path = base.with_name(f"{base.name}_{name}_plots.png")
         with atomic_write(path) as unfinished:
             figure.savefig(unfinished)
-        report.tell(f"Written: {path}")
+        report.add(f"Written: {path}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Command-line conventions: numbers that check themselves, one clear line per error, a traceback for a bug."""
+"""Command-line conventions: checked numbers, one clear line per error, a traceback only for bugs."""
 
 import argparse
 import logging
@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 
 from interface.errors import DataError, UsageError
 
-BUG = 70  # exit code of a defect in the suite: EX_SOFTWARE of sysexits.h
+BUG = 70  # exit code for a bug in the suite: EX_SOFTWARE in sysexits.h
 ISSUES = "the project's issue tracker"
 
 
 class Interval:
-    """Numbers of one type between two bounds, written as in mathematics: ``"(0,1]"``.
+    """Numbers of one type between two bounds, in mathematical notation: ``"(0,1]"``.
 
-    Called with a flag's text it returns the number, so that it serves as argparse's `type`.
+    Calling it with the text of a flag returns the number, so it can be passed to argparse as `type`.
     """
 
     def __init__(self, kind: type, text: str) -> None:
@@ -51,14 +51,14 @@ class Interval:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse without abbreviations, whose description is the script's docstring, and with one line per error."""
+    """An argparse parser without abbreviations; it takes the script's docstring and reports errors in one line."""
 
     def __init__(self, description: str, **options: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, allow_abbrev=False, formatter_class=formatter, **options)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> Any:
-        """As argparse's own; a mistyped flag is answered with the one that was probably meant."""
+        """Like argparse's own, but suggests a similar flag for a mistyped one."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggest(unknown)}")
@@ -75,15 +75,15 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def interrupt(signal_number: int, frame: object) -> NoReturn:
-    """Take SIGTERM for Ctrl-C."""
+    """Treat SIGTERM like Ctrl-C."""
     raise KeyboardInterrupt
 
 
 def run_script(main: Callable[[], None]) -> NoReturn:
-    """Run a script's main and end the process.
+    """Run a script's main function and exit.
 
-    Exit codes: 0 complete, 1 failed (DataError, OSError), 2 wrong usage (UsageError), 130 interrupted; each is one
-    line. Any other exception is a bug of ours: it keeps its traceback, says so, and ends with 70.
+    Exit codes: 0 success, 1 failure (DataError, OSError), 2 wrong usage (UsageError), 130 interrupted; errors take one
+    line. Any other exception is a bug in the suite: its traceback is printed, and the exit code is 70.
     """
     script = Path(sys.argv[0]).name
     logging.basicConfig(format=f"{script}: %(levelname)s: %(message)s", level=logging.WARNING)
@@ -109,11 +109,11 @@ def run_script(main: Callable[[], None]) -> NoReturn:
 
 
 def flush_output() -> None:
-    """Raises OSError, once and for all, if what was printed cannot be written."""
+    """Flush stdout. Raises OSError if it cannot be written, and discards any later output."""
     try:
         print(end="", flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again at exit
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 

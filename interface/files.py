@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, folders that are made when needed, and errors that name the file."""
+"""Atomic writes, folders created on demand, and errors that name the file."""
 
 import errno
 import os
@@ -10,9 +10,9 @@ from interface.errors import UsageError
 
 
 def make_folder(path: Path, flag: str = "--subfolder") -> Path:
-    """The folder that a flag names, made if it is not there.
+    """Create the folder given by a flag, if it does not exist yet.
 
-    Raises UsageError where a file is in its place, OSError where it cannot be made.
+    Raises UsageError if a file is in its place, OSError if it cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def make_folder(path: Path, flag: str = "--subfolder") -> Path:
 
 @contextmanager
 def with_filename(path: object) -> Iterator[None]:
-    """Around reading or writing: an OSError names the file, as those of a full disk do not by themselves."""
+    """Add the file name to an OSError raised while reading or writing; those of a full disk have none."""
     try:
         yield
     except OSError as error:
@@ -34,7 +34,7 @@ def with_filename(path: object) -> Iterator[None]:
 
 @contextmanager
 def removed_on_error(path: Path) -> Iterator[None]:
-    """Around writing a file: an error names it and removes what was written of it."""
+    """Remove a partly written file if writing it fails; an OSError then names the file."""
     try:
         with with_filename(path):
             yield
@@ -46,7 +46,7 @@ def removed_on_error(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A path to write to, which is renamed to `path` once it is whole."""
+    """A temporary path to write to, which is renamed to `path` once it is complete."""
     unfinished = path.with_name(f"{path.stem}_partial{os.getpid()}{path.suffix}")
     with removed_on_error(unfinished), with_filename(path):
         yield unfinished

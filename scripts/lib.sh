@@ -1,16 +1,16 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2034  # what is set here is used in the drivers
-# What the scripts share. Source it behind `set -euo pipefail`.
+# shellcheck disable=SC2034  # the drivers use the variables that are set here
+# Functions and settings shared by the scripts. Source it after `set -euo pipefail`.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# say TEXT: announce what comes next.
+# say TEXT: announce the next step.
 say() {
   printf '\n==> %s\n' "$*"
 }
 
 # prepare_environment REQUIREMENTS: install a requirements file into the project's own virtual environment
-# (.venv, or $VENV), unless these very files are installed there already, and put it first on the PATH.
+# (.venv, or $VENV), unless these requirements are already installed there, and put it first on the PATH.
 prepare_environment() {
   local requirements=$1 venv=${VENV:-$ROOT/.venv} wanted stamp
   wanted=$(cat "$ROOT"/requirements*.txt "$ROOT/constraints.txt" | cksum)
@@ -26,36 +26,36 @@ prepare_environment() {
 }
 
 # ----------------------------------------------------------------------------------------------------
-# Drivers: a driver sets the variables of its experiment, reads its command line, plans runs and does them.
+# Drivers: a driver sets the variables of its experiment, reads its command line, then plans and executes runs.
 # ----------------------------------------------------------------------------------------------------
 
 # Settings of every driver.
 driver_settings=(jobs data_dir results summary_dir)
-jobs=1                   # runs at a time
-data_dir=data            # where data sets lie or are downloaded to
-results=                 # where all outputs go
-summary_dir=             # where trials.jsonl and the summary go (default: the results)
-plot_dir=                # of the drivers that draw: where reports and figures go (default: the results)
-dry_run=no               # --dry_run: only print what would be done
+jobs=1                   # runs in parallel
+data_dir=data            # folder of the data sets, or to download to
+results=                 # folder for all outputs
+summary_dir=             # folder for trials.jsonl and the summary (default: the results)
+plot_dir=                # in drivers that draw: folder for reports and figures (default: the results)
+dry_run=no               # --dry_run: only print the commands
 
-# Settings of every driver that trains: those of the published study.
+# Settings of every driver that trains; the defaults are those of the published study.
 training_settings=(dataset train_split lr batch_size epochs seeds clock compute_ms)
 dataset=fashion_mnist
 train_split=1
 lr=0.005
 batch_size=32
 epochs=6
-momentum=0.9             # unless it is swept
+momentum=0.9             # in drivers that do not sweep it
 seeds=(42)
 clock=wall
-compute_ms=              # of a gradient on the virtual clock
+compute_ms=              # time per gradient on the virtual clock, ms
 
-done_when=row            # what shows that a training is done: see scripts/sweep.py
-planned=()               # one line per run, as scripts/sweep.py reads it
-status=0                 # of the driver: 1 once a run has failed
+done_when=row            # how to tell that a training run is done: see scripts/sweep.py
+planned=()               # one line per run, in the format of scripts/sweep.py
+status=0                 # exit status of the driver: 1 if any run failed
 
-# read_settings NAME... -- ARGUMENTS: set the named variables, and those of every driver, from the command line.
-# `--epochs 2` sets epochs; variables that are arrays take several values.
+# read_settings NAME... -- ARGUMENTS: set these variables, and those of every driver, from the command line.
+# `--epochs 2` sets epochs; array variables take several values.
 read_settings() {
   local settings=("${driver_settings[@]}") name
   while [[ $1 != -- ]]; do
@@ -84,15 +84,15 @@ read_settings() {
   summary_dir=${summary_dir:-$results}
   plot_dir=${plot_dir:-$results}
   export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-  [[ $dry_run == yes ]] || find_python  # what is only printed needs no torch: nothing is installed for it
+  [[ $dry_run == yes ]] || find_python  # a dry run needs no torch, so it installs nothing
 }
 
-# set_setting NAME VALUE...: give a variable of that name its value or values.
+# set_setting NAME VALUE...: set a variable, or all elements of an array variable.
 set_setting() {
   local name=$1
   shift
   if [[ $(declare -p "$name") == "declare -a"* ]]; then
-    read -ra "${name?}" <<<"$*"  # "2 6" serves as well as 2 6
+    read -ra "${name?}" <<<"$*"  # accepts "2 6" as well as 2 6
   elif (($# == 1)); then
     printf -v "$name" %s "$1"
   else
@@ -100,16 +100,16 @@ set_setting() {
   fi
 }
 
-# read_folder FOLDER...: the first argument of a driver, whose results go there too unless told otherwise.
+# read_folder FOLDER...: read the first argument of a driver, a folder, which is also the default for its results.
 read_folder() {
   [[ ${1:-} != -h && ${1:-} != --help ]] || describe "${driver_settings[@]}"
-  [[ -n ${1:-} && $1 != --* ]] || refuse "give the folder of the runs first"
-  [[ -d $1 ]] || refuse "$1 is not valid: there is no such folder"
+  [[ -n ${1:-} && $1 != --* ]] || refuse "give the folder of the runs as the first argument"
+  [[ -d $1 ]] || refuse "$1: no such folder"
   folder=$1
   results=$folder
 }
 
-# describe NAME...: print the driver's head and its settings, and end.
+# describe NAME...: print the driver's header comment and settings, and exit.
 describe() {
   local name
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
@@ -121,13 +121,13 @@ describe() {
   exit 0
 }
 
-# refuse TEXT: end with one line and the exit code of a wrong usage.
+# refuse TEXT: print an error in one line, and exit with the code for wrong usage.
 refuse() {
   printf '%s: error: %s\n' "$(basename "$0")" "$*" >&2
   exit 2
 }
 
-# find_python: use an environment in which the suite is installed already, else install it.
+# find_python: use an environment in which the suite is already installed, or install it.
 find_python() {
   local venv=${VENV:-$ROOT/.venv}
   if [[ ! -d $venv ]] && python3 -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))'; then
@@ -136,12 +136,12 @@ find_python() {
   prepare_environment requirements.txt
 }
 
-# plan PROOF SCRIPT FLAGS...: plan a run; scripts/sweep.py says what a PROOF is.
+# plan PROOF SCRIPT FLAGS...: plan a run; scripts/sweep.py describes PROOF.
 plan() {
   planned+=("$(printf '%q ' "$@")")
 }
 
-# train SCRIPT FLAGS...: plan a training with the settings of the driver, once for each seed.
+# train SCRIPT FLAGS...: plan one training run per seed, with the settings of the driver.
 train() {
   local script=$1 seed time=()
   shift
@@ -154,7 +154,7 @@ train() {
   done
 }
 
-# test_run BASE: plan the test of the run whose files' names start with BASE, with all that test_model.py can report.
+# test_run BASE: plan the test, with all reports of test_model.py, of the run whose file names start with BASE.
 test_run() {
   local base=$1
   plan "$plot_dir/$(basename "$base")_model_test_performance.txt" \
@@ -162,7 +162,7 @@ test_run() {
     --classification_report --training_time --pics --data_dir "$data_dir" --subfolder "$plot_dir"
 }
 
-# runs_in FOLDER: the BASE of each complete run in a folder.
+# runs_in FOLDER: print the BASE of each complete run in a folder.
 runs_in() {
   local log
   for log in "$1"/*_log.log; do
@@ -170,13 +170,13 @@ runs_in() {
   done
 }
 
-# logs_of NAME...: set `logs` to the logs of these runs in the results.
+# logs_of NAME...: set `logs` to the paths of the logs of these runs.
 logs_of() {
   logs=("${@/#/$results/}")
   logs=("${logs[@]/%/_log.log}")
 }
 
-# split PARTITION WORLD_SIZE: the flags of both. A label split has no lone worker: it takes world size 3 in place of 2.
+# split PARTITION WORLD_SIZE: print the flags for both. A label split needs two workers: it uses world size 3, not 2.
 split() {
   local partition=$1 world_size=$2
   [[ $partition != split_labels || $world_size != 2 ]] || world_size=3
@@ -184,7 +184,7 @@ split() {
   [[ $partition == none ]] || printf -- ' --%s' "$partition"
 }
 
-# delay_of DELAY: the flags of a delay that is an intensity (small, medium, long) or a number of milliseconds.
+# delay_of DELAY: print the flags for a delay: an intensity (small, medium, long) or a number of milliseconds.
 delay_of() {
   case $1 in
     *[a-z]*) printf -- '--delay_intensity %s' "$1" ;;
@@ -192,15 +192,15 @@ delay_of() {
   esac
 }
 
-# sweep FLAGS...: what is planned, to scripts/sweep.py.
+# sweep FLAGS...: pass the planned runs to scripts/sweep.py.
 sweep() {
   printf '%s\n' "${planned[@]}" | python3 -m scripts.sweep --summary_dir "$summary_dir" "$@"
 }
 
-# run_planned [JOBS]: do what is planned. A failed run keeps neither the others nor the driver from going on.
+# run_planned [JOBS]: execute the planned runs. If one fails, the others and the driver continue.
 run_planned() {
   local flags=(--jobs "${1:-$jobs}") code=0
-  # Runs beside one another: threads that spin while they wait would keep those of the other runs from the cores.
+  # With parallel runs, threads that spin while they wait would take cores from the other runs.
   ((${1:-jobs} == 1)) || export GOMP_SPINCOUNT=0
   [[ $dry_run == no ]] || flags+=(--dry_run)
   sweep "${flags[@]}" || code=$?
@@ -209,7 +209,7 @@ run_planned() {
   ((code == 0)) || status=1
 }
 
-# finish COMMAND...: summarise with COMMAND, and end.
+# finish COMMAND...: summarise with COMMAND, and exit.
 finish() {
   if [[ $dry_run == no ]]; then
     "$@" || status=1
@@ -217,7 +217,7 @@ finish() {
   exit "$status"
 }
 
-# summarise [FOLDER]: the table of the trainings in a folder (the results without).
+# summarise [FOLDER]: tabulate the training runs in a folder (default: the results).
 summarise() {
   python3 -m analysis.reports.summary "${1:-$results}" --summary_dir "$summary_dir" --data_dir "$data_dir"
 }

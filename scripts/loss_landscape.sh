@@ -3,13 +3,13 @@
 #
 #   bash scripts/loss_landscape.sh FOLDER --grid_size 50
 #
-# The pages share one copy of plotly.js beside them.
+# The pages share one copy of plotly.js in their folder.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 grid_size=25
-test_samples=                # test images to use (default all)
+test_samples=                # number of test images (default: all)
 
 read_folder "$@"
 read_settings grid_size test_samples -- "${@:2}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install, then train asynchronously on the embedded digits, test the model, and draw its plots and its
-# loss landscape, all into quickstart/. Needs no network once everything is installed.
+# Install the requirements, train asynchronously on the bundled digits, test the model, and draw its plots and its
+# loss landscape. All results go to quickstart/. Needs no network access after installation.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -19,7 +19,7 @@ say "Testing the model"
 python test_model.py "$results/${run}_model.pt" "$results/${run}_log.log" \
   --classification_report --training_time --pics --subfolder "$results"
 
-say "Drawing the loss landscape around the way that training took"
+say "Drawing the loss landscape around the training trajectory"
 python loss_landscape.py "$results/${run}_model.pt" "$results/${run}_weights.npy" --subfolder "$results"
 
 say "All results are in $ROOT/$results"

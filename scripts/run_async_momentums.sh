@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# What does momentum do in asynchronous SGD?
+# How does momentum affect asynchronous SGD?
 #
 #   bash scripts/run_async_momentums.sh --clock virtual
 #
-# Trains once for each momentum with validation, tests each model, and draws the loss landscape with the ways that all
-# of them took: 5 runs and a landscape.
+# Trains once per momentum value, with validation, tests each model, and draws one loss landscape with the trajectories
+# of all runs: 5 runs and a landscape.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 momentums=(0.99 0.95 0.9 0.5 0.0)
 world_sizes=(4)
-grid_size=50                 # of the landscape
+grid_size=50                 # grid points per side of the landscape
 landscape_name=async_momentums
 results=results/async_momentums
 
 read_settings "${training_settings[@]}" plot_dir momentums world_sizes grid_size landscape_name -- "$@"
 
-done_when=files  # the landscape needs them
+done_when=files  # the landscape needs the saved weights
 
 for world_size in "${world_sizes[@]}"; do
   for momentum in "${momentums[@]}"; do

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# How does training go when workers are delayed?
+# What does training with delayed workers look like in detail?
 #
 #   bash scripts/run_close_ups.sh --clock virtual
 #
 # Part a of the delay experiments for one delay, with validation: samples or labels split, with and without a slow
-# worker 1, for each world size. Every run is tested and drawn, and the distributions of the staleness of those that
-# split the samples are drawn side by side: 12 runs and a figure.
-# shellcheck disable=SC2329  # `finish` calls what it is given
+# worker 1, for each world size. Tests and plots every run, and compares the staleness distributions of the runs that
+# split the samples: 12 runs and a figure.
+# shellcheck disable=SC2329  # called by `finish`
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -19,13 +19,13 @@ read_settings "${training_settings[@]}" plot_dir momentum delays world_sizes -- 
 
 done_when=files  # the figures need them
 
-# plan_runs PARTITION: plan the trainings with this partition.
+# plan_runs PARTITION: plan the training runs with this partition.
 plan_runs() {
   local delay world_size slow
   for delay in "${delays[@]}"; do
     for slow in "" --slow_worker_1; do
       for world_size in "${world_sizes[@]}"; do
-        # shellcheck disable=SC2046  # several words each
+        # shellcheck disable=SC2046  # word splitting is intended
         train dist_async.py $(split "$1" "$world_size") --momentum "$momentum" --val \
           --delay $(delay_of "$delay") --delay_type constant ${slow:+"$slow"}
       done
@@ -44,9 +44,9 @@ for name in $names; do
 done
 run_planned
 
-# conclude: the summary, and the figure of the runs that split the samples.
+# conclude: create the summary, and the figure of the runs that split the samples.
 conclude() {
-  # shellcheck disable=SC2086  # a word a run
+  # shellcheck disable=SC2086  # one word per run
   logs_of $samples_split
   summarise && python3 -m analysis.reports.staleness_plots "${logs[@]}" --output "$plot_dir/staleness_distributions.png"
 }

@@ -1,33 +1,33 @@
 #!/usr/bin/env bash
-# How do delays change the convergence of asynchronous SGD?
+# How do delays affect the convergence of asynchronous SGD?
 #
 #   bash scripts/run_delay_exps.sh --clock virtual --jobs 2
 #   bash scripts/run_delay_exps.sh --delays 30 60 90 --world_sizes 3 6 11 --seeds 1 2 3
 #
-# Four parts, for each delay and each world size (a label split takes 3 in place of 2):
+# Four parts, for each delay and each world size (label splits use world size 3 instead of 2):
 #   a  constant delays, samples or labels split, with and without a slow worker 1        36 runs
 #   b  constant delays, labels split, slow worker 1, compensation                         9 runs
-#   c  constant delays, labels split, slow worker 1, other momenta                       27 runs
-#   d  gaussian delays, samples or labels split, all momenta, with and without
+#   c  constant delays, labels split, slow worker 1, other momentum values               27 runs
+#   d  gaussian delays, samples or labels split, all momentum values, with and without
 #      compensation                                                                     144 runs
-# shellcheck disable=SC2329  # the parts are called by their names
+# shellcheck disable=SC2329  # the parts are called by name
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 delays=(small medium long)   # or milliseconds
 world_sizes=(2 6 11)
-lambdas=(2)                  # of the compensation in part b
+lambdas=(2)                  # values of λ in part b
 parts=(a b c d)
 results=results/delay_exps
 
 read_settings "${training_settings[@]}" momentum delays world_sizes lambdas parts -- "$@"
 
-# delayed TYPE PARTITION DELAY WORLD_SIZE FLAGS...: plan an asynchronous training in which every worker sleeps.
+# delayed TYPE PARTITION DELAY WORLD_SIZE FLAGS...: plan an asynchronous run in which every worker is delayed.
 delayed() {
   local type=$1 partition=$2 delay=$3 world_size=$4
   shift 4
-  # shellcheck disable=SC2046  # several words each
+  # shellcheck disable=SC2046  # word splitting is intended
   train dist_async.py $(split "$partition" "$world_size") --delay $(delay_of "$delay") --delay_type "$type" "$@"
 }
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Which settings are best? Cross-validated grid search for some data sets and networks, with SGD, or Adam by --alr.
+# Which settings work best? Cross-validated grid search over data sets and networks, with SGD, or with Adam (--alr).
 #
 #   bash scripts/run_kfold.sh --dataset mnist fashion_mnist
 #   bash scripts/run_kfold.sh --alr --max_samples 6000
 #
-# The searches run one after another, each with --jobs processes. An interrupted one goes on where it was.
+# The searches run one after another, each with --jobs processes. An interrupted search resumes.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -14,10 +14,10 @@ networks=(default)           # default: LeNet5 / ResNet18; alt: CNN1 / CNN2
 optimizers=(SGD)             # --alr: ADAM
 k_splits=5
 epochs=(2 4 6)
-learning_rates=()            # none here: those of kfold.py, which depend on the optimiser
+learning_rates=()            # default: those of kfold.py, which depend on the optimiser
 batch_sizes=(32 64 128)
-momentums=(0.9 0.95 0.99)    # of SGD
-max_samples=                 # to search on (default all)
+momentums=(0.9 0.95 0.99)    # only for SGD
+max_samples=                 # number of samples to search on (default: all)
 seeds=(42)
 jobs=$(nproc)
 results=results/kfold

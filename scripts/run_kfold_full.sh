@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Which settings are best, for SGD and for Adam? All data sets and networks: days of work on two cores.
+# Which settings work best for SGD and for Adam? Covers all data sets and networks; takes days on two cores.
 #
 #   bash scripts/run_kfold_full.sh --max_samples 6000
 #

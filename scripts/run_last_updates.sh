@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What do the last updates of an asynchronous run do, when every worker has labels of its own?
+# What happens in the last updates of an asynchronous run if every worker owns different labels?
 #
 #   bash scripts/run_last_updates.sh --clock virtual --jobs 2
 #
-# Workers that are equally fast on average, but not at every mini-batch, do not end together. Trains with gaussian delays
-# and labels split, keeps the weights along the way (300 MB a run of LeNet5), and tests those of the last updates, without
-# and with momentum, for each world size: 18 runs and a figure.
-# shellcheck disable=SC2329  # `finish` calls what it is given
+# Workers that are equally fast on average, but not at every mini-batch, do not finish at the same time. Trains with
+# gaussian delays and labels split, saves the weights during training (300 MB per run of LeNet5), and tests those of the
+# last updates, without and with momentum, for each world size: 18 runs and a figure.
+# shellcheck disable=SC2329  # called by `finish`
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -16,16 +16,16 @@ world_sizes=(3 6 11)
 momentums=(0 0.9)
 seeds=(1 2 3)
 saves_per_epoch=200
-last=300                     # updates to look at
+last=300                     # number of last updates to test
 results=results/last_updates
 
 read_settings "${training_settings[@]}" plot_dir delay world_sizes momentums saves_per_epoch last -- "$@"
 
-done_when=files  # the weights are tested
+done_when=files  # the saved weights are tested
 
 for world_size in "${world_sizes[@]}"; do
   for any_momentum in "${momentums[@]}"; do
-    # shellcheck disable=SC2046  # several words each
+    # shellcheck disable=SC2046  # word splitting is intended
     train dist_async.py $(split split_labels "$world_size") --momentum "$any_momentum" \
       --delay $(delay_of "$delay") --delay_type gaussian --saves_per_epoch "$saves_per_epoch"
   done
@@ -33,9 +33,9 @@ done
 names=$(sweep --names)
 run_planned
 
-# conclude: the summary, and how the runs ended.
+# conclude: create the summary, and test the last updates of the runs.
 conclude() {
-  # shellcheck disable=SC2086  # a word a run
+  # shellcheck disable=SC2086  # one word per run
   logs_of $names
   summarise && python3 -m analysis.reports.last_updates "${logs[@]}" --last "$last" --summary_dir "$summary_dir" \
     --plot_dir "$plot_dir" --data_dir "$data_dir"

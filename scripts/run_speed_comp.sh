@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# How fast, and how good, is synchronous against asynchronous training?
+# How do synchronous and asynchronous training compare in speed and accuracy?
 #
 #   bash scripts/run_speed_comp.sh --train_split 0.2
 #
 # One non-distributed run, then synchronous and asynchronous × world sizes × no split, samples split, labels split
-# (which takes world size 3 in place of 2) × LeNet5, CNN1: 1 + 36 runs.
+# (which uses world size 3 instead of 2) × LeNet5, CNN1: 1 + 36 runs.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -17,7 +17,7 @@ results=results/speed_comp
 
 read_settings "${training_settings[@]}" momentum world_sizes partitions networks modes -- "$@"
 
-# distributed SCRIPT: plan its trainings.
+# distributed SCRIPT: plan the training runs of one script.
 distributed() {
   local script=$1 network world_size partition flags
   for network in "${networks[@]}"; do

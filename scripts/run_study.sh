@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The study, run whole, and published: tables in summaries/, figures in plots/.
+# Run the whole study: tables go to summaries/, figures to plots/.
 #
 #   bash scripts/run_study.sh --data_dir data --jobs 2
 #   bash scripts/run_study.sh --experiments delays_published figures
 #
-# Days may lie between two sittings: a run whose row is in the trials.jsonl of its folder in summaries/ is not done again.
+# It can be interrupted and resumed at any time: runs that are already in a trials.jsonl in summaries/ are skipped.
 # Logs, models and weights go to results/.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -25,12 +25,12 @@ for name in "${experiments[@]}"; do
     refuse "--experiments $name is not valid: give some of ${all_experiments[*]}"
 done
 
-# wanted NAME: whether this experiment is asked for.
+# wanted NAME: whether this experiment is selected.
 wanted() {
   [[ " ${experiments[*]} " == *" $1 "* ]]
 }
 
-# study NAME DRIVER ARGUMENTS...: one experiment, into a folder of its name; the next one comes even if it fails.
+# study NAME DRIVER ARGUMENTS...: run one experiment, with its own folder; if it fails, the study continues.
 study() {
   local name=$1 driver=$2 flags=(--data_dir "$data_dir" --jobs "$jobs" --results "$results/$1" --summary_dir "$summary_dir/$1")
   shift 2
@@ -41,22 +41,22 @@ study() {
 }
 failed=()
 
-# As published: delays of 30, 60 and 90 ms, when a gradient took about 15 ms. Three seeds for tables II to IV.
+# As published: delays of 30, 60 and 90 ms, with about 15 ms per gradient. Three seeds for tables II to IV.
 published=(--clock virtual --compute_ms 15 --world_sizes 3 6 11)
 study undelayed_published run_speed_comp "${published[@]}" --networks LeNet5 --partitions split_dataset split_labels \
   --seeds 1 2 3
 study delays_published run_delay_exps "${published[@]}" --delays 30 60 90 --parts a b c --lambdas 2 5 --seeds 1 2 3
 study gaussian_published run_delay_exps "${published[@]}" --delays 30 60 90 --parts d --seeds 1
 
-# On the wall clock, where workers contend for cores and do not end together.
-wall=(--clock wall --jobs 1)  # runs beside one another would slow each other down
+# On the wall clock, where workers compete for cores and do not finish at the same time.
+wall=(--clock wall --jobs 1)  # parallel runs would slow each other down
 study undelayed_wall run_speed_comp "${wall[@]}" --world_sizes 3 6 11 --networks LeNet5 --modes async \
   --partitions split_dataset split_labels --seeds 1 2 3
 
-# With the suite's own intensities.
+# With the suite's own delay intensities.
 study delays run_delay_exps --clock virtual
 
-# speed NAME CLOCK...: the comparison of speed. CNN1 without a split is slow: it sees a fifth of the training set.
+# speed NAME CLOCK...: run the speed comparison. CNN1 without a split is slow, so it uses a fifth of the training set.
 speed() {
   study "$1" run_speed_comp "${@:2}" --networks LeNet5
   study "$1" run_speed_comp "${@:2}" --networks CNN1 --modes sync async --partitions split_dataset split_labels
@@ -65,15 +65,15 @@ speed() {
 speed speed_virtual --clock virtual
 speed speed_wall "${wall[@]}"
 
-# The runs to look at closely: training plots, staleness, a landscape.
-# In the plane of all momenta, the run that diverges leaves little room for the others: a second one is theirs.
-momenta=(momentums run_async_momentums --clock virtual --plot_dir "$plot_dir/momentums")
-study "${momenta[@]}"
-study "${momenta[@]}" --momentums 0.9 0.5 0.0 --landscape_name momentums_up_to_09
+# Runs to inspect in detail: training plots, staleness, a landscape.
+# In the landscape of all momentum values, the diverging run dominates the scale: a second landscape leaves it out.
+momentum_study=(momentums run_async_momentums --clock virtual --plot_dir "$plot_dir/momentums")
+study "${momentum_study[@]}"
+study "${momentum_study[@]}" --momentums 0.9 0.5 0.0 --landscape_name momentums_up_to_09
 study close_ups run_close_ups --clock virtual --compute_ms 15 --plot_dir "$plot_dir/close_ups"
 study last_updates run_last_updates --clock virtual --compute_ms 15 --plot_dir "$plot_dir"
 
-# A grid search leaves its rows, tables and pictures in one folder.
+# A grid search writes its rows, tables and figures to a single folder.
 study kfold run_kfold_full --dataset mnist fashion_mnist --networks default --max_samples 6000 --k_splits 5 \
   --results "$summary_dir/kfold"
 

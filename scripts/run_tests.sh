@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what is needed, then run the linters and the whole test suite. Arguments go to pytest.
+# Install the development requirements, then run the linters and all tests. Arguments are passed to pytest.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -1,9 +1,9 @@
-"""Do the runs that a driver has planned, several at a time; the scripts' lib.sh calls this.
+"""Execute the runs planned by a driver, several in parallel; called by scripts/lib.sh.
 
-Reads one command of this suite per line, each after what shows that it is done: for a training, "row", its line in
-trials.jsonl, or "files", its log as well; for the others the file that they write last, or "-" if they know themselves.
-A run is a process forked from this one, which has imported torch already. What is done is skipped; a failed run does
-not stop the others.
+Reads one command of this suite per line from stdin. The first word is the proof that the run is done. Training runs:
+"row" (a row in trials.jsonl) or "files" (the log as well); other scripts: the last file that they write, or "-" to
+always run them. Each run is forked from this process, which has already imported torch. Runs that are done are skipped;
+if a run fails, the others continue.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from interface.processes import available_cores, end_with
 from training.config import RunConfig, make_parser
 from training.names import run_name
 
-# Read when torch is imported, here in place of the scripts: see dist_async.py.
+# Read when torch is imported, which happens here before the scripts: see dist_async.py.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
-# What the scripts import once they have read their flags.
+# Modules that the scripts import after reading their flags.
 IMPORTED_ONCE = ("kfold", "loss_landscape_multi", "test_model", "evaluation", "training.engines.replay",
                  "training.engines.rpc.launch", "training.engines.virtual", "training.record.writer")  # fmt: skip
-WATCH_SECONDS = 0.3  # between two looks at whether there was a signal
+WATCH_SECONDS = 0.3  # between checks for a signal
 
 ROOT = Path(__file__).resolve().parent.parent
 MODE_OF = {"nonDistributed.py": "classic", "dist_sync.py": "sync", "dist_async.py": "async"}
@@ -45,7 +45,7 @@ MODE_OF = {"nonDistributed.py": "classic", "dist_sync.py": "sync", "dist_async.p
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One command: its script and arguments, what shows that it is done, and of a training its settings."""
+    """One command: its script and arguments, the proof that it is done, and the settings of a training run."""
 
     words: tuple[str, ...]
     proof: str
@@ -53,7 +53,7 @@ class PlannedRun:
 
     @classmethod
     def parse(cls, line: str) -> PlannedRun:
-        """A line of a plan. Raises UsageError for flags of a training that are not valid."""
+        """Parse a line of a plan. Raises UsageError if the flags of a training run are not valid."""
         proof, *words = shlex.split(line)
         mode = MODE_OF.get(words[0])
         config = RunConfig(mode=mode, **vars(make_parser(mode, "").parse_args(words[1:]))) if mode else None
@@ -61,35 +61,35 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """Of a training, that of its files; else what is done to what."""
+        """The name of a training run; otherwise the script and its output."""
         if self.config:
             return run_name(self.config)
         return " ".join(self.words) if self.proof == "-" else f"{self.words[0]} → {Path(self.proof).name}"
 
     @property
     def log(self) -> Path:
-        """The log of a training once it is complete."""
+        """The path of the log of a complete training run."""
         return Path(self.config.subfolder) / f"{self.name}_log.log"
 
     @property
     def command(self) -> str:
-        """The command line that does it."""
+        """The command line of the run."""
         return shlex.join(["python3", *self.words])
 
     def is_done(self, trials: Trials) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the run can be skipped."""
         if self.config:
             return self.name in trials.rows and (self.proof == "row" or self.log.exists())
         return Path(self.proof).exists()
 
 
 def execute(run: PlannedRun, trials: Trials, output: int, parent: int) -> None:
-    """Do a run, and measure what was trained, in a process of its own whose output goes to the file `output`."""
-    os.setpgrp()  # Ctrl-C reaches the sweep alone, which passes it on
+    """Execute a run in a forked process and measure the trained model; `output`: file descriptor for its output."""
+    os.setpgrp()  # Ctrl-C reaches only the sweep, which terminates its runs
     end_with(parent, signal.SIGTERM)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    logging.getLogger().handlers.clear()  # the script sets up its own
+    logging.getLogger().handlers.clear()  # the script adds its own
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     sys.argv = [str(ROOT / run.words[0]), *run.words[1:]]
@@ -107,12 +107,12 @@ def execute(run: PlannedRun, trials: Trials, output: int, parent: int) -> None:
 
 
 def warm_up(runs: list[PlannedRun]) -> None:
-    """Import what the runs need, and read their data, once for all of them."""
+    """Import the modules and read the data sets that the runs need, once for all of them."""
     import torch
 
     from common import load_dataset
 
-    torch.set_num_threads(1)  # a process that forks must have no pool of threads
+    torch.set_num_threads(1)  # a process that forks must not have a thread pool
     for module in IMPORTED_ONCE:
         importlib.import_module(module)
     for dataset, data_dir in {(run.config.dataset, run.config.data_dir) for run in runs if run.config}:
@@ -121,7 +121,7 @@ def warm_up(runs: list[PlannedRun]) -> None:
 
 
 class Sweep:
-    """Runs in progress, and how they ended."""
+    """Executes runs in parallel and collects the failures."""
 
     def __init__(self, runs: list[PlannedRun], trials: Trials) -> None:
         self.trials = trials
@@ -134,12 +134,12 @@ class Sweep:
         self._started = time.monotonic()
 
     def finish(self, jobs: int) -> None:
-        """Do all that wait, `jobs` at a time."""
+        """Execute all waiting runs, `jobs` at a time."""
         from tqdm import tqdm
 
-        tqdm.monitor_interval = 0  # no thread of tqdm's: this process forks
+        tqdm.monitor_interval = 0  # no monitor thread: this process forks
         warm_up(self.waiting)
-        for number in (signal.SIGINT, signal.SIGTERM):  # an exception out of nowhere can get lost in a finaliser
+        for number in (signal.SIGINT, signal.SIGTERM):  # a KeyboardInterrupt raised in a finaliser would be lost
             signal.signal(number, self._interrupt)
         with tqdm(total=self.total, initial=self.skipped, unit=" runs", dynamic_ncols=True, disable=None) as bar:
             try:
@@ -194,20 +194,20 @@ class Sweep:
 
 
 def time_left(seconds: float) -> str:
-    """As tqdm writes it: 01:23, 1:02:03."""
+    """A duration in the format of tqdm: 01:23, 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"
 
 
 def parse_plan(lines: Iterable[str]) -> list[PlannedRun]:
-    """The runs of a plan, each once."""
+    """The runs of a plan, without duplicates."""
     runs = (PlannedRun.parse(line) for line in lines)
     return list({run.name: run for run in runs}.values())
 
 
 def print_plan(runs: list[PlannedRun], trials: Trials) -> None:
-    """What would be done, one command per line."""
+    """Print the commands of a plan, one per line, and mark those that are done."""
     done = [run.is_done(trials) for run in runs]
     for run, is_done in zip(runs, done, strict=True):
         print(f"{run.command}{'  # done' if is_done else ''}")
@@ -217,10 +217,10 @@ def print_plan(runs: list[PlannedRun], trials: Trials) -> None:
 def main() -> None:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add("--jobs", type=Interval(int, "[1,inf)"), default=1, metavar="N", help="runs at a time (default 1)")
-    add("--dry_run", action="store_true", help="only print what would be done")
+    add("--jobs", type=Interval(int, "[1,inf)"), default=1, metavar="N", help="runs in parallel (default 1)")
+    add("--dry_run", action="store_true", help="only print the commands")
     add("--names", action="store_true", help="only print the names of the runs")
-    add("--summary_dir", type=Path, required=True, metavar="DIR", help="where trials.jsonl is")
+    add("--summary_dir", type=Path, required=True, metavar="DIR", help="folder of trials.jsonl")
     arguments = parser.parse_args()
     trials = Trials(arguments.summary_dir)
     runs = parse_plan(sys.stdin)
@@ -231,7 +231,7 @@ def main() -> None:
         print_plan(runs, trials)
         return
     sweep = Sweep(runs, trials)
-    print(f"{sweep.total} runs, {sweep.skipped} of them done already", flush=True)
+    print(f"{sweep.total} runs, {sweep.skipped} of them already done", flush=True)
     sweep.finish(arguments.jobs)
     if sweep.failures:
         print(f"{len(sweep.failures)} of {sweep.total} runs failed:", *sweep.failures, sep="\n  ")

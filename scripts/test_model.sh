@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test every complete run in a folder: reports, training plots, and a summary of all of them.
+# Test every complete run in a folder: reports, training plots, and a summary of all runs.
 #
 #   bash scripts/test_model.sh FOLDER --jobs 2
 set -euo pipefail

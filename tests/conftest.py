@@ -1,4 +1,4 @@
-"""What the tests share: command lines run for real, and the folder of real data where there is one."""
+"""Shared helpers: run the scripts of the suite, and find the real data if they are available."""
 
 import atexit
 import functools
@@ -7,7 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-# On a busy machine, threads that spin while they wait for one another make a gradient take ten times as long.
+# On a busy machine, threads that spin while they wait for each other make a gradient take ten times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import pytest
@@ -19,16 +19,16 @@ SHARED = ROOT.parent / "shared"
 DATA = SHARED / "data"
 PUBLISHED = SHARED / "published_runs"
 
-# A shell has its background jobs ignore Ctrl-C, and all that they start: the tests that press it, too.
+# Background jobs of a shell, and all their children, ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="real data are not here")
-needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="published runs are not here")
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no real data")
+needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published runs")
 
 
 @functools.cache
 def shared_nursery() -> Nursery:
-    """One for all tests, made when the first one asks for it."""
+    """The nursery of all tests, created on first use."""
     nursery = Nursery()
     atexit.register(nursery.__exit__)
     return nursery
@@ -42,9 +42,9 @@ def nursery() -> Nursery:
 def run(
     script: str, *arguments: object, timeout: int = 120, check: bool = True, cores: int | None = None
 ) -> subprocess.CompletedProcess:
-    """Run one script of the suite as a user does, but for its start-up; fails the test if it fails.
+    """Run a script of the suite as a user would, without its start-up time; fails the test if it fails.
 
-    cores: how many it may use; None for all.
+    cores: the number of cores that it may use; None for all.
     """
     ended = shared_nursery().run(script, *arguments, folder=Path.cwd(), timeout=timeout, cores=cores)
     if check:
@@ -53,7 +53,7 @@ def run(
 
 
 def train(script: str, folder: Path, *arguments: object, cores: int | None = None) -> dict[str, Path]:
-    """Train on the digits; the paths of what the run left, by kind."""
+    """Train on the digits; returns the paths of the files of the run, by kind."""
     defaults = ("--dataset", "digits", "--lr", 0.05, "--momentum", 0.9)
     before = set(folder.glob("*"))
     run(script, *defaults, "--subfolder", folder, *arguments, cores=cores)
@@ -62,6 +62,6 @@ def train(script: str, folder: Path, *arguments: object, cores: int | None = Non
 
 
 def weights_of(run: dict[str, Path]) -> bytes:
-    """Every bit of a trained model."""
+    """The bytes of all values of a trained model."""
     state = torch.load(run["model"], weights_only=True)
     return b"".join(value.numpy().tobytes() for value in state.values())

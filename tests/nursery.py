@@ -1,7 +1,7 @@
-"""Command lines without their start-up: forked from a process that has imported everything.
+"""Run command lines without their start-up time, forked from a process that has already imported everything.
 
-A script's own start takes seconds, most of them for `import torch`. What runs is the script itself, in a process of its
-own, with its arguments, its working directory, its output and its exit code.
+Starting a script takes seconds, mostly for `import torch`. The script itself runs in its own process, with its own
+arguments, working directory, output and exit code.
 """
 
 import gc
@@ -30,12 +30,12 @@ IMPORTED_ONCE = (
     "analysis.reports.training_plots", "analysis.reports.summary", "training.engines.replay", "training.record.writer",
     "training.engines.rpc.launch", "training.engines.virtual",
 )  # fmt: skip
-NOWHERE = "http://127.0.0.1:9"  # a proxy that is not there: downloads fail at once, network or not
+DEAD_PROXY = "http://127.0.0.1:9"  # a proxy that does not exist: downloads fail immediately, even with a network
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command line ended; peak: the largest resident memory of one of its processes, KiB."""
+    """The result of a command line; peak: the largest resident memory of any of its processes, KiB."""
 
     code: int
     output: str
@@ -44,29 +44,29 @@ class Ended:
 
     @property
     def warnings(self) -> list[str]:
-        """The lines of warnings on stderr."""
+        """The warnings on stderr, one per line."""
         return [line for line in self.errors.splitlines() if ": warning: " in line]
 
     def refused(self, *named: object) -> None:
-        """Exactly one line, which names what is wrong."""
+        """Assert that it failed with exactly one line on stderr, which contains these texts."""
         assert self.code in (1, 2), (self.code, self.errors)
         assert re.fullmatch(r"\S+\.py: error: .+\n", self.errors), self.errors
         for name in named:
             assert str(name) in self.errors, f"{name} is not named: {self.errors}"
 
     def went_well(self) -> "Ended":
-        """Without a word on stderr, but for warnings."""
+        """Assert that it succeeded with nothing but warnings on stderr."""
         assert self.code == 0, self.errors
         assert self.errors.splitlines() == self.warnings, self.errors
         return self
 
 
 class Nursery:
-    """The process that is forked from; it has no pool of threads that a fork would break."""
+    """The process from which command lines are forked; it has no thread pool that a fork would break."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="nursery-")
-        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
+        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), DEAD_PROXY)
         environment = {**os.environ, **proxies, "TORCH_CPP_LOG_LEVEL": "ERROR", "no_proxy": "",
                        "PYTHONPATH": str(ROOT)}  # fmt: skip
         self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -74,10 +74,10 @@ class Nursery:
 
     def run(self, command: str, *arguments: object, folder: Path | str = ".", timeout: int = 60,
             output: str | None = None, file_size: int | None = None, cores: int | None = None) -> Ended:  # fmt: skip
-        """A script of this repository and its arguments, with `folder` as working directory.
+        """Run a script of this repository with its arguments, and `folder` as the working directory.
 
-        output: a file for stdout, such as /dev/full; file_size: of how many bytes files can be; cores: how many it may
-        use.
+        output: a file for stdout, such as /dev/full; file_size: limit on the size of files, bytes; cores: the number of
+        cores that it may use.
         """
         out, errors = (Path(self._folder.name) / name for name in ("output", "errors"))
         order = {"command": [*command.split(), *map(str, arguments)], "folder": str(folder), "timeout": timeout,
@@ -100,25 +100,25 @@ class Nursery:
 
 
 def serve() -> None:
-    """The nursery's own process: an order a line, an answer a line."""
+    """Main function of the nursery process: reads one command per line, and writes one answer per line."""
     sys.path[0] = str(ROOT)
     for module in IMPORTED_ONCE:
         importlib.import_module(module)
     torch.set_num_threads(1)
     load_dataset("digits", "data")
-    gc.freeze()  # what is never looked at again is never copied
+    gc.freeze()  # garbage collection would copy shared pages in forked processes
     for line in sys.stdin:
-        process = multiprocessing.get_context("fork").Process(target=live, kwargs=json.loads(line))
+        process = multiprocessing.get_context("fork").Process(target=run_command, kwargs=json.loads(line))
         process.start()
         _, status, usage = os.wait4(process.pid, 0)
         print(json.dumps({"code": os.waitstatus_to_exitcode(status), "peak": usage.ru_maxrss}), flush=True)
 
 
-def live(
+def run_command(
     command: list[str], folder: str, timeout: int, output: str, errors: str, file_size: int | None, cores: int | None
 ) -> None:
-    """Become a script."""
-    signal.alarm(timeout)  # which kills it
+    """Run a script in this process."""
+    signal.alarm(timeout)  # kills the process
     writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     for descriptor, name, flags in ((0, os.devnull, os.O_RDONLY), (1, output, writing), (2, errors, writing)):
         os.dup2(os.open(name, flags, 0o600), descriptor)

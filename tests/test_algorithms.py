@@ -1,6 +1,6 @@
-"""One table of expectations on a scripted schedule, worked out by hand, that every algorithm passes.
+"""Every algorithm is tested on a scripted schedule with expectations computed by hand.
 
-The model is one weight w with loss w²/2, so its gradient is w itself; it starts at 1, the learning rate is 1/2.
+The model is a single weight w with loss w²/2, so the gradient is w; w starts at 1, and the learning rate is 1/2.
 """
 
 import math
@@ -16,7 +16,7 @@ from training.server import ParameterServer
 
 
 def make_algorithm(name: str, momentum: float = 0.0, buffers: int = 0, **flags) -> Algorithm:
-    """An algorithm for two workers on the one weight."""
+    """An algorithm for two workers and the single weight."""
     rule = ALGORITHMS[name]
     config = RunConfig(mode=rule.mode, algorithm=name, world_size=3, **flags)
     weight = torch.ones(1)
@@ -25,7 +25,7 @@ def make_algorithm(name: str, momentum: float = 0.0, buffers: int = 0, **flags) 
 
 
 class Script:
-    """Workers that fetch and push when they are told to."""
+    """Workers that fetch and push on command."""
 
     def __init__(self, algorithm):
         self.algorithm, self.server = algorithm, algorithm.server
@@ -56,12 +56,12 @@ class Script:
             self.updates.append(outcome.update)
 
     def play(self):
-        """Both fetch; 1 pushes and fetches; 2 pushes its stale gradient and fetches; 1 and 2 push."""
+        """Both workers fetch; 1 pushes and fetches; 2 pushes its stale gradient and fetches; 1 and 2 push."""
         return self.fetch(1, 2).push(1).fetch(1).push(2).fetch(2).push(1, 2)
 
 
 def adaptive_by_hand():
-    """w after each update of Script.play with DC-ASGD-a, lambda 2, in plain arithmetic."""
+    """w after each update of Script.play with DC-ASGD-a and lambda 2, in plain arithmetic."""
     w, mean_square, seen, trace = 1.0, 0.0, {1: 1.0, 2: 1.0}, []
     for worker in (1, 2, 1, 2):
         g = seen[worker]
@@ -96,12 +96,12 @@ def test_asgd(options, weights):
 
 
 def test_compensation_changes_only_stale_gradients():
-    """What the published code missed: its backup was the live weight, so that w - w_bak was always 0."""
+    """A bug in the published code: its backup was the live weight, so w - w_bak was always 0."""
     script = Script(make_algorithm("asgd", compensation=True)).fetch(1).push(1).fetch(1).push(1)
     assert script.server.parameters.item() == 0.25
 
 
-def test_snapshots_never_change():
+def test_snapshots_are_never_modified():
     script = Script(make_algorithm("asgd")).fetch(1, 2).push(1)
     assert script.fetched[1].parameters.item() == script.fetched[2].parameters.item() == 1.0
     assert script.algorithm.fetch(1).parameters.item() == 0.5
@@ -117,20 +117,20 @@ def test_average_waits_for_all_and_averages():
     assert script.outcomes[1].released == (1, 2)
 
 
-def test_average_does_not_wait_for_those_who_have_left():
+def test_average_does_not_wait_for_workers_that_have_left():
     script = Script(make_algorithm("average"))
     script.fetch(1, 2).push(1, 2).leave(2).fetch(1).push(1).fetch(1).push(1)
     assert (script.server.version, script.server.parameters.item()) == (3, 0.125)
 
 
-def test_average_closes_the_round_when_the_one_it_waits_for_leaves():
+def test_average_closes_the_round_when_the_missing_worker_leaves():
     script = Script(make_algorithm("average")).fetch(1, 2).push(1).leave(2)
     assert (script.server.version, script.server.parameters.item()) == (1, 0.5)
     assert script.outcomes[-1].released == (1,)
 
 
 def test_average_sums_in_worker_order():
-    """Floating-point sums depend on their order; the sum never depends on the order of arrival."""
+    """Floating-point sums depend on the order of summation, which must not depend on the order of arrival."""
     gradients = {1: 1e8, 2: 1.0, 3: -1e8}
     for order in ((1, 2, 3), (3, 2, 1), (2, 3, 1)):
         weight = torch.ones(1)
@@ -142,7 +142,7 @@ def test_average_sums_in_worker_order():
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_running_statistics_are_the_mean_of_the_latest(name):
+def test_running_statistics_are_the_mean_of_the_latest_pushes(name):
     algorithm = make_algorithm(name, buffers=2)
     server = algorithm.server
     for step, (first, second) in enumerate([([1.0, 2.0], [3.0, 6.0]), ([5.0, 5.0], [7.0, 9.0])], start=1):
@@ -161,7 +161,7 @@ def test_learning_rate_follows_the_schedule():
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_an_algorithm_says_all_that_others_need_to_know(name):
+def test_an_algorithm_defines_all_properties(name):
     rule = ALGORITHMS[name]
     assert rule.title and rule.__doc__ and rule.mode in ("sync", "async")
     config = RunConfig(mode=rule.mode, algorithm=name)
@@ -172,7 +172,7 @@ def test_an_algorithm_says_all_that_others_need_to_know(name):
 
 
 @pytest.mark.parametrize(
-    ("ours", "torchs"),
+    ("make_ours", "make_torchs"),
     [
         (lambda weights: SGD(weights, 0.9), lambda weights: torch.optim.SGD([weights], momentum=0.9, fused=True)),
         (lambda weights: SGD(weights, 0.0), lambda weights: torch.optim.SGD([weights], fused=True)),
@@ -180,14 +180,14 @@ def test_an_algorithm_says_all_that_others_need_to_know(name):
     ],
     ids=["momentum", "plain", "adam"],
 )
-def test_optimizers_are_those_of_torch(ours, torchs):
+def test_optimizers_equal_those_of_torch(make_ours, make_torchs):
     generator = torch.Generator().manual_seed(1)
     start = torch.randn(1000, generator=generator)
     weights, reference = start.clone(), torch.nn.Parameter(start.clone())
-    one, other = ours(weights), torchs(reference)
+    ours, torchs = make_ours(weights), make_torchs(reference)
     for step in range(1, 6):
         gradient = torch.randn(1000, generator=generator)
-        one.step(gradient, 0.1 / step)
-        reference.grad, other.param_groups[0]["lr"] = gradient, 0.1 / step
-        other.step()
+        ours.step(gradient, 0.1 / step)
+        reference.grad, torchs.param_groups[0]["lr"] = gradient, 0.1 / step
+        torchs.step()
         assert torch.equal(weights, reference)

@@ -1,4 +1,4 @@
-"""Data sets are read whole, standardised by the training set, and laid out for fast convolutions."""
+"""Data sets are complete, standardised with the statistics of the training set, and in channels-last memory."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ SIZES = {"mnist": (60000, 10000), "fashion_mnist": (60000, 10000), "cifar10": (1
 
 
 @pytest.fixture
-def cifar_of_any_content(monkeypatch):
-    """torchvision accepts the real CIFAR files alone; those of the tests are a part of them."""
+def partial_cifar(monkeypatch):
+    """torchvision accepts only the original CIFAR files; those of the tests contain a part of them."""
     from torchvision.datasets import CIFAR10, cifar
 
     monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
@@ -27,21 +27,21 @@ def check(dataset, sizes):
     assert len(dataset.classes) == spec.labels
     assert dataset.train.images.mean().item() == pytest.approx(0, abs=1e-4)
     assert dataset.train.images.std(correction=0).item() == pytest.approx(1, abs=1e-4)
-    # one mean and one deviation over all: standardising the test set by itself would give exactly 0 and 1
+    # standardised with the training set's statistics: its own would give exactly 0 and 1
     assert dataset.test.images.mean().item() == pytest.approx(0, abs=0.1)
     assert dataset.test.images.mean().item() != pytest.approx(0, abs=1e-5)
 
 
-def test_digits_need_no_file():
+def test_digits_need_no_files():
     digits = load_dataset("digits", "nowhere")
     check(digits, (1437, 360))
     counts = digits.test.labels.bincount() / digits.train.labels.bincount()
-    assert counts.min() > 0.23 and counts.max() < 0.27  # stratified: a quarter of what is trained on, of each digit
+    assert counts.min() > 0.23 and counts.max() < 0.27  # stratified: for each digit, a quarter of the training samples
 
 
 @needs_data
 @pytest.mark.parametrize("name", SIZES)
-def test_real_data(name, cifar_of_any_content):
+def test_real_data(name, partial_cifar):
     check(load_dataset(name, DATA), SIZES[name])
 
 
@@ -54,7 +54,7 @@ def test_batches_are_channels_last_without_a_copy():
     assert torch.equal(chosen, images) and torch.equal(chosen_labels, labels)
 
 
-def test_fingerprints_tell_data_apart():
+def test_fingerprints_of_different_data_differ():
     digits = load_dataset("digits", "nowhere")
     assert digits.train.fingerprint() == load_dataset("digits", "nowhere").train.fingerprint()
     assert digits.train.fingerprint() != digits.test.fingerprint()

@@ -1,4 +1,4 @@
-"""The ladder: engines that must agree, to the bit where they can."""
+"""Different engines must agree, bit for bit where possible."""
 
 import json
 
@@ -21,7 +21,7 @@ EASY = ("--epochs", 2, "--seed", 3)
 
 @pytest.fixture(scope="module")
 def control(tmp_path_factory):
-    """Three runs of the independent loop, with everything that has state, each with one thread and with all."""
+    """Runs of nonDistributed.py with three configurations, each on one core and on all cores."""
     folder = tmp_path_factory.mktemp("control")
     return {
         (options, cores): weights_of(train("nonDistributed.py", folder / str(cores), *EASY, *options, cores=cores))
@@ -33,12 +33,12 @@ def control(tmp_path_factory):
 @pytest.mark.parametrize("clock", ["wall", "virtual"])
 @pytest.mark.parametrize("script", ["dist_sync.py", "dist_async.py"])
 def test_one_worker_is_the_control(script, clock, control, tmp_path):
-    """Rung 1: without distribution, distributed training is plain SGD, to the bit."""
+    """Step 1: with one worker, distributed training equals plain SGD, bit for bit."""
     for (options, cores), expected in control.items():
         if (cores == 1 and clock == "wall") or (cores is None and clock == "virtual"):
-            continue  # a gradient has one thread on the virtual clock, else as many as there are cores
+            continue  # a gradient uses one thread on the virtual clock, otherwise all cores
         if options and clock == "wall" and script == "dist_sync.py":
-            continue  # the processes are the same as those of dist_async.py
+            continue  # same processes as in dist_async.py
         done = train(script, tmp_path, *EASY, *options, "--world_size", 2, "--clock", clock)
         assert weights_of(done) == expected, options
 
@@ -47,7 +47,7 @@ def test_control_depends_on_its_settings(control):
     assert len({expected for (_, cores), expected in control.items() if cores == 1}) == 3
 
 
-def test_the_number_of_cores_changes_no_bit_on_the_virtual_clock(tmp_path):
+def test_the_number_of_cores_does_not_affect_the_virtual_clock(tmp_path):
     for world_size in (2, 4):
         flags = (*EASY, "--world_size", world_size, "--clock", "virtual", "--split_dataset")
         runs = [train("dist_async.py", tmp_path / str(cores), *flags, cores=cores) for cores in (1, None)]
@@ -56,7 +56,7 @@ def test_the_number_of_cores_changes_no_bit_on_the_virtual_clock(tmp_path):
 
 
 def test_sync_is_one_worker_with_a_larger_batch():
-    """Rung 2: K workers = one worker whose batches join theirs, up to rounding."""
+    """Step 2: K workers equal one worker with their concatenated batches, up to rounding."""
     digits = common.load_dataset("digits", "unused").train
     config = RunConfig(mode="sync", dataset="digits", world_size=4, partition="split_dataset", batch_size=16, lr=0.05)
     plan = make_plan(config, 11, digits)
@@ -80,7 +80,7 @@ def test_sync_is_one_worker_with_a_larger_batch():
 
 @pytest.mark.parametrize("flags", [("--split_dataset", "--delay"), ("--split_labels", "--alt_model", "--val")])
 def test_sync_on_both_clocks(flags, tmp_path):
-    """Rung 3: whatever the order of arrival, synchronous training is one and the same, to the bit."""
+    """Step 3: synchronous training does not depend on the order of arrival, bit for bit."""
     wall, virtual = (
         train("dist_sync.py", tmp_path, *EASY, *flags, "--world_size", 3, "--clock", clock)
         for clock in ("wall", "virtual")
@@ -92,8 +92,8 @@ def test_sync_on_both_clocks(flags, tmp_path):
     assert np.array_equal(logs[0].updates.loss, logs[1].updates.loss)
 
 
-class Watcher:
-    """An observer that only remembers."""
+class Recorder:
+    """A listener that stores the updates."""
 
     def __init__(self):
         self.updates = []
@@ -103,28 +103,28 @@ class Watcher:
 
 
 def run_schedule(durations_ms: dict[int, float], steps: int, threads: int | None = None, **settings):
-    """An asynchronous run on the virtual clock whose workers take constant times."""
+    """An asynchronous run on the virtual clock with constant compute times."""
     digits = common.load_dataset("digits", "unused").train
     config = RunConfig(mode="async", dataset="digits", world_size=len(durations_ms) + 1, lr=0.05, **settings)
     plan = make_plan(config, 5, digits)
     model = common.build_model("digits", config.network_name, 5)
-    watcher = Watcher()
+    recorder = Recorder()
     pool = GradientPool(plan, digits, threads)
     planned = dict.fromkeys(durations_ms, steps)
-    pool.run(events("asgd", plan.algorithm(model), watcher, planned, durations_ms.get, pool))
-    return watcher.updates, model.parameters
+    pool.run(events("asgd", plan.algorithm(model), recorder, planned, durations_ms.get, pool))
+    return recorder.updates, model.parameters
 
 
 @pytest.mark.parametrize("workers", [2, 3, 8])
 def test_equal_times_give_equal_staleness(workers):
-    """Rung 4: K workers of equal speed: staleness 0, 1, …, K-1 at first, K-1 from then on, in worker order."""
+    """Step 4: K equally fast workers push in worker order, with staleness 0, 1, …, K-1 and then always K-1."""
     updates, _ = run_schedule(dict.fromkeys(range(1, workers + 1), 10.0), steps=6)
     assert [staleness for _, _, staleness in updates] == [*range(workers), *[workers - 1] * (5 * workers)]
     assert [worker for _, worker, _ in updates] == [*range(1, workers + 1)] * 6
 
 
-def test_a_schedule_by_hand():
-    """Worker 1 takes 10 ms, worker 2 takes 25: ties at 50 ms go to worker 1."""
+def test_a_hand_computed_schedule():
+    """Worker 1 takes 10 ms, worker 2 takes 25 ms; the tie at 50 ms goes to worker 1."""
     updates, _ = run_schedule({1: 10.0, 2: 25.0}, steps=5)
     assert updates == [
         (10, 1, 0), (20, 1, 0), (25, 2, 2), (30, 1, 1), (40, 1, 0), (50, 1, 0), (50, 2, 3),
@@ -142,14 +142,14 @@ def test_a_slow_worker_is_twice_as_stale():
 
 
 @pytest.mark.parametrize("alt_model", [False, True])
-def test_number_of_threads_changes_nothing(alt_model):
+def test_the_number_of_threads_does_not_affect_the_result(alt_model):
     times = {1: 20.0, 2: 11.0, 3: 13.0}
     runs = [run_schedule(times, steps=4, threads=threads, alt_model=alt_model) for threads in (1, 2, 8)]
     assert all(updates == runs[0][0] for updates, _ in runs)
     assert all(torch.equal(parameters, runs[0][1]) for _, parameters in runs)
 
 
-def test_virtual_runs_repeat_to_the_letter(tmp_path):
+def test_virtual_runs_are_reproducible(tmp_path):
     flags = ("--world_size", 6, "--clock", "virtual", "--split_labels_unscaled", "--delay", "--compensation")
     logs = [train("dist_async.py", tmp_path / name, *EASY, *flags)["log"].read_text() for name in ("a", "b")]
     first, second = ([line for line in log.splitlines() if not line.startswith("{")] for log in logs)
@@ -167,8 +167,8 @@ REPLAYS = {
 
 
 @pytest.mark.parametrize("name", REPLAYS)
-def test_replay_is_the_run(name, tmp_path):
-    """Rung 5: no torn read, no lost update: the log contains all that happened."""
+def test_a_replay_reproduces_the_run(name, tmp_path):
+    """Step 5: the log contains everything that happened; no read was torn and no update lost."""
     world_size, *flags = REPLAYS[name]
     wall = train("dist_async.py", tmp_path, "--epochs", 2, "--world_size", world_size, *flags)
     again = train("dist_async.py", tmp_path, "--replay", wall["log"])
@@ -182,7 +182,7 @@ def test_replay_is_the_run(name, tmp_path):
         assert original.updates.staleness.max() > 0
 
 
-def test_replay_of_a_log_that_was_cut_short(tmp_path):
+def test_replay_of_a_truncated_log(tmp_path):
     wall = train("dist_async.py", tmp_path, "--seed", 4, "--split_dataset")
     lines = wall["log"].read_text().splitlines(keepends=True)
     cut = tmp_path / "cut_log.log"
@@ -193,17 +193,17 @@ def test_replay_of_a_log_that_was_cut_short(tmp_path):
     assert np.array_equal(replayed.updates.weight_norm, read_log(wall["log"]).updates.weight_norm[:20])
 
 
-def test_replay_refuses_what_does_not_fit(tmp_path):
+def test_replay_refuses_conflicting_flags_logs_and_data(tmp_path):
     wall = train("dist_async.py", tmp_path, "--seed", 4)
     sync = train("dist_sync.py", tmp_path, "--seed", 4)
     header, *lines = wall["log"].read_text().splitlines()
     other_data = tmp_path / "other_log.log"
     other_data.write_text("\n".join([json.dumps(json.loads(header) | {"data": "0" * 16}), *lines, ""]))
     for log, flags, code, text in (
-        (wall["log"], ("--lr", 0.01), 2, "--lr 0.01 does not fit"),
-        (wall["log"], ("--seed", 5), 2, "--seed 5 does not fit"),
-        (wall["log"], ("--world_size", 4), 2, "--world_size 4 does not fit"),
-        (wall["log"], ("--dataset", "mnist"), 2, "--dataset mnist does not fit"),
+        (wall["log"], ("--lr", 0.01), 2, "--lr 0.01 conflicts with"),
+        (wall["log"], ("--seed", 5), 2, "--seed 5 conflicts with"),
+        (wall["log"], ("--world_size", 4), 2, "--world_size 4 conflicts with"),
+        (wall["log"], ("--dataset", "mnist"), 2, "--dataset mnist conflicts with"),
         (sync["log"], (), 1, "only asynchronous runs"),
         (other_data, (), 1, "trained on other data"),
         (tmp_path / "none.log", (), 1, "No such file"),
@@ -214,7 +214,7 @@ def test_replay_refuses_what_does_not_fit(tmp_path):
         assert text in done.stderr
 
 
-def test_compensation_changes_an_asynchronous_run_and_nothing_else(tmp_path):
+def test_compensation_changes_a_run_unless_lambda_is_0(tmp_path):
     flags = (*EASY, "--world_size", 6, "--clock", "virtual", "--split_dataset")
     plain = train("dist_async.py", tmp_path, *flags)
     runs = {
@@ -225,8 +225,8 @@ def test_compensation_changes_an_asynchronous_run_and_nothing_else(tmp_path):
     assert len({*runs.values()}) == 3
 
 
-def test_batch_norm_survives_distribution():
-    """A worker's running statistics go with its gradient and come back as the mean over the workers."""
+def test_batch_norm_statistics_are_averaged_over_workers():
+    """A worker pushes its running statistics with its gradient; the global model has their mean."""
     config = RunConfig(mode="sync", dataset="cifar10", world_size=3, partition="split_dataset", batch_size=4)
     generator = torch.Generator().manual_seed(0)
     samples = common.Samples(torch.randn(8, 32, 32, 3, generator=generator), torch.arange(8) % 4)

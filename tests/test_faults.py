@@ -1,4 +1,4 @@
-"""Faults: full disks, folders that cannot be written, divergence, killed workers, and memory that must not grow."""
+"""Faults: full disks, read-only folders, divergence, killed workers, and memory growth."""
 
 import os
 import re
@@ -27,7 +27,7 @@ TRAINING = {
 SMALL = "--dataset digits --train_split 0.1 --epochs 2 --val --seed 1"
 BASE = "digits_async_3_10_001_00_32_2_SGD_spe2_val_seed1_virtual"
 KFOLD = "kfold_digits_SGD_LeNet5_samples60_folds2_seed1"
-LOOKING = {
+READING = {
     "test_model": f"test_model.py {BASE}_model.pt {BASE}_log.log --training_time --pics",
     "loss_landscape": f"loss_landscape.py {BASE}_model.pt {BASE}_weights.npy --grid_size 2 --test_samples 20",
     "loss_landscape_multi": f"loss_landscape_multi.py {BASE}_model.pt {BASE}_weights.npy --grid_size 2 "
@@ -36,20 +36,20 @@ LOOKING = {
     "kfold": "kfold.py --dataset digits --max_samples 60 --k_splits 2 --epochs 1 --learning_rates 0.01 0.05 0.1 "
     "--batch_sizes 16 --jobs 2 --seed 1",
 }
-WRITING = {name: f"{script} {SMALL}" for name, script in TRAINING.items()} | LOOKING
+WRITING = {name: f"{script} {SMALL}" for name, script in TRAINING.items()} | READING
 SAVING = "--saves_per_epoch 2"
 
 
 @pytest.fixture(scope="module")
 def inputs(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run that LOOKING looks at."""
+    """A folder with the run that the scripts in READING read."""
     folder = tmp_path_factory.mktemp("inputs")
     nursery.run(f"{WRITING['dist_async virtual']} {SAVING}", folder=folder).went_well()
     return folder
 
 
-def tell(ended: Ended) -> str:
-    """The one line of an error behind any warnings and the names of partial files; nothing is a traceback."""
+def error_line(ended: Ended) -> str:
+    """The single line of an error, after any warnings and names of partial files; asserts that nothing else follows."""
     assert ended.code in (1, 2), (ended.code, ended.errors)
     *others, error = ended.errors.splitlines()
     assert re.match(r"\S+\.py: error: ", error), ended.errors
@@ -58,7 +58,7 @@ def tell(ended: Ended) -> str:
 
 
 def whole_files(folder: Path) -> dict[str, bytes]:
-    """The files of a folder that do not say that they are a part of something."""
+    """The contents of the files in a folder, except those whose names mark them as incomplete."""
     parts = ("_partial", "_unfinished.npz")
     return {name: content for name, content in contents(folder).items() if not any(part in name for part in parts)}
 
@@ -67,13 +67,13 @@ def whole_files(folder: Path) -> dict[str, bytes]:
 # Full disks
 # ----------------------------------------------------------------------------------------------------
 
-# Kind of file → more flags, of how many of the bytes of the whole file it cannot grow beyond.
+# Kind of file → additional flags, and the limit on its size as a fraction of the complete file.
 LIMITS = {"log": ("", 0.8), "weights": (SAVING, 0.5), "model": ("", 0.5)}
 
 
 @pytest.mark.parametrize("kind", LIMITS)
 @pytest.mark.parametrize("name", TRAINING)
-def test_a_run_whose_file_cannot_grow_says_which_and_spares_what_was_finished(name, kind, nursery, tmp_path):
+def test_a_run_whose_file_cannot_grow_names_it_and_keeps_earlier_results(name, kind, nursery, tmp_path):
     flags, fraction = LIMITS[kind]
     command = f"{WRITING[name]} {flags} --subfolder {tmp_path}"
     nursery.run(command).went_well()
@@ -81,14 +81,14 @@ def test_a_run_whose_file_cannot_grow_says_which_and_spares_what_was_finished(na
     ending = ARTIFACTS[kind]
     (limit,) = (int(fraction * len(content)) for file, content in before.items() if file.endswith(ending))
     ended = nursery.run(command, file_size=limit, output=os.devnull)
-    error = tell(ended)
+    error = error_line(ended)
     assert ended.code == 1 and re.search(rf"{tmp_path}/\S+_partial\d+{ending}: File too large$", error), error
     assert whole_files(tmp_path) == before
     partial = {path.name.rpartition("_")[2]: path for path in tmp_path.glob("*_partial*")}
     log = read_log(partial.pop("log.log"))
     assert log.result is None or log.result["status"] == "partial"
     assert 0 < len(log.updates) <= log.header["updates"]
-    if "weights.npy" in partial:  # whatever is there can be read
+    if "weights.npy" in partial:  # partial files are readable
         assert np.load(partial["weights.npy"]).shape == (2, 61706)
     if "model.pt" in partial:
         assert len(torch.load(partial["model.pt"], weights_only=True)) == 10
@@ -105,29 +105,29 @@ def test_a_run_whose_file_cannot_grow_says_which_and_spares_what_was_finished(na
         ("replay", 100_000, "_weights.npy"),
     ],
 )
-def test_what_cannot_be_drawn_or_written_is_named_and_leaves_nothing(name, limit, ending, nursery, inputs, tmp_path):
-    command, folder = LOOKING[name], tmp_path / "out"
-    error = tell(nursery.run(command, "--subfolder", folder, folder=inputs, file_size=limit, output=os.devnull))
+def test_an_output_that_cannot_be_written_is_named_and_removed(name, limit, ending, nursery, inputs, tmp_path):
+    command, folder = READING[name], tmp_path / "out"
+    error = error_line(nursery.run(command, "--subfolder", folder, folder=inputs, file_size=limit, output=os.devnull))
     assert re.search(rf"{folder}/\S+{re.escape(ending)}: File too large$", error), error
-    nursery.run(command, "--subfolder", folder, folder=inputs).went_well()  # it can go on, or over again
+    nursery.run(command, "--subfolder", folder, folder=inputs).went_well()  # it can resume or start again
     first = whole_files(folder)
-    command = command.replace("0.01 0.05 0.1", "0.01 0.02 0.05 0.1")  # a search that has something to add
-    tell(nursery.run(command, "--subfolder", folder, folder=inputs, file_size=limit, output=os.devnull))
+    command = command.replace("0.01 0.05 0.1", "0.01 0.02 0.05 0.1")  # a search with a new configuration
+    error_line(nursery.run(command, "--subfolder", folder, folder=inputs, file_size=limit, output=os.devnull))
     after = whole_files(folder)
     assert after.keys() == first.keys()
-    for file, content in first.items():  # a table has at most some more of its lines
+    for file, content in first.items():  # a table may only have gained lines
         assert after[file].startswith(content) if file.endswith(".csv") else after[file] == content
 
 
 @pytest.mark.parametrize("name", [*WRITING, "nb_params"])
-def test_output_that_cannot_be_written_is_an_error(name, nursery, inputs, tmp_path):
+def test_an_unwritable_standard_output_is_an_error(name, nursery, inputs, tmp_path):
     command = f"{WRITING[name]} --subfolder {tmp_path}" if name in WRITING else "nb_params.py"
     ended = nursery.run(command, folder=inputs, output="/dev/full")
-    assert ended.code == 1 and tell(ended).endswith("error: standard output: No space left on device")
+    assert ended.code == 1 and error_line(ended).endswith("error: standard output: No space left on device")
 
 
 class Disk:
-    """A small file system of its own."""
+    """A small file system, mounted for one test."""
 
     def __init__(self, folder: Path, size: str) -> None:
         self.folder = folder
@@ -146,34 +146,34 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Room for a landscape."""
+    """A disk with enough space for a landscape."""
     disk = Disk(tmp_path / "disk", "32m")
     yield disk
     disk.unmount()
 
 
 def fill(folder: Path, leave: int) -> None:
-    """Leave no more than so many bytes free."""
+    """Fill the disk until at most `leave` bytes are free."""
     system = os.statvfs(folder)
     (folder / "ballast").write_bytes(bytes(system.f_bavail * system.f_bsize - leave))
 
 
 @pytest.mark.parametrize("name", ["nonDistributed", "dist_sync wall", "dist_async wall"])
-def test_a_disk_that_is_full_in_mid_run(name, nursery, disk):
+def test_a_disk_that_becomes_full_during_a_run(name, nursery, disk):
     command = f"{WRITING[name]} {SAVING} --subfolder {disk.folder}"
     nursery.run(command).went_well()
     fill(disk.folder, leave=600_000)
     before = contents(disk.folder)
-    error = tell(nursery.run(command))
+    error = error_line(nursery.run(command))
     assert re.search(rf"{disk.folder}/\S+_partial\d+_weights\.npy: No space left on device$", error), error
     assert whole_files(disk.folder) == before
 
 
-@pytest.mark.parametrize("name", LOOKING)
+@pytest.mark.parametrize("name", READING)
 def test_a_disk_that_is_full_from_the_start(name, nursery, inputs, disk):
     fill(disk.folder, leave=0)
     before = contents(disk.folder)
-    error = tell(nursery.run(f"{LOOKING[name]} --subfolder {disk.folder}", folder=inputs))
+    error = error_line(nursery.run(f"{READING[name]} --subfolder {disk.folder}", folder=inputs))
     assert re.search(rf"{disk.folder}/\S+: No space left on device$", error), error
     left = contents(disk.folder)
     assert {file: left[file] for file in before} == before
@@ -181,7 +181,7 @@ def test_a_disk_that_is_full_from_the_start(name, nursery, inputs, disk):
 
 
 # ----------------------------------------------------------------------------------------------------
-# Folders where nothing can be written
+# Folders that cannot be written to
 # ----------------------------------------------------------------------------------------------------
 
 
@@ -198,7 +198,7 @@ def test_a_folder_that_is_read_only(name, nursery, inputs, disk):
 
 @pytest.mark.parametrize("folder", ["/proc", "/sys/none"])
 @pytest.mark.parametrize("name", WRITING)
-def test_a_folder_that_is_none_of_ours(name, folder, nursery, inputs):
+def test_a_folder_that_cannot_be_created(name, folder, nursery, inputs):
     nursery.run(WRITING[name], "--subfolder", folder, folder=inputs).refused(folder)
 
 
@@ -219,7 +219,7 @@ def test_a_folder_that_is_a_file(name, below, nursery, inputs, tmp_path):
         ("analysis/reports/partition_plots.py --dataset digits --output", "--output", "plot.png"),
     ],
 )
-def test_tables_and_figures_of_many_runs_have_flags_of_their_own(command, flag, written, nursery, inputs, tmp_path):
+def test_unwritable_outputs_of_summaries_and_figures(command, flag, written, nursery, inputs, tmp_path):
     def run(folder: Path | str, **options: object) -> Ended:
         place = f"{folder}/{written}" if flag == "--output" else folder
         return nursery.run(command, place, folder=inputs, **options)
@@ -242,21 +242,21 @@ DIVERGING = {
     "nonDistributed": "--lr 10 --momentum 0.99",
     "dist_sync wall": f"--lr 10 {SPLIT}",
     "dist_sync virtual": f"--lr 10 {SPLIT}",
-    "dist_async wall": f"--lr 1e6 {SPLIT}",  # which no order of arrival can save
+    "dist_async wall": f"--lr 1e6 {SPLIT}",  # diverges for any order of arrival
     "dist_async virtual": f"--lr 10 {SPLIT}",
 }
 
 
 @pytest.fixture(scope="module")
 def diverged(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Ended, Path]]:
-    """How each training that diverges ended, and its folder."""
+    """The result and the folder of each diverging training."""
     folders = {name: tmp_path_factory.mktemp("diverged") for name in TRAINING}
     return {name: (nursery.run(f"{WRITING[name]} {SAVING} {DIVERGING[name]}", folder=folder), folder)
             for name, folder in folders.items()}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_a_training_that_diverges_goes_on_to_its_end_with_one_warning(name, diverged):
+def test_a_diverging_training_completes_with_one_warning(name, diverged):
     ended, folder = diverged[name]
     (warning,) = ended.went_well().warnings
     (path,) = folder.glob("*_log.log")
@@ -273,7 +273,7 @@ def test_a_training_that_diverges_goes_on_to_its_end_with_one_warning(name, dive
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_a_run_that_diverged_is_tested_and_drawn(name, diverged, nursery):
+def test_a_diverged_run_can_be_tested_and_drawn(name, diverged, nursery):
     _, folder = diverged[name]
     (model,), (log,) = folder.glob("*_model.pt"), folder.glob("*_log.log")
     ended = nursery.run("test_model.py", model, log, "--training_time", "--pics", "--classification_report",
@@ -286,8 +286,8 @@ def test_a_run_that_diverged_is_tested_and_drawn(name, diverged, nursery):
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_the_landscape_of_a_run_that_diverged(name, diverged, nursery, inputs):
-    """Of its rows before that; without three of them there is nothing to draw, but beside another run that one is."""
+def test_the_landscape_of_a_diverged_run(name, diverged, nursery, inputs):
+    """It uses the rows before the divergence, and needs three; together with another run, that one is drawn."""
     _, folder = diverged[name]
     (model,), (weights,) = folder.glob("*_model.pt"), folder.glob("*_weights.npy")
     with np.errstate(all="ignore"):
@@ -308,7 +308,7 @@ def test_the_landscape_of_a_run_that_diverged(name, diverged, nursery, inputs):
     assert {path.suffix for path in out.iterdir()} == suffixes
 
 
-def test_a_replay_of_a_run_that_diverged_diverges_alike(diverged, nursery, tmp_path):
+def test_a_replay_of_a_diverged_run_diverges_identically(diverged, nursery, tmp_path):
     _, folder = diverged["dist_async wall"]
     (log,) = folder.glob("*_log.log")
     ended = nursery.run("dist_async.py --dataset digits --replay", log, "--subfolder", tmp_path).went_well()
@@ -317,8 +317,8 @@ def test_a_replay_of_a_run_that_diverged_diverges_alike(diverged, nursery, tmp_p
     np.testing.assert_array_equal(first, second)
 
 
-def test_a_search_of_what_diverges_ranks_and_draws_it(nursery, tmp_path):
-    command = LOOKING["kfold"].replace("0.01 0.05 0.1", "0.05 1e6") + " --momentum 0.99 --subfolder"
+def test_a_grid_search_ranks_and_draws_diverging_configurations(nursery, tmp_path):
+    command = READING["kfold"].replace("0.01 0.05 0.1", "0.05 1e6") + " --momentum 0.99 --subfolder"
     ended = nursery.run(command, tmp_path).went_well()
     assert not ended.errors and re.search(r"^ *2\. .* diverged .* 1000000\.0 ", ended.output, re.MULTILINE)
     assert (tmp_path / f"{KFOLD}.png").stat().st_size > 10_000
@@ -344,7 +344,7 @@ def test_a_hundred_virtual_workers(script, nursery, tmp_path):
 
 @pytest.mark.parametrize("clock, epochs", [("virtual", 5), ("wall", 2)])
 def test_memory_does_not_grow_with_the_number_of_updates(clock, epochs, nursery, tmp_path):
-    """By no more than a KiB an update, and some leeway; a gradient has 241."""
+    """At most 1 KiB per update plus 500 KiB; a gradient has 241 KiB."""
     command = (
         f"dist_async.py --dataset digits --train_split 0.5 --split_dataset --batch_size 1 --seed 1 --clock {clock}"
     )
@@ -356,7 +356,7 @@ def test_memory_does_not_grow_with_the_number_of_updates(clock, epochs, nursery,
     assert peaks[1] - peaks[0] < 500 + (epochs - 1) * 718, peaks
 
 
-def test_async_goes_on_when_two_of_five_workers_are_killed(tmp_path):
+def test_async_continues_when_two_of_five_workers_are_killed(tmp_path):
     run = Run("dist_async.py", tmp_path, "--world_size", 6, "--epochs", 15, "--split_dataset")
     try:
         workers = run.wait_until_training()
@@ -369,7 +369,7 @@ def test_async_goes_on_when_two_of_five_workers_are_killed(tmp_path):
         run.process.wait()
     assert code == 0, error
     assert sorted(error.splitlines()) == [
-        f"dist_async.py: warning: Worker_{number} was lost (killed by SIGKILL): going on without it"
+        f"dist_async.py: warning: Worker_{number} was lost (killed by SIGKILL): continuing without it"
         for number in (2, 5)
     ]
     log = read_log(next(tmp_path.glob("*_log.log")))

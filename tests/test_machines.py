@@ -1,4 +1,4 @@
-"""Runs that span machines: hosts of the test's own where network namespaces are allowed, else loopback."""
+"""Multi-machine runs: on hosts in network namespaces where these are allowed, otherwise on loopback."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def ip(*arguments: str) -> None:
 
 
 class Hosts:
-    """Three hosts, each in a network namespace, at a switch, which is a bridge in one more."""
+    """Three hosts, each in its own network namespace, connected by a bridge in a fourth namespace."""
 
     def __init__(self) -> None:
         self.switch, *self.names = (f"optml{os.getpid()}{part}" for part in ("switch", 0, 1, 2))
@@ -49,16 +49,16 @@ class Hosts:
         return f"10.213.7.{number + 1}"
 
     def on(self, number: int) -> list[str]:
-        """What a command on a host begins with."""
+        """The prefix of a command that runs on a host."""
         return ["ip", "netns", "exec", self.names[number]]
 
     def cut(self, number: int) -> None:
-        """Take the link of a host down: nobody is told that it is gone."""
+        """Take the link of a host down; the other hosts are not notified."""
         ip("-n", self.switch, "link", "set", f"port{number}", "down")
 
 
 class Loopback:
-    """Stands in for `Hosts` where namespaces are not allowed."""
+    """A replacement for `Hosts` where namespaces are not allowed."""
 
     def address(self, number: int) -> str:
         return "127.0.0.1"
@@ -83,31 +83,31 @@ def network() -> Iterator[Hosts | Loopback]:
 
 
 class Rank:
-    """One rank of a run, on a host of its own; by torchrun's variables in place of flags if told so."""
+    """One rank of a run, on its own host. torchrun: whether to use torchrun's variables instead of flags."""
 
     def __init__(
         self, network: Hosts | Loopback, folder: Path, script: str, rank: int, *flags: object, torchrun: bool = False
     ) -> None:
         self.output = folder / f"rank{rank}.txt"
         self.folder = folder / f"rank{rank}"
-        meeting = {"RANK": rank, "WORLD_SIZE": 3, "MASTER_ADDR": network.address(0), "MASTER_PORT": PORT}
-        asked = [] if torchrun else [text for key, value in meeting.items() for text in (f"--{key.lower()}", value)]
-        command = [*network.on(rank), sys.executable, ROOT / script, *FLAGS, *asked, *flags, "--subfolder", self.folder]
-        environment = {key: str(value) for key, value in meeting.items()} if torchrun else {}
+        rendezvous = {"RANK": rank, "WORLD_SIZE": 3, "MASTER_ADDR": network.address(0), "MASTER_PORT": PORT}
+        given = [] if torchrun else [text for key, value in rendezvous.items() for text in (f"--{key.lower()}", value)]
+        command = [*network.on(rank), sys.executable, ROOT / script, *FLAGS, *given, *flags, "--subfolder", self.folder]
+        environment = {key: str(value) for key, value in rendezvous.items()} if torchrun else {}
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
                 list(map(str, command)), stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}
             )
 
     def wait_until(self, pattern: str, file: Path | None = None, seconds: float = 60) -> None:
-        """Return once the rank's words, or a file of its folder, hold a pattern."""
+        """Wait until the output of this rank, or a file in its folder, contains a pattern."""
         deadline = time.monotonic() + seconds
         while True:
             files = [self.output] if file is None else list(self.folder.glob(str(file)))
             if any(re.search(pattern, path.read_text()) for path in files):
                 return
             assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, f"{pattern} did not come: {self.output.read_text()}"
+            assert time.monotonic() < deadline, f"no {pattern} in: {self.output.read_text()}"
             time.sleep(0.02)
 
     def wait_until_training(self) -> None:
@@ -135,7 +135,7 @@ def start(network, tmp_path):
 
 
 @pytest.mark.parametrize("torchrun", [False, True], ids=["flags", "torchrun's variables"])
-def test_workers_may_come_before_the_server_and_train_as_on_one_machine(torchrun, start, tmp_path):
+def test_workers_may_start_before_the_server_and_train_as_on_one_machine(torchrun, start, tmp_path):
     workers = [start("dist_sync.py", rank, torchrun=torchrun) for rank in (2, 1)]
     for worker in workers:
         worker.wait_until("Waiting for the server")
@@ -155,7 +155,7 @@ def test_a_run_that_spanned_machines_is_replayed_on_one(start, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "complaint"),
+    ("flags", "named"),
     [
         (("--world_size", 4), "world_size"),
         (("--seed", 2), "seed"),
@@ -163,45 +163,45 @@ def test_a_run_that_spanned_machines_is_replayed_on_one(start, tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_machine_with_other_settings_is_refused_by_name(flags, complaint, start):
+def test_a_machine_with_other_settings_is_refused_and_named(flags, named, start):
     if "mnist" in flags and not DATA.is_dir():
-        pytest.skip("real data are not here")
+        pytest.skip("no real data")
     server, other = (start("dist_async.py", rank) for rank in range(2))
     server.wait_until("Worker_1 has joined")
-    stranger = start("dist_async.py", 2, *flags)
-    for rank in (server, stranger):
-        code, words = rank.end()
-        last = words.strip().split("\n")[-1]
-        assert code == 1 and complaint in last and "Worker_2" in last
-    code, words = other.end()
-    assert code == 1 and "aborted" in words and complaint in words
+    refused = start("dist_async.py", 2, *flags)
+    for rank in (server, refused):
+        code, output = rank.end()
+        last = output.strip().split("\n")[-1]
+        assert code == 1 and named in last and "Worker_2" in last
+    code, output = other.end()
+    assert code == 1 and "aborted" in output and named in output
 
 
-def test_a_host_whose_link_goes_down_is_noticed_and_an_asynchronous_run_goes_on(start, network):
+def test_an_asynchronous_run_continues_without_a_host_whose_link_goes_down(start, network):
     server, lost, other = (start("dist_async.py", rank, "--epochs", 40) for rank in range(3))
     server.wait_until_training()
     network.cut(1)
     cut = time.monotonic()
     server.wait_until(rf"Worker_1 was lost \(silent for {PEER_TIMEOUT} s\)")
     assert time.monotonic() - cut < 2 * PEER_TIMEOUT
-    code, words = lost.end()
-    assert code == 1 and "server" in words.strip().split("\n")[-1]
+    code, output = lost.end()
+    assert code == 1 and "server" in output.strip().split("\n")[-1]
     assert server.end()[0] == 0 and other.end()[0] == 0
     assert read_log(server.files()["log"]).result["lost_workers"] == ["Worker_1"]
 
 
-def test_a_host_whose_link_goes_down_ends_a_synchronous_run_by_name(start, network):
+def test_a_synchronous_run_ends_and_names_the_host_whose_link_goes_down(start, network):
     server, lost, other = (start("dist_sync.py", rank, "--epochs", 2000) for rank in range(3))
     server.wait_until_training()
     network.cut(2)
     cut = time.monotonic()
-    code, words = server.end()
-    assert code == 1 and "Worker_2" in words.strip().split("\n")[-1]
+    code, output = server.end()
+    assert code == 1 and "Worker_2" in output.strip().split("\n")[-1]
     assert time.monotonic() - cut < 2 * PEER_TIMEOUT + 2
     assert lost.end()[0] == 1 and other.end()[0] == 1
 
 
-def test_a_killed_worker_on_another_host_is_noticed(start):
+def test_a_killed_worker_on_another_host_is_detected(start):
     server, other, killed = (start("dist_async.py", rank, "--epochs", 40) for rank in range(3))
     server.wait_until_training()
     killed.process.kill()
@@ -215,5 +215,5 @@ def test_a_killed_server_ends_its_workers(start):
     server.wait_until_training()
     server.process.kill()
     for worker in workers:
-        code, words = worker.end(10)
-        assert code == 1 and "server" in words.strip().split("\n")[-1]
+        code, output = worker.end(10)
+        assert code == 1 and "server" in output.strip().split("\n")[-1]

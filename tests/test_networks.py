@@ -1,4 +1,4 @@
-"""What the networks compute faster than torch does is what torch computes."""
+"""The fast implementations of the networks equal those of torch."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from common import max_pool
 
 
-def test_pooling_without_gradients_is_pooling():
+def test_pooling_without_gradients_equals_max_pool2d():
     images = torch.randn(3, 2, 8, 6, generator=torch.Generator().manual_seed(0))
     images[0, 0, 0, 0] = torch.nan
     with torch.inference_mode():

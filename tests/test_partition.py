@@ -1,4 +1,4 @@
-"""Who trains on what: partitions are disjoint, complete, and as equal as they promise."""
+"""Partitions are disjoint, complete, and balanced as documented."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def shards_of(digits, partition, workers, seed=7):
     return partition_samples(partition, indices, digits.labels, workers, make_generator(seed, "partition"))
 
 
-def test_no_split_gives_everything_to_everyone(digits):
+def test_without_a_split_every_worker_has_all_samples(digits):
     assert all(torch.equal(shard, torch.arange(len(digits))) for shard in shards_of(digits, "none", 4))
 
 
@@ -56,7 +56,7 @@ def test_split_labels_is_equal_and_disjoint(digits, workers):
 
 
 @pytest.mark.parametrize("partition", ["split_dataset", "split_labels", "split_labels_unscaled"])
-def test_drawn_from_the_seed(digits, partition):
+def test_partitions_depend_on_the_seed(digits, partition):
     first, again, other = (shards_of(digits, partition, 5, seed) for seed in (1, 1, 2))
     assert all(map(torch.equal, first, again))
     assert not all(len(a) == len(b) and torch.equal(a, b) for a, b in zip(first, other, strict=True))
@@ -79,7 +79,7 @@ def test_validation_is_held_out_before_partitioning(digits, partition):
     assert torch.isin(trained_on, plan.train).all()
 
 
-def test_streams_of_purposes_and_workers_are_independent():
+def test_random_streams_of_purposes_and_workers_are_independent():
     streams = [
         torch.rand(4, generator=make_generator(*key)).tolist()
         for key in ((1, "shuffle"), (1, "shuffle", 1), (1, "dropout", 1), (2, "shuffle", 1))
@@ -87,7 +87,7 @@ def test_streams_of_purposes_and_workers_are_independent():
     assert len({tuple(stream) for stream in streams}) == 4
 
 
-def test_schedule_of_a_run(digits):
+def test_updates_save_points_and_learning_rates_of_a_run(digits):
     config = RunConfig(mode="async", dataset="digits", epochs=3, saves_per_epoch=2, lrs="cosine_annealing",
                        partition="split_dataset", world_size=4)  # fmt: skip
     plan = make_plan(config, 1, digits)

@@ -1,4 +1,4 @@
-"""Real processes: they end together, survive what they can, and let nobody in."""
+"""Real processes: they end together, tolerate lost workers where possible, and listen only on loopback."""
 
 import os
 import signal
@@ -13,11 +13,11 @@ import torch
 from conftest import ROOT, train
 from training.record.reader import read_log
 
-LONG = ("--dataset", "digits", "--epochs", "500", "--seed", "1")  # unless a test says otherwise
+LONG = ("--dataset", "digits", "--epochs", "500", "--seed", "1")  # defaults, which a test may override
 
 
 class Run:
-    """A training script as a process of its own."""
+    """A training script in its own process."""
 
     def __init__(self, script: str, folder: Path, *arguments: object) -> None:
         command = [sys.executable, str(ROOT / script), *LONG, "--subfolder", str(folder), *map(str, arguments)]
@@ -25,7 +25,7 @@ class Run:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def wait_until_training(self, updates: int = 20) -> list[int]:
-        """Return once the log tells of some updates; the processes of the workers, in their order."""
+        """Wait until the log contains more than `updates` updates; returns the process ids of the workers, in order."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.process.poll() is None:
             logs = list(self.folder.glob("*_log.log"))
@@ -36,11 +36,11 @@ class Run:
 
     def children(self) -> list[int]:
         pid = self.process.pid
-        # In the order in which they were forked; their numbers may begin anew on the way.
+        # In the order in which they were forked; process ids may wrap around.
         return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
     def wait_for_workers(self, count: int) -> list[int]:
-        """Return the moment that so many workers are forked: they have not joined the run yet."""
+        """Wait until `count` workers are forked, before they have joined the run; returns their process ids."""
         command = Path(f"/proc/{self.process.pid}/cmdline")
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
@@ -73,7 +73,7 @@ def start(tmp_path):
 def wait_until_gone(pids: list[int], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < deadline, "processes are left"
+        assert time.monotonic() < deadline, "processes are still running"
         time.sleep(0.01)
 
 
@@ -82,13 +82,13 @@ def partial_files(folder: Path) -> dict[str, Path]:
     return {path.stem.rpartition("_")[2]: path for path in folder.iterdir()}
 
 
-def test_async_goes_on_without_a_dead_worker(start, tmp_path):
+def test_async_continues_without_a_dead_worker(start, tmp_path):
     run = start("dist_async.py", "--world_size", 4, "--epochs", 15, "--split_dataset")
     workers = run.wait_until_training()
     os.kill(workers[1], signal.SIGKILL)
     code, _, error = run.end()
     assert code == 0, error
-    assert "Worker_2 was lost (killed by SIGKILL): going on without it" in error
+    assert "Worker_2 was lost (killed by SIGKILL): continuing without it" in error
     log = read_log(next(tmp_path.glob("*_log.log")))
     assert (log.result["status"], log.result["lost_workers"]) == ("complete", ["Worker_2"])
     of_workers = [len(log.updates.of_worker(worker)) for worker in (1, 2, 3)]
@@ -110,7 +110,7 @@ def test_sync_ends_when_a_worker_dies(start, tmp_path):
 
 
 @pytest.mark.parametrize("victims", [(0,), (2,), (0, 1)])
-def test_async_goes_on_without_workers_that_die_at_start_up(victims, start, tmp_path):
+def test_async_continues_without_workers_that_die_at_start_up(victims, start, tmp_path):
     run = start("dist_async.py", "--world_size", 4, "--epochs", 2, "--split_dataset")
     workers = run.wait_for_workers(3)
     for victim in victims:
@@ -134,7 +134,7 @@ def test_sync_ends_when_a_worker_dies_at_start_up(start):
     wait_until_gone(workers)
 
 
-def test_a_launcher_that_dies_at_start_up_takes_its_workers_along(start):
+def test_workers_end_if_the_launcher_dies_at_start_up(start):
     run = start("dist_async.py", "--world_size", 4)
     workers = run.wait_for_workers(3)
     run.process.kill()
@@ -156,7 +156,7 @@ def test_async_completes_when_a_worker_dies_in_the_last_updates(start, tmp_path)
 
 
 @pytest.mark.parametrize("script", ["dist_async.py", "dist_sync.py"])
-def test_a_stopped_worker_is_waited_for(script, start, tmp_path):
+def test_a_run_waits_for_a_stopped_worker(script, start, tmp_path):
     run = start(script, "--world_size", 3, "--epochs", 10, "--split_dataset")
     workers = run.wait_until_training()
     os.kill(workers[1], signal.SIGSTOP)
@@ -216,7 +216,7 @@ def test_interruption_on_the_virtual_clock(start, tmp_path):
 
 
 def listening_addresses(pids: list[int]) -> set[str]:
-    """The addresses (hexadecimal, as the kernel has them) that some processes listen on."""
+    """The addresses, in the kernel's hexadecimal format, that these processes listen on."""
     inodes = set()
     for pid in pids:
         for link in Path(f"/proc/{pid}/fd").iterdir():
@@ -231,16 +231,16 @@ def listening_addresses(pids: list[int]) -> set[str]:
     return found
 
 
-def test_a_local_run_listens_on_loopback_alone(start):
+def test_a_local_run_listens_only_on_loopback(start):
     run = start("dist_async.py", "--world_size", 3)
     workers = run.wait_until_training()
     addresses = listening_addresses([run.process.pid, *workers])
     assert addresses <= {"0100007F", "00000000000000000000000001000000"}
-    assert addresses, "RPC listens somewhere, or this test looks in the wrong place"
+    assert addresses, "RPC must listen on some address: this test misses it"
 
 
-def test_runs_at_once_do_not_meet(tmp_path):
-    """Ten in one folder, in pairs of one name: each completes, its files are whole, and nothing else is left."""
+def test_simultaneous_runs_do_not_interfere(tmp_path):
+    """Ten runs in one folder, in pairs of the same name: all complete, and leave only their final files."""
     folder, temporary = tmp_path / "runs", tmp_path / "temporary"
     temporary.mkdir()
     command = [sys.executable, str(ROOT / "dist_async.py"), "--dataset", "digits", "--subfolder", str(folder)]

@@ -1,4 +1,4 @@
-"""What a run leaves is whole, read back as it was written, and refused when it is something else."""
+"""The files of a run are complete and read back as written; other files are refused."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mode", ["classic", "sync", "async"])
-def test_a_log_holds_the_whole_run(runs, mode):
+def test_a_log_contains_the_whole_run(runs, mode):
     log = read_log(runs[mode]["log"])
     head = log.header
     assert head["seed"] == 9 and head["cores"] >= 1 and head["threads_per_gradient"] >= 1
@@ -47,7 +47,7 @@ def test_a_log_holds_the_whole_run(runs, mode):
 
 
 @pytest.mark.parametrize("mode", ["classic", "sync", "async"])
-def test_weights_go_from_the_initialisation_to_the_model(runs, mode):
+def test_saved_weights_range_from_the_initialisation_to_the_model(runs, mode):
     model = common.build_model("digits", "LeNet5", seed=9)
     weights = read_weights(runs[mode]["weights"], model.state_vector().numel())
     assert weights.shape == (7, 61706)
@@ -57,17 +57,17 @@ def test_weights_go_from_the_initialisation_to_the_model(runs, mode):
     assert np.linalg.norm(weights[-1]) == pytest.approx(read_log(runs[mode]["log"]).updates.weight_norm[-1], rel=1e-5)
 
 
-def test_what_no_one_asked_for_is_not_written(tmp_path):
+def test_only_requested_files_are_written(tmp_path):
     assert set(train("nonDistributed.py", tmp_path, "--no_save_model")) == {"log"}
 
 
-def test_model_accuracy_is_told(tmp_path):
+def test_model_accuracy_is_reported(tmp_path):
     done = train("nonDistributed.py", tmp_path, "--model_accuracy", "--epochs", 4)
     assert read_log(done["log"]).result["train_accuracy"] > 50
 
 
-def test_divergence_is_told_once_and_ends_cleanly(tmp_path):
-    flags = ("--lr", 1e6, "--momentum", 0.99, "--split_dataset", "--val", "--seed", 1)  # no order of arrival saves it
+def test_divergence_is_reported_once_and_the_run_completes(tmp_path):
+    flags = ("--lr", 1e6, "--momentum", 0.99, "--split_dataset", "--val", "--seed", 1)  # always diverges
     done = train("dist_async.py", tmp_path, *flags)
     log = read_log(done["log"])
     assert log.result["status"] == "complete"
@@ -78,7 +78,7 @@ def test_divergence_is_told_once_and_ends_cleanly(tmp_path):
     )
 
 
-def test_a_cut_log_is_read_up_to_the_cut(runs, tmp_path):
+def test_a_truncated_log_is_read_up_to_its_last_complete_line(runs, tmp_path):
     text = runs["async"]["log"].read_text()
     whole = read_log(runs["async"]["log"])
     path = tmp_path / runs["async"]["log"].name
@@ -97,16 +97,16 @@ def bad_logs(text: str) -> dict[str, str]:
         "a header cut short": lines[0][:100],
         "no header": "".join(lines[1:]),
         "another header": json.dumps({"a": 1}) + "\n" + "".join(lines[1:]),
-        "a header of an impossible run": json.dumps(header | {"config": header["config"] | {"lr": -1}}) + "\n",
-        "prose within": "".join([*lines[:9], "and then\n", *lines[9:]]),
+        "a header of an invalid run": json.dumps(header | {"config": header["config"] | {"lr": -1}}) + "\n",
+        "prose between lines": "".join([*lines[:9], "and then\n", *lines[9:]]),
         "a line without a loss": "".join([*lines[:5], lines[5].replace("loss", "gain"), *lines[6:]]),
         "a result without its time": "".join([*lines[:-1], '0.1 s  result {"status": "complete"}\n']),
-        "a result that is none": "".join([*lines[:-1], "0.1 s  result 7\n"]),
-        "a number that is none": "".join([*lines[:5], lines[5].replace("fetched ", "fetched x"), *lines[6:]]),
+        "a result that is a number": "".join([*lines[:-1], "0.1 s  result 7\n"]),
+        "an invalid number": "".join([*lines[:5], lines[5].replace("fetched ", "fetched x"), *lines[6:]]),
     }
 
 
-def test_what_is_no_log(runs, tmp_path):
+def test_invalid_logs_are_refused(runs, tmp_path):
     path = tmp_path / "some_log.log"
     for kind, text in bad_logs(runs["async"]["log"].read_text()).items():
         path.write_text(text)
@@ -115,7 +115,7 @@ def test_what_is_no_log(runs, tmp_path):
             raise AssertionError(kind)
 
 
-def test_logs_that_are_not_text(runs, tmp_path):
+def test_logs_that_are_not_text_are_refused(runs, tmp_path):
     for path in (tmp_path, tmp_path / "none.log", runs["async"]["model"]):
         with pytest.raises(DataError, match=path.name):
             read_log(path)
@@ -129,7 +129,7 @@ def test_published_logs(mode, updates, gradients, validations):
     assert (len(log.updates), len(log.gradients), len(log.validations)) == (updates, gradients, validations)
     assert log.result == {"status": "complete"} and log.header is None
     assert np.isfinite(log.updates.loss).all() and log.updates.weight_norm[0] == pytest.approx(8.9, abs=0.05)
-    if mode == "async":  # each worker fetches right behind its own update
+    if mode == "async":  # each worker fetches immediately after its own update
         assert log.updates.staleness[:4].tolist() == [0, 1, 1, 1]
 
 
@@ -167,7 +167,7 @@ def test_files_are_never_executed(tmp_path):
     assert not trace.exists()
 
 
-def test_models_and_weights_that_do_not_fit(runs, tmp_path):
+def test_models_and_weights_of_other_networks_are_refused(runs, tmp_path):
     model = common.build_model("digits", "LeNet5")
     good = runs["async"]["model"].read_bytes()
     files = {"cut": good[:1000], "empty": b"", "text": b"hello", "log": runs["async"]["log"].read_bytes()}
@@ -203,7 +203,7 @@ def test_flat_models_are_views():
     assert torch.equal(again.state_vector(), model.state_vector())
 
 
-def test_missing_data_are_named_with_the_ways_out(tmp_path, monkeypatch):
+def test_the_error_for_missing_data_suggests_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "DEBIAN_FASHION_MNIST", tmp_path / "none")
     for name, folder in (("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST"), ("cifar10", "cifar-10-batches-py")):
         target = tmp_path / folder

@@ -1,4 +1,4 @@
-"""Whoever an algorithm releases fetches, and nobody else: on both clocks, in a replay, and when a worker dies."""
+"""Only released workers fetch: on both clocks, in a replay, and when a worker dies."""
 
 import os
 import re
@@ -22,7 +22,7 @@ CLOCKS = ("wall", "virtual")
 
 @pytest.fixture(autouse=True)
 def toys_are_known(monkeypatch):
-    """To this process, which reads their logs."""
+    """Register the toys in this process, which reads their logs."""
     for name, rule in TOYS.items():
         monkeypatch.setitem(ALGORITHMS, name, rule)
 
@@ -32,7 +32,7 @@ def command(algorithm: str, folder: Path, *flags: object) -> list[str]:
 
 
 def toy(algorithm: str, folder: Path, *flags: object) -> subprocess.CompletedProcess:
-    """Train with one of the toys; a run that hangs fails the test."""
+    """Train with one of the toys; a run that hangs fails the test by its timeout."""
     return subprocess.run(command(algorithm, folder, *flags), capture_output=True, text=True, timeout=60)
 
 
@@ -41,7 +41,7 @@ def files_of(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("clock", CLOCKS)
-def test_a_run_in_which_nobody_is_released_ends_at_once_and_names_the_algorithm_and_who_waits(clock, tmp_path):
+def test_a_stalled_run_ends_immediately_and_names_the_algorithm_and_the_waiting_workers(clock, tmp_path):
     done = toy("deaf", tmp_path, "--clock", clock)
     assert done.returncode == 1
     error = done.stderr.splitlines()[-1]
@@ -53,7 +53,7 @@ def test_a_run_in_which_nobody_is_released_ends_at_once_and_names_the_algorithm_
 
 
 @pytest.mark.parametrize("clock", CLOCKS)
-def test_a_release_of_somebody_who_does_not_wait_is_a_bug(clock, tmp_path):
+def test_releasing_a_worker_that_is_not_waiting_is_a_bug(clock, tmp_path):
     done = toy("rude", tmp_path, "--clock", clock)
     assert done.returncode == 70
     assert "Traceback" in done.stderr and "algorithm rude released Worker_" in done.stderr
@@ -62,7 +62,7 @@ def test_a_release_of_somebody_who_does_not_wait_is_a_bug(clock, tmp_path):
 
 @pytest.mark.parametrize("clock", CLOCKS)
 @pytest.mark.parametrize("algorithm", ["pairs", "picky", "turns"])
-def test_every_planned_gradient_is_pushed_and_told_of(algorithm, clock, tmp_path):
+def test_every_planned_gradient_is_pushed_and_logged(algorithm, clock, tmp_path):
     done = toy(algorithm, tmp_path, "--clock", clock, "--val", "--saves_per_epoch", 3)
     assert done.returncode == 0, done.stderr
     files = files_of(tmp_path)
@@ -82,7 +82,7 @@ def test_every_planned_gradient_is_pushed_and_told_of(algorithm, clock, tmp_path
         assert log.result["dropped_gradients"] == log.dropped
         assert f"{log.dropped} of {len(log.gradients)} gradients dropped" in done.stdout
     else:
-        assert log.updates.staleness.max() <= 4  # nobody is more than a turn ahead of three
+        assert log.updates.staleness.max() <= 4  # no worker is more than one turn ahead of the three others
 
 
 @pytest.mark.parametrize("algorithm", ["pairs", "picky", "turns"])
@@ -103,7 +103,7 @@ def test_a_replay_buffers_drops_and_waits_as_the_run_did(algorithm, tmp_path):
     assert first == second
 
 
-def test_figures_and_reports_tell_of_dropped_gradients(tmp_path):
+def test_figures_and_reports_include_dropped_gradients(tmp_path):
     assert toy("picky", tmp_path, "--clock", "virtual").returncode == 0
     files = files_of(tmp_path)
     code = (
@@ -121,8 +121,8 @@ def test_figures_and_reports_tell_of_dropped_gradients(tmp_path):
     assert list(tmp_path.glob("*_training_plots.png"))
 
 
-def test_those_who_wait_for_a_worker_that_dies_go_on_and_the_replay_does_too(tmp_path):
-    """Without `leave`, two workers would wait for the third one's turn forever."""
+def test_workers_that_wait_for_a_dead_worker_continue_also_in_a_replay(tmp_path):
+    """Without `leave`, two workers would wait forever for the turn of the third."""
     process = subprocess.Popen(
         command("turns", tmp_path / "run", "--epochs", 60, "--lr", 0.01), stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,

@@ -295,7 +295,7 @@ def broken_line(model: Path, log: Path, runs: dict) -> None:
         (empty_log, "empty"),
         (text_as_log, "line 1"),
         (model_as_log, "not a log"),
-        (log_of_another_run, "does not fit its header"),
+        (log_of_another_run, "does not match its header"),
         (broken_line, "not a line of a log"),
     ],
 )

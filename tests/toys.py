@@ -1,6 +1,6 @@
-"""Algorithms that nobody would use, each in a few lines here: what an algorithm may do, and what it must not.
+"""Toy algorithms of a few lines, for what an algorithm may do and what it must not do.
 
-python tests/toys.py ALGORITHM FLAGS...   trains with dist_async.py's own main, which finds them in its table.
+python tests/toys.py ALGORITHM FLAGS...   trains with the main function of dist_async.py, with the toys registered.
 """
 
 import os
@@ -15,7 +15,7 @@ from training.protocol import Outcome
 
 
 class Toy(Algorithm):
-    """What the toys share."""
+    """Base class of the toys."""
 
     mode = "async"
 
@@ -25,7 +25,7 @@ class Toy(Algorithm):
 
 
 class Deaf(Toy):
-    """Never releases anybody."""
+    """Never releases a worker."""
 
     title = "deaf SGD"
 
@@ -34,7 +34,7 @@ class Deaf(Toy):
 
 
 class Rude(Toy):
-    """Releases somebody who does not wait."""
+    """Releases a worker that is not waiting."""
 
     title = "rude SGD"
 
@@ -43,7 +43,7 @@ class Rude(Toy):
 
 
 class Pairs(Toy):
-    """Buffers every other gradient, and applies the mean of two; workers never wait."""
+    """Buffers every other gradient and applies the mean of each two; workers never wait."""
 
     title = "paired SGD"
 
@@ -65,7 +65,7 @@ class Pairs(Toy):
 
 
 class Picky(Toy):
-    """Drops every gradient that is stale."""
+    """Drops every stale gradient."""
 
     title = "picky SGD"
     gathers = False
@@ -81,7 +81,7 @@ class Picky(Toy):
 
 
 class Turns(Toy):
-    """Whoever pushes waits until everybody has pushed as often; each gradient is applied the moment it comes."""
+    """Applies each gradient immediately; a worker waits until all others have pushed as often."""
 
     title = "SGD in turns"
     gathers = False

@@ -1,6 +1,6 @@
-"""The settings of a training run: RunConfig, made of one row per flag (training/flags.py), and its command line.
+"""The settings of a training run: RunConfig, built from one row per flag (training/flags.py), and its command line.
 
-Parsers, checks, names, titles and tables derive from the rows. Loads no torch, so that --help is quick.
+Parsers, checks, names, titles and tables are derived from the rows. Does not import torch, to keep --help fast.
 """
 
 import argparse
@@ -30,11 +30,11 @@ DELAYED = Needs(lambda config: config.delayed, "without --delay or --slow_worker
 VIRTUAL = Needs(lambda config: config.clock == "virtual", "without --clock virtual")
 RANKED = Needs(lambda config: config.rank is not None, "without --rank")
 
-# As torchrun sets them: variable → flag.
+# Set by torchrun: environment variable → flag.
 ENVIRONMENT = {"RANK": "rank", "WORLD_SIZE": "world_size", "MASTER_ADDR": "master_addr", "MASTER_PORT": "master_port"}
 
 # ----------------------------------------------------------------------------------------------------
-# The flags, in groups as --help shows them; the docstring is the heading
+# The flags, in the groups that --help shows; the docstring of a group is its heading
 # ----------------------------------------------------------------------------------------------------
 
 
@@ -43,18 +43,18 @@ class DataFlags:
     """Data"""
 
     dataset: str = flag(
-        "mnist", "data to train on; digits is embedded and needs no file", DATASETS, label="data set",
+        "mnist", "data set to train on; digits is bundled and needs no files", DATASETS, label="data set",
         phrase=lambda config: DATASETS[config.dataset].title, title=Title.HEADLINE,
     )  # fmt: skip
     data_dir: str = flag(
-        "data", "where data sets lie or are downloaded to", argparse={"metavar": "DIR"}, scope=Scope.PLACE, local=True
+        "data", "folder of the data sets, or to download to", argparse={"metavar": "DIR"}, scope=Scope.PLACE, local=True
     )
     train_split: float = flag(
-        1.0, "fraction of the training set that is used", Interval(float, "(0,1]"), suffix="split",
+        1.0, "fraction of the training set to use", Interval(float, "(0,1]"), suffix="split",
         label="training set", phrase=lambda config: f"{100 * config.train_split:g} % of the training set",
     )  # fmt: skip
     val: bool = flag(
-        False, "hold out 10 %% of the training subset and validate at the end of each epoch", label="validation",
+        False, "hold out 10 %% of the training subset and validate after each epoch", label="validation",
         phrase="10 % held out", off="nothing held out",
     )  # fmt: skip
 
@@ -64,11 +64,11 @@ class NetworkFlags:
     """Network and optimiser"""
 
     alt_model: bool = flag(
-        False, "CNN1 / CNN2 instead of LeNet5 / ResNet18",
+        False, "use CNN1 / CNN2 instead of LeNet5 / ResNet18",
         phrase=lambda config: config.network_name, title=Title.HEADLINE,
     )  # fmt: skip
     network: str | None = flag(
-        None, "any network that takes the images of the data set", NETWORKS, suffix="", label="network",
+        None, "any network that accepts the images of the data set", NETWORKS, suffix="", label="network",
         phrase=lambda config: config.network_name, title=Title.HEADLINE,
     )  # fmt: skip
     lr: float = flag(
@@ -76,7 +76,7 @@ class NetworkFlags:
         phrase="learning rate {:g}", title=Title.ALWAYS,
     )  # fmt: skip
     momentum: float = flag(
-        0.0, "momentum of SGD; not used with Adam", Interval(float, "[0,inf)"), suffix="momentum", label="momentum",
+        0.0, "SGD momentum; not used with Adam", Interval(float, "[0,inf)"), suffix="momentum", label="momentum",
         phrase=lambda config: "" if config.alr else f"momentum {config.momentum:g}", title=Title.ALWAYS,
     )  # fmt: skip
     batch_size: int = flag(
@@ -84,14 +84,14 @@ class NetworkFlags:
         phrase="batch size {}", title=Title.ALWAYS,
     )  # fmt: skip
     epochs: int = flag(
-        1, "epochs", Interval(int, "[1,inf)"), label="epochs", title=Title.ALWAYS,
+        1, "number of epochs", Interval(int, "[1,inf)"), label="epochs", title=Title.ALWAYS,
         phrase=lambda config: f"{config.epochs} epoch{'' if config.epochs == 1 else 's'}",
     )  # fmt: skip
     alr: bool = flag(
-        False, "Adam instead of SGD", label="optimizer", phrase="Adam", off="SGD", title=Title.HEADLINE,
+        False, "use Adam instead of SGD", label="optimizer", phrase="Adam", off="SGD", title=Title.HEADLINE,
     )  # fmt: skip
     lrs: str | None = flag(
-        None, "learning rate schedule: x0.9 per epoch, or cosine to 0 over the whole run",
+        None, "learning rate schedule: x0.9 per epoch, or cosine decay to 0 over the whole run",
         LEARNING_RATE_SCHEDULES, label="learning rate schedule", off="constant learning rate",
         phrase=lambda config: f"learning rate {LEARNING_RATE_SCHEDULES[config.lrs]}",
     )  # fmt: skip
@@ -99,19 +99,19 @@ class NetworkFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerFlags:
-    """Workers, and what each of them trains on"""
+    """Workers and their data"""
 
     world_size: int = flag(
-        3, "processes: the parameter server and world_size - 1 workers", Interval(int, "[2,inf)"), modes=DISTRIBUTED,
-        label="workers", phrase=lambda config: f"{config.workers} worker{'' if config.workers == 1 else 's'}",
-        title=Title.HEADLINE,
+        3, "number of processes: the parameter server and world_size - 1 workers", Interval(int, "[2,inf)"),
+        modes=DISTRIBUTED, label="workers", title=Title.HEADLINE,
+        phrase=lambda config: f"{config.workers} worker{'' if config.workers == 1 else 's'}",
     )  # fmt: skip
     algorithm: str | None = flag(
-        None, "what the server does with gradients", ALGORITHMS, modes=DISTRIBUTED, suffix="",
+        None, "how the server applies gradients", ALGORITHMS, modes=DISTRIBUTED, suffix="",
         label="algorithm", phrase=lambda config: ALGORITHMS[config.algorithm].title, title=Title.HEADLINE,
     )  # fmt: skip
     partition: str = flag(
-        "none", "who trains on what", PARTITIONS, modes=DISTRIBUTED, label="partition",
+        "none", "how the training set is split among workers", PARTITIONS, modes=DISTRIBUTED, label="partition",
         phrase=lambda config: PARTITIONS[config.partition].title if config.workers > 1 else "",
         off=PARTITIONS["none"].title, title=Title.ALWAYS,
     )  # fmt: skip
@@ -122,7 +122,7 @@ class DelayFlags:
     """Injected delays"""
 
     delay: bool = flag(
-        False, "every worker sleeps at each mini-batch, before it pushes", modes=DISTRIBUTED, label="delay",
+        False, "every worker sleeps before each push", modes=DISTRIBUTED, label="delay",
         phrase="every worker delayed", off="no delay",
     )  # fmt: skip
     slow_worker_1: bool = flag(
@@ -135,12 +135,12 @@ class DelayFlags:
         DELAY_INTENSITIES, modes=DISTRIBUTED, needs=DELAYED, fills="small", phrase="{} delays",
     )  # fmt: skip
     delay_type: str | None = flag(
-        None, "gaussian: standard deviation 5 ms, 10 ms for a slow worker 1, cut at 0", DELAY_TYPES,
+        None, "gaussian: standard deviation 5 ms (10 ms for a slow worker 1), clipped at 0", DELAY_TYPES,
         modes=DISTRIBUTED, needs=DELAYED, fills="gaussian", label="type of delay",
         phrase=lambda config: f"{DELAY_TYPES[config.delay_type].title} delays",
     )  # fmt: skip
     delay_ms: float | None = flag(
-        None, "any mean delay instead of an intensity, ms", Interval(float, "(0,inf)"), modes=DISTRIBUTED,
+        None, "mean delay in ms, instead of an intensity", Interval(float, "(0,inf)"), modes=DISTRIBUTED,
         needs=DELAYED, suffix="ms", label="mean delay, ms", phrase="mean delay {:g} ms",
     )  # fmt: skip
 
@@ -150,26 +150,27 @@ class ClockFlags:
     """Clock"""
 
     clock: str = flag(
-        "wall", "wall: real processes; virtual: discrete events in one process", CLOCKS, modes=DISTRIBUTED, suffix="",
-        label="clock", phrase="{} clock", off="wall clock", title=Title.HEADLINE,
+        "wall", "wall: real processes; virtual: discrete-event simulation in one process", CLOCKS, modes=DISTRIBUTED,
+        suffix="", label="clock", phrase="{} clock", off="wall clock", title=Title.HEADLINE,
     )  # fmt: skip
     compute_ms: float | None = flag(
-        None, "virtual clock: mean time of one gradient, ms", Interval(float, "(0,inf)"), modes=DISTRIBUTED,
+        None, "virtual clock: mean time per gradient, ms", Interval(float, "(0,inf)"), modes=DISTRIBUTED,
         needs=VIRTUAL, fills=10.0, suffix="compute", label="time of a gradient, ms", phrase="{:g} ms per gradient",
     )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepetitionFlags:
-    """Repeating a run"""
+    """Reproducibility"""
 
     seed: int | None = flag(
-        None, f"seed of everything random; without a value: {DEFAULT_SEED}; without the flag: a fresh one, which the "
-        "log records", Interval(int, "[0,inf)"), suffix="seed", unnamed=DEFAULT_SEED, label="seed", phrase="seed {}",
-        off=f"seed {DEFAULT_SEED}", title=Title.HEADLINE, argparse={"nargs": "?", "const": DEFAULT_SEED},
+        None, f"seed of all random numbers; without a value: {DEFAULT_SEED}; without the flag: a random one, which is "
+        "written to the log", Interval(int, "[0,inf)"), suffix="seed", unnamed=DEFAULT_SEED, label="seed",
+        phrase="seed {}", off=f"seed {DEFAULT_SEED}", title=Title.HEADLINE,
+        argparse={"nargs": "?", "const": DEFAULT_SEED},
     )  # fmt: skip
     replay: str | None = flag(
-        None, "repeat the run of this log, update for update, in one process", modes=("async",), suffix="replay",
+        None, "repeat the run in this log, update by update, in one process", modes=("async",), suffix="replay",
         label="replay", phrase="replay", title=Title.HEADLINE, scope=Scope.PLACE, argparse={"metavar": "LOG"},
     )  # fmt: skip
 
@@ -179,42 +180,42 @@ class ResultFlags:
     """Results"""
 
     subfolder: str = flag(
-        ".", "where all outputs of the run go", argparse={"metavar": "DIR"}, scope=Scope.KEPT, local=True
+        ".", "folder for all outputs of the run", argparse={"metavar": "DIR"}, scope=Scope.KEPT, local=True
     )
     saves_per_epoch: int | None = flag(
-        None, "save the weights N times per epoch, the first ones after initialisation", Interval(int, "[1,inf)"),
+        None, "save the weights N times per epoch, and once after initialisation", Interval(int, "[1,inf)"),
         scope=Scope.KEPT, local=True, label="saves per epoch", phrase="{} saves per epoch", title=Title.HEADLINE,
     )  # fmt: skip
     model_accuracy: bool = flag(
-        False, "compute the train accuracy of the global model after training", scope=Scope.KEPT, local=True
+        False, "report the training accuracy of the global model after training", scope=Scope.KEPT, local=True
     )
     no_save_model: bool = flag(False, "do not save the trained model", scope=Scope.KEPT, local=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineFlags:
-    """Several machines"""
+    """Multiple machines"""
 
     master_addr: str = flag(
-        "localhost", "address of rank 0 in a run that spans machines", modes=DISTRIBUTED, scope=Scope.PLACE, local=True,
+        "localhost", "address of rank 0 in a multi-machine run", modes=DISTRIBUTED, scope=Scope.PLACE, local=True,
         argparse={"metavar": "A"},
     )  # fmt: skip
     master_port: int = flag(
-        29500, "port of rank 0 in a run that spans machines", Interval(int, "[1,65535]"), modes=DISTRIBUTED,
+        29500, "port of rank 0 in a multi-machine run", Interval(int, "[1,65535]"), modes=DISTRIBUTED,
         scope=Scope.PLACE, local=True,
     )  # fmt: skip
     rank: int | None = flag(
-        None, "run only this rank here, and meet the others at the master's address", Interval(int, "[0,inf)"),
+        None, "run only this rank here; the others join at the master address", Interval(int, "[0,inf)"),
         modes=DISTRIBUTED, scope=Scope.PLACE, local=True,
     )  # fmt: skip
     peer_timeout: float | None = flag(
-        None, "with --rank: seconds of silence after which another machine counts as lost", Interval(float, "(0,inf)"),
-        modes=DISTRIBUTED, scope=Scope.PLACE, needs=RANKED, fills=8.0,
+        None, "with --rank: seconds without a message after which another machine counts as lost",
+        Interval(float, "(0,inf)"), modes=DISTRIBUTED, scope=Scope.PLACE, needs=RANKED, fills=8.0,
     )  # fmt: skip
 
 
 ALGORITHM_GROUPS = tuple(dict.fromkeys(group for algorithm in ALGORITHMS.values() for group in algorithm.flags))
-# In this order suffixes stand in the name of a run: to add a group before others renames runs.
+# This is also the order of the suffixes in the name of a run: inserting a group before others renames runs.
 GROUPS = (
     *(DataFlags, NetworkFlags, WorkerFlags, DelayFlags),
     *ALGORITHM_GROUPS,
@@ -229,10 +230,10 @@ ROWS: dict[str, Flag] = {field.name: row_of(field) for group in GROUPS for field
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(*GROUPS):
-    """Everything that was asked of a run. Checks itself: raises UsageError that names the flag.
+    """All settings of a run, checked on construction: raises a UsageError that names the flag.
 
-    Settings left at None are filled in where they have an effect (a delay's intensity once there is a delay)
-    and stay None where they have none.
+    Settings left at None are filled in if they have an effect (such as the intensity of a delay, if there is one)
+    and stay None otherwise.
     """
 
     mode: str
@@ -245,7 +246,7 @@ class RunConfig(*GROUPS):
 
     def _check_values(self) -> None:
         if self.mode not in MODES:
-            raise UsageError(f"mode {self.mode!r} is not valid: one of {', '.join(MODES)}")
+            raise UsageError(f"mode {self.mode!r} is not valid: give one of {', '.join(MODES)}")
         for name, row in ROWS.items():
             value, default = getattr(self, name), default_of(name)
             if value == default:
@@ -256,7 +257,7 @@ class RunConfig(*GROUPS):
                 raise UsageError(f"--{name} {str(value)[:80]} is not valid: give {what_is_valid(row, default)}")
 
     def _normalise_network(self) -> None:
-        """One network has one configuration, however it was asked for."""
+        """Give each network a single configuration, whether it was chosen by --network or --alt_model."""
         if self.network is None:
             return
         self._refuse("network", self.alt_model, "with --alt_model: give one of the two")
@@ -274,8 +275,8 @@ class RunConfig(*GROUPS):
     def _check_combinations(self) -> None:
         row = PARTITIONS[self.partition]
         if self.mode in DISTRIBUTED and self.mode not in row.modes:
-            raise UsageError(f"--{self.partition} is not valid for {MODE_TITLES[self.mode]} runs: their workers train "
-                             "equally long")  # fmt: skip
+            raise UsageError(f"--{self.partition} is not valid for {MODE_TITLES[self.mode]} runs, whose workers must "
+                             "train equally long")  # fmt: skip
         if row.by_label:
             labels = DATASETS[self.dataset].labels
             sizes = [workers + 1 for workers in range(2, labels + 1) if labels % workers == 0]
@@ -291,10 +292,10 @@ class RunConfig(*GROUPS):
             elif getattr(self, name) is None and not (name == "delay_intensity" and self.delay_ms is not None):
                 self._set(name, row.fills)
         self._refuse("rank", self.clock == "virtual", "with --clock virtual, which runs in one process")
-        self._refuse("replay", self.clock == "virtual", "with --clock virtual: a replay takes its times from the log")
+        self._refuse("replay", self.clock == "virtual", "with --clock virtual: a replay takes all times from the log")
         self._refuse("replay", self.rank is not None, "with --rank: a replay runs in one process")
         if self.rank is not None and self.seed is None:
-            raise UsageError(f"--rank {self.rank} needs --seed: all machines must arrive at the same partition")
+            raise UsageError(f"--rank {self.rank} needs --seed: all machines must compute the same partition")
         if self.rank is not None and self.rank >= self.world_size:
             raise UsageError(
                 f"--rank {self.rank} is not valid: give an integer in [0,{self.world_size - 1}] "
@@ -322,7 +323,7 @@ class RunConfig(*GROUPS):
         object.__setattr__(self, name, value)
 
     def as_dict(self) -> dict[str, Any]:
-        """Every setting by name, in the order of the flags; RunConfig(**…) is this configuration again."""
+        """All settings by name, in the order of the flags; RunConfig(**…) restores the configuration."""
         return {"mode": self.mode} | {name: getattr(self, name) for name in ROWS}
 
     @property
@@ -332,22 +333,22 @@ class RunConfig(*GROUPS):
 
     @property
     def network_name(self) -> str:
-        """The key of NETWORKS that is trained."""
+        """The network to train, a key of NETWORKS."""
         return self.network or network_name(self.dataset, self.alt_model)
 
     @property
     def distributed(self) -> bool:
-        """Whether there are a server and workers."""
+        """Whether the run has a server and workers."""
         return self.mode in DISTRIBUTED
 
     @property
     def depends_on_arrival(self) -> bool:
-        """Whether the order in which gradients arrive decides what is trained, so that a replay has something to do."""
+        """Whether the result depends on the order in which gradients arrive; only such runs can be replayed."""
         return self.mode == "async"
 
     @property
     def epoch_title(self) -> str:
-        """What an epoch is called: without rounds, it ends after as many updates as all workers have mini-batches."""
+        """Asynchronous runs have pseudo epochs, which end after as many updates as all workers have mini-batches."""
         return "pseudo epoch" if self.mode == "async" else "epoch"
 
     @property
@@ -357,17 +358,17 @@ class RunConfig(*GROUPS):
 
     @property
     def delay_mean_ms(self) -> float:
-        """Mean delay of a worker that is not slowed down, ms; of a run with delays only."""
+        """Mean delay of a worker that is not slowed down, ms; only defined for runs with delays."""
         return self.delay_ms if self.delay_ms is not None else DELAY_INTENSITIES[self.delay_intensity]
 
     @property
     def workers(self) -> int:
-        """Training nodes: all processes but the server; one without distribution."""
+        """The number of workers: all processes except the server; 1 for a non-distributed run."""
         return self.world_size - 1 if self.distributed else 1
 
 
 def default_of(name: str) -> Any:
-    """What a setting is when its flag is not given."""
+    """The value of a setting whose flag is not given."""
     return RunConfig.__dataclass_fields__[name].default
 
 
@@ -388,7 +389,7 @@ def what_is_valid(row: Flag, default: Any) -> str:
 
 
 def flag_of(config: RunConfig, name: str) -> str:
-    """A setting as the command line has it: the flag, and its value unless it has none."""
+    """A setting as written on the command line: the flag and its value, if it takes one."""
     value = getattr(config, name)
     if name == "partition":
         return f"--{value}"
@@ -396,19 +397,19 @@ def flag_of(config: RunConfig, name: str) -> str:
 
 
 def algorithms_of(mode: str) -> list[str]:
-    """The algorithms that the script of a mode offers, its default first."""
+    """The algorithms available in a mode, the default first."""
     return [name for name, rule in ALGORITHMS.items() if rule.mode == mode]
 
 
 # ----------------------------------------------------------------------------------------------------
-# A configuration in words, and what makes two runs the same experiment
+# Describing a configuration, and deciding whether two runs are the same experiment
 # ----------------------------------------------------------------------------------------------------
 
 
 def experiment_of(config: RunConfig) -> RunConfig:
-    """The configuration without its seed, and without where it ran and what was kept.
+    """The configuration without its seed and without the settings that do not change training.
 
-    Equal for runs that are repetitions of one another. A delay's intensity becomes the mean delay that it stands for.
+    Equal for repetitions of the same experiment. The intensity of a delay is replaced by its mean in ms.
     """
     changes = {name: default_of(name) for name, row in ROWS.items() if row.scope is not Scope.TRAINING}
     changes["seed"] = None
@@ -418,7 +419,7 @@ def experiment_of(config: RunConfig) -> RunConfig:
 
 
 def table_columns() -> dict[str, str]:
-    """Setting → the heading of its column in a table for readers, of all that shape training."""
+    """Setting → column heading, for all settings that change training, in a table for readers."""
     settings = {name: row.label for name, row in ROWS.items() if row.scope is Scope.TRAINING and name != "seed"}
     return {"mode": "mode"} | {name: label for name, label in settings.items() if label}
 
@@ -436,7 +437,7 @@ def table_cell(config: RunConfig, name: str) -> str:
 
 
 def plain_values(config: RunConfig) -> dict[str, Any]:
-    """The values of all settings that shape training, for programs; workers, network and optimiser by name."""
+    """The values of all settings that change training, for programs; workers, network and optimiser by name."""
     values = {"mode": config.mode, "network": config.network_name, "optimizer": phrase_of(config, "alr")}
     values["workers"] = config.workers
     named = {"network", "alt_model", "alr", "world_size", "seed"}
@@ -446,7 +447,7 @@ def plain_values(config: RunConfig) -> dict[str, Any]:
 
 
 def phrase_of(config: RunConfig, name: str) -> str:
-    """One setting in words; empty where it does not apply to the run."""
+    """One setting in words; empty if it does not apply to the run."""
     row, value = ROWS[name], getattr(config, name)
     if config.mode not in row.modes or not row.needs.met(config):
         return ""
@@ -468,23 +469,23 @@ def headline(config: RunConfig) -> str:
 
 
 def settings_in_words(config: RunConfig, without: Collection[str] = ()) -> list[str]:
-    """What shaped a run besides its headline, each setting in words, but for those in `without`."""
+    """The training settings that the headline leaves out, each in words, except those in `without`."""
     names = [name for name in ROWS if name not in without and belongs_in_title(config, name)]
     names.sort(key=lambda name: ROWS[name].title is not Title.ALWAYS)
     return [phrase for name in names if (phrase := phrase_of(config, name))]
 
 
 def belongs_in_title(config: RunConfig, name: str) -> bool:
-    """Whether the title of a run names a setting, below the headline."""
+    """Whether the title of a run lists a setting below the headline."""
     row = ROWS[name]
     changed = row.scope is Scope.TRAINING and getattr(config, name) != default_of(name)
     return row.title is Title.ALWAYS or (row.title is Title.CHANGED and changed)
 
 
 def differences_in_words(configs: list[RunConfig]) -> list[list[str]]:
-    """For each configuration, what tells it from the others, each setting in words.
+    """For each configuration, the settings in which the configurations differ, in words.
 
-    Where a setting does not apply, it counts as not given.
+    A setting that does not apply counts as not given.
     """
     columns = [[algorithm_in_words(config) for config in configs], [config.network_name for config in configs]]
     for name in (name for name in ROWS if name not in ("algorithm", "alr", "alt_model", "network")):
@@ -499,7 +500,7 @@ def differences_in_words(configs: list[RunConfig]) -> list[list[str]]:
 
 
 def make_parser(mode: str, description: str) -> ArgumentParser:
-    """The parser of one training script, made from the rows; it yields only what was given."""
+    """The parser of one training script, built from the rows; its result has only the flags that were given."""
     parser = ArgumentParser(description, argument_default=argparse.SUPPRESS)
     for group in GROUPS:
         flags = [field for field in dataclasses.fields(group) if mode in row_of(field).modes]
@@ -511,7 +512,7 @@ def make_parser(mode: str, description: str) -> ArgumentParser:
 
 
 def add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field, mode: str) -> None:
-    """Add the flag that a field of RunConfig describes; --{partition} for each of the partitions."""
+    """Add the flag for a field of RunConfig; for the field `partition`, add one flag per partition."""
     if field.name == "partition":
         exclusive = section.add_mutually_exclusive_group()
         for name, partition in PARTITIONS.items():
@@ -524,7 +525,7 @@ def add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field, mode: s
 
 
 def help_of(field: dataclasses.Field, mode: str) -> str:
-    """The help of a flag, with its default and what is valid."""
+    """The help text of a flag, with its default and its valid interval."""
     row = row_of(field)
     used = row.fills if field.default is None else field.default
     if field.name == "algorithm":
@@ -534,7 +535,7 @@ def help_of(field: dataclasses.Field, mode: str) -> str:
 
 
 def argparse_options(field: dataclasses.Field, mode: str) -> dict[str, Any]:
-    """What add_argument is told about a flag, but for its help."""
+    """The arguments of add_argument for a flag, except its help."""
     row = row_of(field)
     if isinstance(field.default, bool):
         return {"action": "store_true", **row.argparse}
@@ -546,9 +547,9 @@ def argparse_options(field: dataclasses.Field, mode: str) -> dict[str, Any]:
 
 
 def parse_flags(mode: str, description: str) -> dict[str, Any]:
-    """The settings that the command line gives, for RunConfig; exit code 2 if one is not valid.
+    """The settings given on the command line, for RunConfig; exits with code 2 if one is not valid.
 
-    Under torchrun its environment variables give what the command line leaves open.
+    Under torchrun, its environment variables fill in what the command line does not give.
     """
     parser = make_parser(mode, description)
     flags = vars(parser.parse_args())
@@ -557,24 +558,24 @@ def parse_flags(mode: str, description: str) -> dict[str, Any]:
 
 
 def flags_of_environment(parser: ArgumentParser) -> dict[str, Any]:
-    """The settings that torchrun's environment variables give."""
+    """The settings given by torchrun's environment variables."""
     given = {name: os.environ[variable] for variable, name in ENVIRONMENT.items() if variable in os.environ}
-    parser.prog += f" ({', '.join(ENVIRONMENT)} of the environment)"
+    parser.prog += f" ({', '.join(ENVIRONMENT)} in the environment)"
     return vars(parser.parse_args([f"--{name}={value}" for name, value in given.items()]))
 
 
 def choose_seed(config: RunConfig) -> int:
-    """The seed that was asked for, or a fresh one."""
+    """The given seed, or a random one."""
     return secrets.randbelow(2**31) if config.seed is None else config.seed
 
 
 def announce(kind: str, config: RunConfig, seed: int) -> None:
-    """Print what is about to run and every setting that it uses; those left at their defaults are marked so."""
+    """Print the kind of run and all its settings; defaults are marked."""
     print(f"{kind} with seed {seed} and")
     for name, row in ROWS.items():
         value = getattr(config, name)
         if config.mode in row.modes and value is not None:
             print(f"  {name:<20} {value}{' (default)' if value == default_of(name) else ''}")
     if config.alr and config.momentum:
-        logging.warning("--momentum %s is not used with --alr: Adam has its own", config.momentum)
+        logging.warning("--momentum %s is not used with --alr: Adam has no such setting", config.momentum)
     sys.stdout.flush()  # before any process is forked

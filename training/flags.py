@@ -1,4 +1,4 @@
-"""One row per flag: default, check, help, suffix in a run's name, phrase for titles, scope. Loads no torch."""
+"""One row per flag: default, check, help, suffix in a run's name, phrase for titles, scope. Does not import torch."""
 
 import dataclasses
 from collections.abc import Callable, Collection
@@ -13,7 +13,7 @@ DISTRIBUTED = ("sync", "async")
 
 
 class Scope(Enum):
-    """What a setting is about. Runs that differ in TRAINING settings are different experiments."""
+    """What a setting affects. Runs that differ in TRAINING settings are different experiments."""
 
     TRAINING = "changes training"
     PLACE = "where it runs"
@@ -21,7 +21,7 @@ class Scope(Enum):
 
 
 class Title(Enum):
-    """When a setting is named in the title of a run's figures."""
+    """When the title of a run's figures lists a setting."""
 
     ALWAYS = "always"
     CHANGED = "where it is not the default"
@@ -30,7 +30,7 @@ class Title(Enum):
 
 @dataclass(frozen=True)
 class Needs:
-    """A condition without which a flag has no effect; `otherwise` reads after "has no effect"."""
+    """A condition without which a flag has no effect; `otherwise` completes the message "… has no effect"."""
 
     met: Callable[[Any], bool]
     otherwise: str
@@ -41,16 +41,16 @@ ALWAYS = Needs(lambda config: True, "")
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """All there is to know of a flag, but for its name and default, which are those of its dataclass field.
+    """Everything about a flag except its name and default, which are those of its dataclass field.
 
-    valid: an interval, or the choices, or None for free text; modes: the scripts that have it;
-    needs: what it has no effect without; fills: the value that it takes where it has an effect and is not given;
-    suffix: what the name of a run holds besides the published grammar: this word (booleans, free text), this word and
-    the value (numbers), or the value itself ("", for choices); None where the published grammar holds it already;
-    unnamed: the value that the name does not hold (by default the one that is used when the flag is not given);
-    label: heading of a column, and what a title calls it; phrase: the value in a title, a format string or a function
-    of the configuration; off: the phrase where it is not given; column: its name in tables for programs, if not the
-    field's; argparse: further options of add_argument; local: may differ between the machines of one run.
+    valid: an interval, the choices, or None for free text; modes: the training modes that have the flag;
+    needs: the condition for it to have an effect; fills: its value if it has an effect and is not given;
+    suffix: what it adds to the published name of a run: this word (booleans, free text), this word and the value
+    (numbers), or the value itself ("", for choices); None if the published grammar already covers it;
+    unnamed: the value that adds no suffix (default: the value used if the flag is not given);
+    label: column heading; phrase: the value in a title, as a format string or a function of the configuration;
+    off: the phrase if it is not given; argparse: further arguments of add_argument;
+    local: whether it may differ between the machines of one run.
     """
 
     help: str
@@ -70,10 +70,10 @@ class Flag:
 
 
 def flag(default: Any, help: str, valid: Interval | Collection[str] | None = None, **row: Any) -> Any:
-    """A field of a dataclass of flags; `row` is the rest of its Flag."""
+    """A dataclass field for a flag; `row`: the other fields of Flag."""
     return dataclasses.field(default=default, metadata={"flag": Flag(help=help, valid=valid, **row)})
 
 
 def row_of(field: dataclasses.Field) -> Flag | None:
-    """The row of a field; None for one that is no flag."""
+    """The Flag of a dataclass field; None if the field is not a flag."""
     return field.metadata.get("flag")

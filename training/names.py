@@ -1,7 +1,7 @@
-"""The name of a run's files, and back: the published grammar, and a suffix for whatever it cannot tell apart.
+"""Write and parse the names of a run's files: the published grammar, then suffixes for all other settings.
 
-The published grammar is fixed. Suffixes follow from the rows of the flags (training/flags.py): numbers and texts first,
-then words, each in the order of the flags.
+The published grammar is fixed. Suffixes are derived from the rows of the flags (training/flags.py): numbers first, then
+words, each in the order of the flags.
 """
 
 import functools
@@ -24,16 +24,16 @@ from training.flags import MODES
 from training.timing import DELAY_TYPES
 
 ARTIFACTS = {"model": "_model.pt", "weights": "_weights.npy", "log": "_log.log"}
-ENCODED = ("train_split", "lr", "momentum")  # the published grammar holds them without their dot
+ENCODED = ("train_split", "lr", "momentum")  # written without the decimal point in the published grammar
 
 
 def encode(value: float) -> str:
-    """A number as the published names hold it: str(float) without its dot, 0.005 → 0005."""
+    """A number as written in published names: str(float) without the decimal point, 0.005 → 0005."""
     return str(float(value)).replace(".", "")
 
 
 def decode(text: str) -> float:
-    """The number that most plausibly was encoded so: 0005 → 0.005, 100 → 10.0, 15 → 1.5, 1e-05."""
+    """The most plausible number for an encoded text: 0005 → 0.005, 100 → 10.0, 15 → 1.5, 1e-05."""
     digits, _, exponent = text.partition("e")
     if not exponent and not digits.startswith("0") and digits.endswith("0"):
         return float(digits[:-1])
@@ -41,7 +41,7 @@ def decode(text: str) -> float:
 
 
 def run_name(config: RunConfig) -> str:
-    """The base of the names of a run's files. Two configurations that train differently never share it."""
+    """The common base of the names of a run's files. Configurations that train differently have different names."""
     name = "_".join(
         [
             config.dataset,
@@ -75,13 +75,13 @@ def run_name(config: RunConfig) -> str:
 
 @functools.cache
 def suffixed() -> tuple[str, ...]:
-    """The settings that have a suffix, in the order of a name."""
+    """The settings that have a suffix, in the order of the suffixes."""
     names = [name for name, row in ROWS.items() if row.suffix is not None]
     return tuple(sorted(names, key=lambda name: not isinstance(ROWS[name].valid, Interval)))
 
 
 def suffix_of(config: RunConfig, name: str) -> str:
-    """What the published grammar does not hold of one setting."""
+    """The suffix for one setting; empty if the value needs none."""
     row, value = ROWS[name], getattr(config, name)
     if value is None or value is False or value == unnamed_value(config, name):
         return ""
@@ -91,9 +91,9 @@ def suffix_of(config: RunConfig, name: str) -> str:
 
 
 def unnamed_value(config: RunConfig, name: str) -> Any:
-    """The value of a setting that a name does not hold in a suffix."""
+    """The value of a setting that adds no suffix to a name."""
     row = ROWS[name]
-    if name in ENCODED:  # what a reader of the published part takes it for
+    if name in ENCODED:  # the value that parsing the published part yields
         scale = 10 if name == "train_split" else 1
         return decode(encode(getattr(config, name) * scale)) / scale
     if name == "algorithm" and config.distributed:
@@ -104,7 +104,7 @@ def unnamed_value(config: RunConfig, name: str) -> Any:
 
 @functools.cache
 def suffix_patterns() -> dict[str, re.Pattern[str]]:
-    """Setting → how its suffix reads; the group `value` holds it, if there is one."""
+    """Setting → pattern of its suffix, with the group `value` if the suffix contains one."""
     return {name: re.compile(f"_{_pattern(name)}(?=_|$)") for name in suffixed()}
 
 
@@ -119,7 +119,7 @@ def _pattern(name: str) -> str:
 
 
 def parse_suffixes(text: str) -> dict[str, Any]:
-    """The settings that the suffixes at the end of a name hold. Raises UsageError for what is none of them."""
+    """Parse the suffixes at the end of a name. Raises UsageError for an unknown suffix."""
     settings: dict[str, Any] = {}
     while text:
         matches = {name: match for name, pattern in suffix_patterns().items() if (match := pattern.match(text))}
@@ -132,7 +132,7 @@ def parse_suffixes(text: str) -> dict[str, Any]:
 
 
 def suffix_value(name: str, text: str | None) -> Any:
-    """The value that a suffix holds; of free text, that there was one."""
+    """The value in a suffix; "unknown" for free text, which names do not contain."""
     valid = ROWS[name].valid
     if isinstance(valid, Interval):
         try:
@@ -145,12 +145,12 @@ def suffix_value(name: str, text: str | None) -> Any:
 
 
 # ----------------------------------------------------------------------------------------------------
-# Reading
+# Parsing
 # ----------------------------------------------------------------------------------------------------
 
 
 def one_of(choices: object) -> str:
-    """A pattern for any of some texts, the longest first."""
+    """A pattern that matches any of the choices, trying the longest first."""
     return "|".join(map(re.escape, sorted(choices, key=len, reverse=True)))
 
 
@@ -168,9 +168,9 @@ PUBLISHED = re.compile(
 
 @functools.lru_cache(maxsize=10_000)
 def parse_run_name(name: str) -> RunConfig:
-    """The configuration of a run from the base of its files' names.
+    """Parse the base of a run's file names into its configuration.
 
-    Raises UsageError if the name does not follow the grammar or names a run that cannot be.
+    Raises UsageError if the name does not follow the grammar or describes an invalid run.
     """
     match = PUBLISHED.fullmatch(name)
     if match is None:
@@ -182,7 +182,7 @@ def parse_run_name(name: str) -> RunConfig:
 
 
 def published_settings(part: dict[str, str | None]) -> dict[str, object]:
-    """The settings that the groups of PUBLISHED hold."""
+    """The settings in the groups of PUBLISHED."""
     settings = {
         "dataset": part["dataset"],
         "mode": part["mode"],
@@ -207,10 +207,10 @@ def published_settings(part: dict[str, str | None]) -> dict[str, object]:
 def base_of(path: str | Path) -> str:
     """The base of an artifact's name: without its folder and without _model.pt, _weights.npy or _log.log.
 
-    Raises UsageError for another ending.
+    Raises UsageError for any other ending.
     """
     name = Path(path).name
     for ending in ARTIFACTS.values():
         if name.endswith(ending):
             return name.removesuffix(ending)
-    raise UsageError(f"{path}: not the name of a run's file; it ends in none of {', '.join(ARTIFACTS.values())}")
+    raise UsageError(f"{path}: not a file of a run; the name must end in one of {', '.join(ARTIFACTS.values())}")

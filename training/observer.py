@@ -1,4 +1,4 @@
-"""Watches a run: counts, calls the watchers in turn, and closes the record with the result. Never draws at random."""
+"""Observe a run: count, call the watchers in turn, and close the record with the result. Uses no random numbers."""
 
 import logging
 import math
@@ -24,10 +24,10 @@ from training.watchers import (
 
 
 class Observer:
-    """What engines report to, with the seconds since training started, from one thread at a time.
+    """Receives the events of an engine, with the seconds since training started, from one thread at a time.
 
-    `evaluate` scores a model on samples (indices) of the training set.
-    A context: left by an exception, it saves what there is as a partial run.
+    evaluate: scores a model on samples (indices) of the training set.
+    As a context manager it saves a partial run if it is left by an exception.
     """
 
     def __init__(self, plan: Plan, model: FlatModel, record: Record, evaluate: Evaluate) -> None:
@@ -77,7 +77,7 @@ class Observer:
             logging.warning("the partial run could not be saved: %s", error)
 
     def push(self, seconds: float, push: Push, outcome: Outcome) -> None:
-        """A gradient came in, and led to the update of `outcome`, if there is one."""
+        """A gradient arrived, and led to the update in `outcome`, if there is one."""
         self.gradients += 1
         self.dropped += outcome.dropped
         for watcher in self.watchers:
@@ -104,18 +104,18 @@ class Observer:
                 watcher.reach(seconds, position)
 
     def lose(self, seconds: float, worker: int, how: str) -> None:
-        """A worker died, and the run goes on without it."""
+        """A worker died, and the run continues without it."""
         self.lost.append(worker)
         for watcher in self.watchers:
             watcher.lose(seconds, worker, how)
 
     def warn(self, seconds: float, text: str) -> None:
-        """Tell the user and the log."""
+        """Print a warning and write it to the log."""
         logging.warning(text)
         self.record.warning(seconds, text)
 
     def result(self) -> dict[str, Any]:
-        """What the log closes with."""
+        """The content of the last line of the log."""
         result: dict[str, Any] = {
             "seconds": self.seconds,
             "updates": self.updates,
@@ -132,7 +132,7 @@ class Observer:
                 for key, value in result.items()}  # fmt: skip
 
     def finish(self) -> None:
-        """Save the model, close the record of a complete run, and tell where everything is."""
+        """Save the model, close the record of a complete run, and print a summary and the paths of all files."""
         self._close_watchers()
         result = self.result()
         if self.plan.config.model_accuracy:

@@ -1,6 +1,6 @@
-"""Optimisers over one flat vector of parameters: torch's own, without its objects.
+"""SGD and Adam over one flat parameter vector, using torch's functional implementations.
 
-torch.optim.SGD and Adam load torch's compiler when they are made, which takes a second of every start.
+Constructing torch.optim.SGD or Adam imports torch's compiler, which adds a second to every start.
 """
 
 from functools import partial
@@ -12,7 +12,7 @@ from torch.optim.sgd import sgd
 
 
 class SGD:
-    """Stochastic gradient descent as torch.optim.SGD: velocity = momentum · velocity + gradient."""
+    """Stochastic gradient descent, as in torch.optim.SGD: velocity = momentum · velocity + gradient."""
 
     def __init__(self, parameters: Tensor, momentum: float) -> None:
         self._parameters = [parameters]
@@ -22,12 +22,12 @@ class SGD:
         )
 
     def step(self, gradient: Tensor, learning_rate: float) -> None:
-        """Change the parameters (P,) in place by one step along `gradient` (P,)."""
+        """Update the parameters (P,) in place by one step along `gradient` (P,)."""
         self._sgd(self._parameters, [gradient], self._velocities, lr=learning_rate)
 
 
 class Adam:
-    """Adam (Kingma and Ba, arXiv 1412.6980) as torch.optim.Adam, with its default betas."""
+    """Adam (Kingma and Ba 2014, arXiv 1412.6980), as in torch.optim.Adam, with its default betas."""
 
     def __init__(self, parameters: Tensor) -> None:
         self._parameters = [parameters]
@@ -37,5 +37,5 @@ class Adam:
         )
 
     def step(self, gradient: Tensor, learning_rate: float) -> None:
-        """Change the parameters (P,) in place by one step along `gradient` (P,)."""
+        """Update the parameters (P,) in place by one step along `gradient` (P,)."""
         self._adam(self._parameters, [gradient], *self._state, lr=learning_rate)

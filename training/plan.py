@@ -1,4 +1,4 @@
-"""Who trains on what and for how long: a configuration applied to a data set."""
+"""A configuration applied to a data set: which samples each worker trains on, and for how long."""
 
 import dataclasses
 import math
@@ -21,21 +21,21 @@ VALIDATION_FRACTION = 0.1
 
 
 def save_points(config: RunConfig, length: int) -> list[int]:
-    """The positions at which a run saves its weights: evenly spread, from the initialisation (0) to the end."""
+    """The positions at which a run saves its weights: evenly spaced, from the initialisation (0) to the end."""
     saves = (config.saves_per_epoch or 0) * config.epochs
     return [round(save * length / saves) for save in range(saves + 1)] if saves else []
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The partition of the training set, and all that follows from it.
+    """The partition of the training set, and everything derived from it.
 
-    train (T,), validation (V,): sorted indices of the training subset without and of the held-out part;
-    shards: those of each worker, of which worker m's is `shards[m - 1]`.
-    threads_per_gradient: they decide the order of sums, and so the last bits of a run.
-    fingerprint: of the training set, equal where the data are.
+    train (T,), validation (V,): sorted indices of the training samples and of the held-out samples;
+    shards: the training indices of each worker; worker m has `shards[m - 1]`.
+    threads_per_gradient: determines the order of summation, and so the last bits of the result.
+    fingerprint: of the training set; equal data have equal fingerprints.
 
-    A position in the run is a number of updates, or of gradients where nobody knows how many updates there will be.
+    A position in the run is a number of updates, or of gradients if the number of updates is not known in advance.
     """
 
     config: RunConfig
@@ -53,33 +53,33 @@ class Plan:
 
     @cached_property
     def steps(self) -> dict[int, int]:
-        """Worker → its mini-batches over the whole run."""
+        """Worker → number of mini-batches in the whole run."""
         return {worker: batches * self.config.epochs for worker, batches in enumerate(self.batches_per_epoch, start=1)}
 
     @cached_property
     def updates_per_epoch(self) -> int | None:
-        """Updates of one (pseudo) epoch; None where only the run can tell."""
+        """Updates in one (pseudo) epoch; None if not known in advance."""
         if not self.config.distributed:
             return self.batches_per_epoch[0]
         return self.config.rule.updates_per_epoch(self.batches_per_epoch, self.config)
 
     @property
     def updates(self) -> int | None:
-        """Updates of the whole run; None where only the run can tell."""
+        """Updates in the whole run; None if not known in advance."""
         return None if self.updates_per_epoch is None else self.updates_per_epoch * self.config.epochs
 
     @cached_property
     def epoch_length(self) -> int:
-        """Positions of one (pseudo) epoch."""
+        """Positions in one (pseudo) epoch."""
         return sum(self.batches_per_epoch) if self.updates_per_epoch is None else self.updates_per_epoch
 
     @property
     def length(self) -> int:
-        """Positions of the whole run."""
+        """Positions in the whole run."""
         return self.epoch_length * self.config.epochs
 
     def position(self, updates: int, gradients: int) -> int:
-        """Where a run is after so many updates and gradients."""
+        """The position of a run after the given numbers of updates and gradients."""
         return gradients if self.updates_per_epoch is None else updates
 
     @cached_property
@@ -88,7 +88,7 @@ class Plan:
         return frozenset(save_points(self.config, self.length))
 
     def learning_rate(self, updates: int, gradients: int) -> float:
-        """The learning rate of the next update, after so many updates and gradients."""
+        """The learning rate of the next update, given the numbers of updates and gradients so far."""
         position = self.position(updates, gradients)
         if self.config.lrs == "exponential":
             return self.config.lr * 0.9 ** (position // self.epoch_length)
@@ -101,7 +101,7 @@ class Plan:
         return Adam(model.parameters) if self.config.alr else SGD(model.parameters, self.config.momentum)
 
     def algorithm(self, model: FlatModel) -> Algorithm:
-        """The algorithm of a distributed run, on a server that holds `model`."""
+        """The algorithm of a distributed run, with a server for `model`."""
         server = ParameterServer(model.parameters, model.buffers, self.optimizer(model), self.learning_rate)
         return self.config.rule(server, self.config, list(self.steps))
 
@@ -116,7 +116,7 @@ class Plan:
         )
 
     def delays(self, number: int) -> Times | NoDelay:
-        """The delays that worker 1…N sleeps before each push."""
+        """The delays of worker 1…N before each push."""
         slow = self.config.slow_worker_1 and number == 1
         if not (self.config.delay or slow):
             return NoDelay()
@@ -125,27 +125,27 @@ class Plan:
         return Times(DELAY_TYPES[self.config.delay_type], slowdown * self.config.delay_mean_ms, draws, slowdown)
 
     def compute_times(self, number: int) -> Times:
-        """How long the gradients of worker 1…N take on the virtual clock."""
+        """The times that worker 1…N takes per gradient on the virtual clock."""
         draws = Draws(make_generator(self.seed, "compute", number))
         return Times(COMPUTE_TIMES["normal"], self.config.compute_ms, draws)
 
     def with_threads(self, threads_per_gradient: int) -> "Plan":
-        """The same plan, to be computed with another number of threads per gradient."""
+        """The same plan with another number of threads per gradient."""
         return dataclasses.replace(self, threads_per_gradient=threads_per_gradient)
 
 
 def make_plan(config: RunConfig, seed: int, samples: Samples) -> Plan:
-    """Choose the training subset, hold out the validation part, and partition the rest.
+    """Choose the training subset, hold out the validation samples, and partition the rest.
 
-    On the virtual clock a gradient has one thread, so that the number of cores changes no bit; elsewhere the workers
-    share the cores. Raises UsageError, naming the flag, for what does not fit the size of the data set.
+    On the virtual clock a gradient uses one thread, so that results do not depend on the number of cores; otherwise the
+    workers share the cores. Raises a UsageError that names the flag if a setting does not fit the size of the data set.
     """
     train = take_subset(len(samples), config.train_split, make_generator(seed, "subset"))
     validation = train[:0]
     if config.val:
         train, validation = hold_out(train, VALIDATION_FRACTION, make_generator(seed, "validation"))
         if len(validation) == 0:
-            raise UsageError(f"--val leaves nothing to validate on: the training subset has {len(train)} samples")
+            raise UsageError(f"--val needs more samples: the training subset has only {len(train)}")
     if config.batch_size > len(train):
         raise UsageError(f"--batch_size {config.batch_size} is not valid: give an integer in [1,{len(train)}], "
                          f"the size of the training set")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a worker and the parameter server tell each other, and what becomes of a gradient."""
+"""The messages between workers and the parameter server, and the outcome of a push."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The global model as one worker fetched it; nobody writes to these tensors afterwards.
+    """The global model as fetched by a worker; its tensors are never modified.
 
     version: updates applied before it was taken; parameters (P,); buffers (B,), empty without BatchNorm.
     """
@@ -23,10 +23,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One worker's gradient of one mini-batch.
+    """One worker's gradient for one mini-batch.
 
-    worker: 1…N; step: counts the worker's mini-batches from 1; version: of the snapshot it was computed on;
-    loss: of the mini-batch; gradient (P,); buffers (B,): the worker's own running statistics.
+    worker: 1…N; step: the worker's mini-batch, counted from 1; version: of the snapshot it was computed on;
+    loss: mean over the mini-batch; gradient (P,); buffers (B,): the worker's own running statistics.
     """
 
     worker: int
@@ -41,8 +41,8 @@ class Push:
 class Update:
     """One optimiser step of the server.
 
-    version: updates applied, this one included; pushes: the gradients in it, in worker order;
-    loss: mean over them; weight_norm: Euclidean norm of the new parameters.
+    version: updates applied so far, including this one; pushes: the gradients applied, in worker order;
+    loss: mean over the pushes; weight_norm: Euclidean norm of the new parameters.
     """
 
     version: int
@@ -52,17 +52,17 @@ class Update:
 
     @property
     def staleness(self) -> int:
-        """Updates applied between the fetch of the weights and the application of their (oldest) gradient."""
+        """Updates applied since the snapshot of the oldest gradient was fetched."""
         return self.version - 1 - min(push.version for push in self.pushes)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a push, or a worker's leaving, led to.
+    """The result of a push, or of a worker leaving.
 
-    update: the one that was made, or None; released: the workers that may fetch now, in this order;
-    dropped: whether the gradient just pushed will never be applied. One that is neither applied nor dropped is
-    buffered: a later update applies it.
+    update: the resulting update, or None; released: the workers that may fetch now, in this order;
+    dropped: whether the pushed gradient will never be applied. A gradient that is neither applied nor dropped is
+    buffered for a later update.
     """
 
     update: Update | None = None

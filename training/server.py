@@ -1,6 +1,6 @@
 """The parameter server as a plain state machine: the global model, its optimiser and its version.
 
-No process, thread, clock or printing. Which gradients it applies, and who waits, is an algorithm's to decide.
+It has no processes, threads, clocks or output. The algorithm decides which gradients are applied and who waits.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from training.protocol import Push, Snapshot, Update
 
 
 class Optimizer(Protocol):
-    """Changes parameters (P,) in place by one step along a gradient (P,)."""
+    """Updates parameters (P,) in place by one step along a gradient (P,)."""
 
     def step(self, gradient: Tensor, learning_rate: float) -> None: ...
 
@@ -21,8 +21,8 @@ class Optimizer(Protocol):
 class ParameterServer:
     """The global model, its optimiser and the running statistics of BatchNorm.
 
-    parameters (P,), buffers (B,): the global model, changed in place.
-    optimizer: over `parameters` only; learning_rate: the rate at a version and a number of gradients pushed before.
+    parameters (P,), buffers (B,): the global model, updated in place.
+    optimizer: over `parameters`; learning_rate: (version, gradients pushed so far) → learning rate.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class ParameterServer:
         self._latest_buffers: dict[int, Tensor] = {}
 
     def fetch(self, worker: int) -> Snapshot:
-        """A copy of the global model for `worker`; those who fetch the same version share it."""
+        """A copy of the global model for `worker`; workers that fetch the same version share one copy."""
         if self._snapshot is None or self._snapshot.version != self.version:
             self._snapshot = Snapshot(self.version, self.parameters.clone(), self.buffers.clone())
         return self._snapshot
 
     def apply(self, gradient: Tensor, pushes: tuple[Push, ...]) -> Update:
-        """One optimiser step along `gradient` (P,), which was made of `pushes`."""
+        """Take one optimiser step along `gradient` (P,), which was computed from `pushes`."""
         self.optimizer.step(gradient, self.learning_rate(self.version, self.gradients_pushed))
         self.version += 1
         if len(self.buffers):

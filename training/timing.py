@@ -1,6 +1,6 @@
-"""How long a worker takes: injected delays, and on the virtual clock the computation itself. Loads no torch.
+"""Injected delays, and compute times on the virtual clock. Does not import torch before the first draw.
 
-A distribution is one row; it turns draws of a worker's own generator into milliseconds.
+Each distribution is one row, which maps random draws from a worker's own generator to milliseconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Draws:
-    """Random numbers of one purpose of one worker, from its own generator."""
+    """Random numbers for one purpose and one worker, from its own generator."""
 
     def __init__(self, generator: torch.Generator) -> None:
         import torch
@@ -29,10 +29,10 @@ class Draws:
 
 @dataclass(frozen=True)
 class Distribution:
-    """How times spread around a mean.
+    """A distribution of times around a mean.
 
-    draw: (draws, mean in ms, slowdown) → ms, never negative; slowdown: the factor by which this worker is slower, which
-    its mean holds already. title: what figures call it.
+    draw: (draws, mean in ms, slowdown) → ms, never negative; slowdown: the factor by which this worker is slower,
+    already included in the mean. title: the name in figures.
     """
 
     title: str
@@ -48,7 +48,7 @@ def constant(draws: Draws, mean_ms: float, slowdown: float) -> float:
 
 
 def gaussian(draws: Draws, mean_ms: float, slowdown: float) -> float:
-    """Normal with a standard deviation of 5 ms (10 ms for a worker that is twice as slow), cut at 0."""
+    """Normal with a standard deviation of 5 ms (10 ms for a worker that is twice as slow), clipped at 0."""
     return max(0.0, mean_ms + slowdown * GAUSSIAN_DEVIATION_MS * draws.normal())
 
 
@@ -59,7 +59,7 @@ DELAY_TYPES = {
 
 
 def jittered(draws: Draws, mean_ms: float, slowdown: float) -> float:
-    """Normal with a coefficient of variation of 0.1, cut at 0."""
+    """Normal with a coefficient of variation of 0.1, clipped at 0."""
     return max(0.0, mean_ms * (1 + 0.1 * draws.normal()))
 
 
@@ -69,7 +69,7 @@ COMPUTE_TIMES = {
 
 
 class Times:
-    """The times, ms, of one purpose of one worker, one after the other."""
+    """A sequence of times, ms, for one purpose and one worker."""
 
     def __init__(self, distribution: Distribution, mean_ms: float, draws: Draws, slowdown: float = 1.0) -> None:
         self.distribution = distribution

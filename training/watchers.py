@@ -1,6 +1,6 @@
-"""What follows the gradients and updates of a run: its log, saved weights, validation, a warning, the progress bar.
+"""Watchers of a run: log, saved weights, validation, divergence warning, progress bar.
 
-A watcher never draws at random and never changes the model.
+A watcher uses no random numbers and never changes the model.
 """
 
 import logging
@@ -22,52 +22,52 @@ Evaluate = Callable[[FlatModel, Tensor], Score]
 
 
 class Watcher:
-    """Is told of everything; each does what it cares about. Seconds count from the start of training."""
+    """Receives all events; subclasses override those they need. Seconds count from the start of training."""
 
     def begin(self) -> None:
         """The model is initialised."""
 
     def push(self, seconds: float, push: Push, outcome: Outcome) -> None:
-        """A gradient came in; `update` follows if it led to one."""
+        """A gradient arrived; `update` follows if it led to one."""
 
     def update(self, seconds: float, update: Update) -> None:
         """The model was changed."""
 
     def reach(self, seconds: float, position: int) -> None:
-        """The run is at a new position (see Plan)."""
+        """The run has reached a new position (see Plan)."""
 
     def lose(self, seconds: float, worker: int, how: str) -> None:
-        """A worker died, and the run goes on."""
+        """A worker died, and the run continues."""
 
     def close(self) -> None:
-        """Training is over, well or not."""
+        """Training has ended, successfully or not."""
 
 
 class LogWriter(Watcher):
-    """A line for each update, for each gradient that was not applied at once, and for each lost worker."""
+    """Writes a line for each update, each gradient that was not applied immediately, and each lost worker."""
 
     def __init__(self, record: Record, gathers: bool) -> None:
         self.record = record
         self.gathers = gathers
         self._version = 0
-        self._alone: Push | None = None  # the gradient that an update consists of
+        self._applied: Push | None = None  # the only gradient of the next update
 
     def push(self, seconds: float, push: Push, outcome: Outcome) -> None:
         if outcome.update is not None and not self.gathers:
-            self._alone = push
+            self._applied = push
         else:
             self.record.gradient(seconds, push, self._version, "dropped" if outcome.dropped else "buffered")
 
     def update(self, seconds: float, update: Update) -> None:
-        self.record.update(seconds, update, self._alone)
-        self._version, self._alone = update.version, None
+        self.record.update(seconds, update, self._applied)
+        self._version, self._applied = update.version, None
 
     def lose(self, seconds: float, worker: int, how: str) -> None:
         self.record.loss(seconds, worker, how)
 
 
 class DivergenceWarning(Watcher):
-    """One warning, at the update at which loss or weights stop being finite; training goes on."""
+    """Warns once, at the first update with a non-finite loss or weight; training continues."""
 
     def __init__(self, warn: Callable[[float, str], None]) -> None:
         self.warn = warn
@@ -80,7 +80,7 @@ class DivergenceWarning(Watcher):
 
 
 class WeightSaver(Watcher):
-    """A row of weights at each save point, the initialisation included."""
+    """Saves a row of weights at each save point, including the initialisation."""
 
     def __init__(self, plan: Plan, model: FlatModel, record: Record) -> None:
         self.points = plan.save_points
@@ -96,7 +96,7 @@ class WeightSaver(Watcher):
 
 
 class Validator(Watcher):
-    """Loss and accuracy on the training and the held-out samples at the end of each (pseudo) epoch."""
+    """Measures loss and accuracy on the training and the held-out samples after each (pseudo) epoch."""
 
     def __init__(self, plan: Plan, model: FlatModel, record: Record, evaluate: Evaluate) -> None:
         self.plan = plan
@@ -112,12 +112,12 @@ class Validator(Watcher):
 
 
 class ProgressBar(Watcher):
-    """On a terminal only."""
+    """A progress bar, shown only on a terminal."""
 
-    INTERVAL = 0.2  # seconds between two changes of the text after the bar
+    INTERVAL = 0.2  # seconds between changes of the text after the bar
 
     def __init__(self, plan: Plan) -> None:
-        tqdm.monitor_interval = 0  # no thread of tqdm's: engines fork
+        tqdm.monitor_interval = 0  # no monitor thread: engines fork
         unit = " gradients" if plan.updates is None else " updates"
         self.bar = tqdm(
             total=plan.length, unit=unit, smoothing=0.05, dynamic_ncols=True, disable=None, file=sys.stderr
@@ -135,7 +135,7 @@ class ProgressBar(Watcher):
             self.bar.update()
 
     def lose(self, seconds: float, worker: int, how: str) -> None:
-        logging.warning("Worker_%d was lost (%s): going on without it", worker, how)
+        logging.warning("Worker_%d was lost (%s): continuing without it", worker, how)
 
     def close(self) -> None:
         self.bar.close()

@@ -1,4 +1,4 @@
-"""One training node: its samples, its random streams and its running statistics; a gradient at a time."""
+"""One worker: its samples, random streams and running statistics; computes one gradient at a time."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -21,23 +21,23 @@ class Model(Protocol):
     def use_generator(self, generator: torch.Generator) -> None: ...
 
 
-class Samples(Protocol):
-    """A data set that answers indices (n,) with images (n, C, H, W) and labels (n,)."""
+class IndexedSamples(Protocol):
+    """A data set that returns images (n, C, H, W) and labels (n,) for indices (n,)."""
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 def mini_batches(shard: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless index tensors of at most `batch_size`: the shard in a new order each epoch."""
+    """Endless index tensors of at most `batch_size` samples; the shard is reshuffled each epoch."""
     while True:
         yield from shard[torch.randperm(len(shard), generator=generator)].split(batch_size)
 
 
 class Worker:
-    """Computes the gradients of its own mini-batches, one after the other, on the models it is given.
+    """Computes the gradients of its own mini-batches, one after another.
 
-    shuffle, dropout: the worker's own generators. A model is only borrowed for `compute`, so that one
-    model can serve many workers in turn; what belongs to the worker (running statistics) stays with it.
+    shuffle, dropout: the worker's own generators. The model passed to `compute` holds no state of the worker, so that
+    several workers can share one model; running statistics are kept in the worker.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Worker:
         self._dropout = dropout
         self._buffers: Tensor | None = None
 
-    def compute(self, snapshot: Snapshot, model: Model, samples: Samples) -> Push:
+    def compute(self, snapshot: Snapshot, model: Model, samples: IndexedSamples) -> Push:
         """The gradient of the worker's next mini-batch at the weights of `snapshot`."""
         model.parameters.copy_(snapshot.parameters)
         model.buffers.copy_(snapshot.buffers if self._buffers is None else self._buffers)

@@ -1,4 +1,4 @@
-"""Who turns gradients into updates: one file per algorithm, one row each here. Importing them loads no torch."""
+"""Algorithms that turn gradients into updates: one file and one row per algorithm. Does not import torch."""
 
 from training.algorithms.asgd import Asgd
 from training.algorithms.average import Average

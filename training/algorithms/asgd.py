@@ -1,4 +1,4 @@
-"""Asynchronous SGD, and its delay compensation."""
+"""Asynchronous SGD, with optional delay compensation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AsgdFlags:
     """Delay compensation"""
 
     compensation: bool = flag(
-        False, "delay compensation (DC-ASGD, arXiv 1609.08326)", modes=("async",),
+        False, "use delay compensation (DC-ASGD, arXiv 1609.08326)", modes=("async",),
         label="delay compensation", phrase="delay compensation", off="no delay compensation",
     )  # fmt: skip
     compensation_lambda: float | None = flag(
@@ -33,15 +33,15 @@ class AsgdFlags:
         fills=2.0, suffix="lambda", label="λ", phrase="λ {:g}",
     )  # fmt: skip
     compensation_mode: str | None = flag(
-        None, "DC-ASGD-c or DC-ASGD-a", ("constant", "adaptive"), modes=("async",), needs=COMPENSATED,
+        None, "constant: DC-ASGD-c; adaptive: DC-ASGD-a", ("constant", "adaptive"), modes=("async",), needs=COMPENSATED,
         fills="constant", suffix="", label="mode of compensation", phrase="{} compensation",
     )  # fmt: skip
 
 
 class DelayCompensation:
-    """DC-ASGD (Zheng et al., arXiv 1609.08326): a first-order correction of a delayed gradient.
+    """DC-ASGD (Zheng et al. 2016, arXiv 1609.08326): a first-order correction of a delayed gradient.
 
-    g' = g + λ g ⊙ g ⊙ (w − w_bak[m]), with the model w and the model w_bak[m] that worker m fetched
+    g' = g + λ g ⊙ g ⊙ (w − w_bak[m]), where w is the current model and w_bak[m] the one that worker m fetched
     (equation 10). `adaptive` divides λ by √(MS + 1e-7), MS = 0.95 MS + 0.05 g ⊙ g (section 6, DC-ASGD-a).
     """
 
@@ -53,11 +53,11 @@ class DelayCompensation:
         self.backups: dict[int, Tensor] = {}
 
     def remember(self, snapshot: Snapshot, worker: int) -> None:
-        """Keep what `worker` fetched; the snapshot is a copy already."""
+        """Keep the parameters that `worker` fetched; the snapshot is already a copy."""
         self.backups[worker] = snapshot.parameters
 
     def compensate(self, push: Push, parameters: Tensor) -> Tensor:
-        """The gradient (P,) to apply at `parameters` (P,) in place of the pushed one."""
+        """The gradient (P,) to apply at `parameters` (P,) instead of the pushed one."""
         square = push.gradient * push.gradient
         strength = self.strength
         if self.mean_square is not None:
@@ -67,13 +67,13 @@ class DelayCompensation:
 
 
 class Asgd(Algorithm):
-    """w ← w − α g on arrival, whatever the others do; with --compensation, g' in place of g.
+    """w ← w − α g as soon as a gradient arrives; with --compensation, g' instead of g.
 
-    Memory: one copy of the model per version that somebody still computes on.
+    Memory: one copy of the model per version that some worker still computes on.
     """
 
     title, mode, flags = "asynchronous SGD", "async", (AsgdFlags,)
-    gathers = keeps_gradients = False  # a gradient is applied the moment it comes
+    gathers = keeps_gradients = False  # a gradient is applied as soon as it arrives
 
     def __init__(self, server: ParameterServer, config: Any, workers: Sequence[int]) -> None:
         super().__init__(server, config, workers)

@@ -1,4 +1,4 @@
-"""Synchronous SGD: rounds, each of one gradient of every worker."""
+"""Synchronous SGD: rounds of one gradient per worker."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Average(Algorithm):
-    """Wait for the gradients of all workers that still have mini-batches, then apply their mean: w ← w − α (Σ g)/n.
+    """Wait for a gradient from every worker that still has mini-batches, then apply the mean: w ← w − α (Σ g)/n.
 
     Memory: one gradient per worker.
     """
 
     title, mode = "synchronous SGD", "sync"
     tolerates_lost_workers = False
-    keeps_gradients = False  # nobody is released before the mean of the round is applied
+    keeps_gradients = False  # no worker is released before the mean of the round is applied
 
     def __init__(self, server: ParameterServer, config: Any, workers: Sequence[int]) -> None:
         super().__init__(server, config, workers)
@@ -45,7 +45,7 @@ class Average(Algorithm):
             return Outcome()
         pushes = tuple(self._round[worker] for worker in sorted(self._round))
         gradient = pushes[0].gradient
-        for other in pushes[1:]:  # in worker order, so that the sum never depends on the order of arrival
+        for other in pushes[1:]:  # in worker order, so that the sum does not depend on the order of arrival
             gradient = gradient + other.gradient
         if len(pushes) > 1:
             gradient.div_(len(pushes))

@@ -1,4 +1,4 @@
-"""What an algorithm is: the rule by which the server turns gradients into updates and lets workers go on."""
+"""The base class of algorithms: how the server turns gradients into updates and when it releases workers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 class Algorithm(ABC):
-    """One rule; its file holds it whole: the paper, the flags, the state, and what engines and records need to know.
+    """One algorithm. Its file contains everything about it: source, flags, state, and properties for other modules.
 
-    A worker that pushes waits until an outcome releases it; then it fetches and goes on, or leaves if it has no
-    mini-batch left. A subclass gives:
+    A worker that pushes waits until an outcome releases it; then it fetches and continues, or leaves if it has no
+    mini-batches left. A subclass defines:
 
-    title: as in "asynchronous SGD"; mode: "sync" or "async", the script that offers it;
+    title: such as "asynchronous SGD"; mode: "sync" or "async", the script that offers it;
     flags: dataclasses of its own flags (training/flags.py), whose docstrings are their headings in --help;
-    tolerates_lost_workers: whether the run goes on without a worker that died;
-    gathers: whether an update may apply other gradients than the one just pushed; then the log has a line for each
-    gradient and one for the update, else one line for both;
-    keeps_gradients: whether it holds on to a gradient after it has released the worker that pushed it.
+    tolerates_lost_workers: whether the run can continue without a worker that died;
+    gathers: whether an update may apply gradients other than the one just pushed. If so, the log has one line per
+    gradient and one per update; otherwise one line for both;
+    keeps_gradients: whether it still needs a gradient after it has released the worker that pushed it.
     """
 
     title: ClassVar[str]
@@ -35,25 +35,25 @@ class Algorithm(ABC):
     keeps_gradients: ClassVar[bool] = True
 
     def __init__(self, server: ParameterServer, config: Any, workers: Sequence[int]) -> None:
-        """`config`: the run's, with this algorithm's flags; workers: the numbers of all, 1…N."""
+        """config: of the run, with the flags of this algorithm; workers: the numbers of all workers, 1…N."""
         self.server = server
 
     @classmethod
     @abstractmethod
     def updates_per_epoch(cls, batches: Sequence[int], config: Any) -> int | None:
-        """Updates of one epoch in which worker m has `batches[m - 1]` mini-batches; None where only the run can tell.
+        """Updates in one epoch, where worker m has `batches[m - 1]` mini-batches; None if not known in advance.
 
-        Validation, saved weights and learning rate schedules follow it; where it is None, they follow the gradients.
+        Validation, saved weights and learning rate schedules count updates, or gradients if this is None.
         """
 
     def fetch(self, worker: int) -> Snapshot:
-        """The model for a worker that was released."""
+        """The current model, for a worker that was released."""
         return self.server.fetch(worker)
 
     @abstractmethod
     def push(self, push: Push) -> Outcome:
-        """Take one gradient: at most one update, and the workers that are released."""
+        """Take one gradient; returns at most one update, and the released workers."""
 
     def leave(self, worker: int) -> Outcome:
-        """A worker has done its last mini-batch, or was lost; who waits for it may be released."""
+        """A worker has finished its last mini-batch or was lost; this may release workers that waited for it."""
         return Outcome()

@@ -1,4 +1,4 @@
-"""What every engine does with a gradient: hand it to the algorithm, report it, and send released workers on."""
+"""What all engines do with a gradient: pass it to the algorithm, report it, and dispatch the released workers."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
@@ -9,17 +9,17 @@ from training.protocol import Outcome, Push, Snapshot, Update
 
 
 class StalledError(DataError):
-    """Nobody computes a gradient, and the algorithm releases nobody."""
+    """All workers wait, and the algorithm releases none of them."""
 
 
 class WorkerLostError(DataError):
-    """A worker died, and the run cannot go on without it."""
+    """A worker died, and the run cannot continue without it."""
 
 
-class Observer(Protocol):
-    """Who is told of a run; see training/observer.py."""
+class Listener(Protocol):
+    """Receives the events of a run; implemented by training/observer.py."""
 
-    def push(self, seconds: float, push: Push, outcome: Outcome) -> None: ...  # the update, if any, included
+    def push(self, seconds: float, push: Push, outcome: Outcome) -> None: ...  # including its update, if any
 
     def update(self, seconds: float, update: Update) -> None: ...
 
@@ -27,24 +27,25 @@ class Observer(Protocol):
 
 
 class Dispatcher:
-    """Knows of each worker whether it computes, waits for its release, or has left.
+    """Tracks whether each worker computes, waits for its release, or has left.
 
-    name: of the algorithm, for messages; steps: worker → the mini-batches that it is to push; compute: called with a
-    worker and the model that it fetched, to begin its next gradient; dismiss: called with a worker that has none left.
+    name: of the algorithm, for messages; steps: worker → number of mini-batches to push;
+    compute: called with a worker and its fetched model, to start its next gradient;
+    dismiss: called with a worker that has no mini-batches left.
     """
 
     def __init__(
         self,
         name: str,
         algorithm: Algorithm,
-        observer: Observer,
+        listener: Listener,
         steps: Mapping[int, int],
         compute: Callable[[int, Snapshot], None],
         dismiss: Callable[[int], None] = lambda worker: None,
     ) -> None:
         self.name = name
         self.algorithm = algorithm
-        self.observer = observer
+        self.listener = listener
         self.steps = steps
         self.compute = compute
         self.dismiss = dismiss
@@ -59,24 +60,24 @@ class Dispatcher:
         return not self.computing and not self.waiting
 
     def start(self) -> None:
-        """Every worker that is not lost fetches the first model."""
+        """All workers that are not lost fetch the first model."""
         for worker in self.steps:
             if worker not in self.lost:
                 self._send(worker)
 
     def push(self, seconds: float, push: Push) -> None:
-        """Take a gradient. Raises StalledError if nobody computes and nobody is released."""
+        """Take a gradient. Raises StalledError if afterwards all workers wait."""
         self.computing.remove(push.worker)
         self.waiting.add(push.worker)
         self.pushed[push.worker] += 1
         outcome = self.algorithm.push(push)
         self.algorithm.server.gradients_pushed += 1
-        self.observer.push(seconds, push, outcome)
+        self.listener.push(seconds, push, outcome)
         self._release(seconds, outcome.released)
         self._check_progress()
 
     def lose(self, seconds: float, worker: int, how: str) -> None:
-        """A worker is gone. Raises WorkerLostError if the run needs it, or if it was the last one."""
+        """Handle the loss of a worker. Raises WorkerLostError if the run needs it, or if it was the last one."""
         message = f"Worker_{worker} was lost ({how})"
         if not self.algorithm.tolerates_lost_workers:
             raise WorkerLostError(f"{message}: {self.algorithm.title} needs every worker")
@@ -85,12 +86,12 @@ class Dispatcher:
         self.lost.add(worker)
         self.computing.discard(worker)
         self.waiting.discard(worker)
-        self.observer.lose(seconds, worker, how)
+        self.listener.lose(seconds, worker, how)
         self._leave(seconds, worker)
         self._check_progress()
 
     def check_complete(self) -> None:
-        """Raise AssertionError if a gradient that was planned was never pushed, other than by a lost worker."""
+        """Raise AssertionError if any worker that was not lost has not pushed all its planned gradients."""
         for worker, steps in self.steps.items():
             if worker not in self.lost and self.pushed[worker] != steps:
                 raise AssertionError(f"Worker_{worker} pushed {self.pushed[worker]} of {steps} gradients")
@@ -98,7 +99,7 @@ class Dispatcher:
     def _release(self, seconds: float, workers: Iterable[int]) -> None:
         for worker in workers:
             if worker not in self.waiting:
-                raise AssertionError(f"algorithm {self.name} released Worker_{worker}, which does not wait")
+                raise AssertionError(f"algorithm {self.name} released Worker_{worker}, which is not waiting")
             self.waiting.remove(worker)
             if self.pushed[worker] < self.steps[worker]:
                 self._send(worker)
@@ -109,14 +110,14 @@ class Dispatcher:
     def _leave(self, seconds: float, worker: int) -> None:
         outcome = self.algorithm.leave(worker)
         if outcome.update is not None:
-            self.observer.update(seconds, outcome.update)
+            self.listener.update(seconds, outcome.update)
         self._release(seconds, outcome.released)
 
     def _check_progress(self) -> None:
         if self.waiting and not self.computing:
             who = ", ".join(f"Worker_{worker}" for worker in sorted(self.waiting))
             raise StalledError(
-                f"algorithm {self.name} is stalled: nobody computes, and it releases none of those who wait ({who}) "
+                f"algorithm {self.name} is stalled: it released none of the waiting workers ({who}) "
                 f"after {sum(self.pushed.values())} of {sum(self.steps.values())} gradients"
             )
 

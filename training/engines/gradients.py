@@ -1,4 +1,4 @@
-"""Who computes the gradients in flight of a schedule. In what order they are computed changes nothing."""
+"""Compute the gradients in flight of a schedule. The order of computation does not affect the result."""
 
 import threading
 from collections import deque
@@ -11,14 +11,14 @@ from interface.processes import available_cores
 from training.plan import Plan
 from training.protocol import Push, Snapshot
 
-Schedule = Generator[int, Push, None]  # yields the worker whose gradient it wants next, and gets it
+Schedule = Generator[int, Push, None]  # yields the worker whose gradient it needs next, and is sent that gradient
 
 
 class GradientPool:
-    """Threads that compute the gradients in flight, each on a model of its own, and advance the schedule.
+    """Threads that compute the gradients in flight, each with its own model, and advance the schedule.
 
-    No thread is reserved for the schedule: whichever finds the wanted gradient ready advances it, and mostly
-    goes on itself with the gradient that follows from it.
+    No thread is reserved for the schedule: any thread that finds the needed gradient ready advances it, and then
+    usually computes the gradient that follows from it.
     """
 
     def __init__(self, plan: Plan, samples: Samples, threads: int | None = None) -> None:
@@ -34,18 +34,18 @@ class GradientPool:
         self._error: BaseException | None = None
 
     def start(self, worker: int, snapshot: Snapshot) -> None:
-        """Begin the next gradient of `worker`, at `snapshot`; for a schedule to call."""
+        """Start the next gradient of `worker`, at `snapshot`; called by the schedule."""
         self._pending.append((worker, snapshot))
 
     def run(self, schedule: Schedule) -> None:
-        """Play a schedule to its end, in some threads; this one waits for them, and for Ctrl-C."""
+        """Run a schedule to its end in threads; the calling thread waits for them, and for Ctrl-C."""
         self._schedule = schedule
         self._wanted = next(schedule)
         threads = [threading.Thread(target=self._run_thread) for _ in range(self.threads)]
         for thread in threads:
             thread.start()
         try:
-            self._done.wait()  # a join that Ctrl-C interrupts would take its thread for ended
+            self._done.wait()  # if Ctrl-C interrupts a join, Python takes the thread for ended
         finally:
             self._end()
             for thread in threads:
@@ -56,7 +56,7 @@ class GradientPool:
     def _run_thread(self) -> None:
         try:
             self._compute_gradients()
-        except BaseException as error:  # a full disk, say; the thread that started the run raises it
+        except BaseException as error:  # such as a full disk; the thread that called `run` raises it
             self._error = self._error or error
             self._end()
 

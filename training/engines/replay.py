@@ -1,6 +1,6 @@
-"""Repeat the run of a log: the same gradients in the same order, without processes or a clock.
+"""Repeat the run in a log: the same gradients in the same order, without processes or a clock.
 
-Who fetches which version follows from the algorithm, as it did in the run.
+As in the original run, the algorithm determines which version each worker fetches.
 """
 
 import logging
@@ -17,65 +17,65 @@ from training.observer import Observer
 from training.plan import Plan
 from training.record.reader import RunLog
 
-FREE = {name for name, row in ROWS.items() if row.scope is not Scope.TRAINING}  # a replay may choose these anew
-KEPT = {"data_dir", "saves_per_epoch"}  # of those, what it takes from the log unless it is told otherwise
-OWN_CLOCK = {"clock": "wall", "compute_ms": None}  # times come from the log
+FREE = {name for name, row in ROWS.items() if row.scope is not Scope.TRAINING}  # a replay may change these
+KEPT = {"data_dir", "saves_per_epoch"}  # of those, the ones taken from the log unless given on the command line
+OWN_CLOCK = {"clock": "wall", "compute_ms": None}  # all times come from the log
 
 
 def config_of_replay(log: RunLog, flags: dict[str, Any]) -> RunConfig:
-    """The configuration of a log with the flags of a command line that may differ.
+    """The configuration of a log, updated with the flags of a command line.
 
-    Raises DataError if the log cannot be replayed, UsageError if a flag contradicts it.
+    Raises DataError if the log cannot be replayed, UsageError if a flag conflicts with it.
     """
     if log.header is None:
-        raise DataError(f"{log.path}: the log of a published run tells neither its seed nor its data: no replay")
+        raise DataError(f"{log.path}: cannot be replayed: the logs of published runs contain no seed")
     if not log.config.depends_on_arrival:
-        raise DataError(f"{log.path}: the log of a {log.config.mode} run: only asynchronous runs are replayed")
+        raise DataError(f"{log.path}: the log of a {log.config.mode} run: only asynchronous runs can be replayed")
     if len(log.gradients) == 0:
         raise DataError(f"{log.path}: the log has no update to replay")
     settings = log.config.as_dict()
     actual = settings | {"seed": log.header["seed"]}
     for name, value in flags.items():
         if name not in FREE and value != actual[name]:
-            raise UsageError(f"--{name} {value} does not fit {log.path}, a run with {name} {actual[name]}")
+            raise UsageError(f"--{name} {value} conflicts with {log.path}, whose run has {name} {actual[name]}")
     defaults = {name: default_of(name) for name in FREE - KEPT}
     return RunConfig(**(settings | defaults | OWN_CLOCK | flags))
 
 
 def fit_plan(plan: Plan, log: RunLog) -> Plan:
-    """The plan to replay with, of as many threads per gradient as the log's.
+    """The plan of a replay, with the number of threads per gradient from the log.
 
-    Raises DataError if the data are not the log's.
+    Raises DataError if the data differ from those of the log.
     """
     expected, found = log.header.get("data"), plan.fingerprint
     if expected != found:
         raise DataError(
-            f"{log.path}: its run trained on other data: fingerprint {expected}, "
-            f"that of {plan.config.dataset} in {plan.config.data_dir} is {found}"
+            f"{log.path}: its run trained on other data, with fingerprint {expected}; "
+            f"{plan.config.dataset} in {plan.config.data_dir} has {found}"
         )
     samples = [len(shard) for shard in plan.shards]
     if samples != log.header["worker_samples"]:
         raise DataError(
-            f"{log.path}: its workers had {log.header['worker_samples']} samples, those of its flags {samples}"
+            f"{log.path}: its workers had {log.header['worker_samples']} samples, but its flags imply {samples}"
         )
     planned = sum(plan.steps.values())
     if len(log.gradients) < planned and not log.losses:
-        logging.warning("%s ends at gradient %d of %d: replaying these", log.path, len(log.gradients), planned)
+        logging.warning("%s ends at gradient %d of %d: replaying only these", log.path, len(log.gradients), planned)
     return plan.with_threads(log.header["threads_per_gradient"])
 
 
 def replay(plan: Plan, samples: Samples, log: RunLog, algorithm: Algorithm, observer: Observer) -> None:
-    """Repeat the asynchronous run of a log.
+    """Repeat the asynchronous run in a log.
 
-    Warns at the first gradient whose loss is not the log's to the bit, as on another kind of machine. Raises
-    DataError where the order of the log is none that the algorithm allows.
+    Warns at the first gradient whose loss is not bitwise equal to the log's, as may happen on a different machine.
+    Raises DataError if the algorithm does not allow the order of the log.
     """
     pool = GradientPool(plan, samples)
     pool.run(events_of(plan, log, algorithm, observer, pool))
 
 
 def events_of(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer, pool: GradientPool) -> Schedule:
-    """The pushes of a log, in its order, and between them the workers that were lost."""
+    """The pushes of a log in their order, with the losses of workers in between."""
     dispatcher = Dispatcher(plan.config.algorithm, algorithm, observer, plan.steps, pool.start)
     losses = list(log.losses)
     same = True
@@ -92,11 +92,11 @@ def events_of(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer,
     for number, (seconds, worker, fetched, loss, version) in enumerate(zip(*columns, strict=True)):
         lose_before(number)
         if worker not in dispatcher.computing:
-            raise DataError(f"{log.path}: gradient {number + 1} is of Worker_{worker}, which waits or has left")
+            raise DataError(f"{log.path}: gradient {number + 1} is from Worker_{worker}, which is waiting or has left")
         push = yield int(worker)
         if push.version != fetched:
             raise DataError(f"{log.path}: gradient {number + 1} was computed on version {fetched}, "
-                            f"in the replay on {push.version}")  # fmt: skip
+                            f"but on {push.version} in the replay")  # fmt: skip
         dispatcher.push(float(seconds), push)
         if algorithm.server.version != version:
             raise DataError(f"{log.path}: gradient {number + 1} led to version {version}, "

@@ -1,8 +1,8 @@
-"""The virtual clock: the same algorithms and workers in one process, as discrete events in virtual time.
+"""The virtual clock: the same algorithms and workers in one process, as a discrete-event simulation.
 
-Which worker fetches and pushes when follows from the seeded compute times and delays only, never from how
-long anything took; ties go to the lower worker number. A gradient is known from the snapshot it was asked
-for, so those in flight are computed in whatever order, and applied in virtual time's.
+The times at which workers fetch and push depend only on the seeded compute times and delays, never on real time; ties
+go to the lower worker number. A gradient is determined by its snapshot, so the gradients in flight can be computed in
+any order, as long as they are applied in the order of virtual time.
 """
 
 import heapq
@@ -11,19 +11,19 @@ from typing import Protocol
 
 from common import Samples
 from training.algorithms import Algorithm
-from training.engines.dispatcher import Dispatcher, Observer
+from training.engines.dispatcher import Dispatcher, Listener
 from training.engines.gradients import GradientPool, Schedule
 from training.plan import Plan
 from training.protocol import Snapshot
 
 
 class Pool(Protocol):
-    """Whoever computes gradients."""
+    """Computes gradients."""
 
     def start(self, worker: int, snapshot: Snapshot) -> None: ...
 
 
-def train(plan: Plan, samples: Samples, algorithm: Algorithm, observer: Observer) -> None:
+def train(plan: Plan, samples: Samples, algorithm: Algorithm, listener: Listener) -> None:
     """Train to the end in virtual time."""
     times = {number: (plan.compute_times(number), plan.delays(number)) for number in plan.steps}
 
@@ -32,18 +32,18 @@ def train(plan: Plan, samples: Samples, algorithm: Algorithm, observer: Observer
         return compute.next_ms() + delay.next_ms()
 
     pool = GradientPool(plan, samples)
-    pool.run(events(plan.config.algorithm, algorithm, observer, plan.steps, next_ms, pool))
+    pool.run(events(plan.config.algorithm, algorithm, listener, plan.steps, next_ms, pool))
 
 
 def events(
     name: str,
     algorithm: Algorithm,
-    observer: Observer,
+    listener: Listener,
     steps: Mapping[int, int],
     next_ms: Callable[[int], float],
     pool: Pool,
 ) -> Schedule:
-    """Let every worker fetch, compute and push `steps[worker]` times; its next push comes after `next_ms(worker)`."""
+    """Each worker fetches, computes and pushes `steps[worker]` times, each time taking `next_ms(worker)` ms."""
     pushes: list[tuple[float, int]] = []  # virtual ms, worker
     now = 0.0
 
@@ -51,7 +51,7 @@ def events(
         pool.start(worker, snapshot)
         heapq.heappush(pushes, (now + next_ms(worker), worker))
 
-    dispatcher = Dispatcher(name, algorithm, observer, steps, compute)
+    dispatcher = Dispatcher(name, algorithm, listener, steps, compute)
     dispatcher.start()
     while pushes:
         now, worker = heapq.heappop(pushes)

@@ -1,4 +1,4 @@
-"""Reads the models and the saved weights that runs leave. Never executes what a file holds."""
+"""Read the models and saved weights of runs. Never executes code from a file."""
 
 import warnings
 from pathlib import Path
@@ -12,50 +12,50 @@ from interface.errors import DataError
 
 
 def read_model(path: str | Path, model: FlatModel) -> None:
-    """Load a checkpoint into `model`. Never executes what the file holds.
+    """Load a checkpoint into `model`. Never executes code from the file.
 
-    Raises DataError, which names the file, if it is no state dict or one of another network.
+    Raises a DataError that names the file if it is not a state dict of this network.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of file formats; what matters is an error below
+            warnings.simplefilter("ignore")  # about file formats; real problems raise an error below
             state = torch.load(path, weights_only=True, map_location="cpu")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    except Exception as error:  # torch.load raises whatever the bytes happen to trip over
-        raise DataError(f"{path}: not a model: torch.load refuses it ({first_line(error)})") from error
+    except Exception as error:  # torch.load raises many different types for damaged files
+        raise DataError(f"{path}: not a model: torch.load failed ({first_line(error)})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DataError(f"{path}: not a model: it holds no state dict")
+        raise DataError(f"{path}: not a model: it contains no state dict")
     network = type(model.network).__name__
     try:
         expected, found = kinds(model.state_dict()), kinds(state)
         if found != expected:
             name = next(name for name in {**expected, **found} if found.get(name) != expected.get(name))
             raise DataError(
-                f"{path}: not a model of {network}: {name} is {found.get(name, 'not there')}, "
-                f"{network} wants {expected.get(name, 'none')}"
+                f"{path}: not a model of {network}: {name} is {found.get(name, 'missing')}, "
+                f"expected {expected.get(name, 'no such entry')}"
             )
         model.load_state_dict(state)
-    except RuntimeError as error:  # torch's word for tensors without plain values
+    except RuntimeError as error:  # raised by torch for tensors without plain values
         raise DataError(f"{path}: not a model of {network}: {first_line(error)}") from error
 
 
 def kinds(state: dict[str, Tensor]) -> dict[str, str]:
-    """Type and shape of each entry of a state dict."""
+    """Dtype and shape of each entry of a state dict."""
     return {str(name): f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.") for name, value in state.items()}
 
 
 def read_weights(path: str | Path, columns: int) -> np.ndarray:
-    """The saved weights of a run, float32 (rows, columns). Never executes what the file holds.
+    """The saved weights of a run, float32 (rows, columns). Never executes code from the file.
 
-    Raises DataError, which names the file, if it is no such array.
+    Raises a DataError that names the file if it does not contain such an array.
     """
     try:
         weights = np.load(path, allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    except Exception as error:  # numpy raises whatever the bytes happen to trip over
-        raise DataError(f"{path}: not saved weights: numpy refuses it ({first_line(error)})") from error
+    except Exception as error:  # numpy raises many different types for damaged files
+        raise DataError(f"{path}: not saved weights: numpy.load failed ({first_line(error)})") from error
     if not isinstance(weights, np.ndarray) or weights.ndim != 2 or weights.shape[1] != columns:
         shape = getattr(weights, "shape", "unknown")
         raise DataError(f"{path}: not saved weights of this network: shape {shape}, expected (rows, {columns})")
@@ -65,5 +65,5 @@ def read_weights(path: str | Path, columns: int) -> np.ndarray:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, for a message of one line."""
+    """The first line of an error's text, for one-line messages."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,7 +1,7 @@
-"""Reads the logs of the published study (Junod, Lamour and Reategui, EPFL CS-439, 2023), of all three modes.
+"""Read the logs of the published study (Junod, Lamour and Reategui, EPFL CS-439, 2023), of all three modes.
 
-They have no header: the settings are those that the file's name holds. An asynchronous worker fetched right after its
-own update, from which its staleness follows.
+They have no header, so the settings come from the file name. Asynchronous workers fetched immediately after their own
+update, from which the staleness is inferred.
 """
 
 import re
@@ -15,14 +15,14 @@ from interface.errors import DataError, UsageError
 from training.names import base_of, parse_run_name
 from training.record.run_log import Events, RunLog, Validation
 
-# What the text of a damaged log may trip over.
+# Errors that parsing a damaged log may raise.
 WRONG = (UsageError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 def within(value: Any, low: float, high: float, name: str) -> Any:
-    """The value itself. Raises ValueError if it is not between two bounds."""
+    """Return the value. Raises ValueError if it is not between the bounds."""
     if not low <= value <= high:
-        raise ValueError(f"{name} {value}, not in {low} to {high}")
+        raise ValueError(f"{name} {value} is not in [{low},{high}]")
     return value
 
 
@@ -51,13 +51,13 @@ PUBLISHED_PREFIX = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) - [\w.]+ 
 
 
 def read_published(path: Path, lines: list[str]) -> RunLog:
-    """The record in the lines of a published log. Raises DataError, which names the file and the line."""
+    """Parse the lines of a published log. Raises a DataError that names the file and the line."""
     try:
         config = parse_run_name(base_of(path))
     except UsageError as error:
-        raise DataError(f"{path}: a log without a header, and its name does not tell the run ({error})") from error
+        raise DataError(f"{path}: the log has no header, and its name does not identify the run ({error})") from error
     updates, gradients, validations = [], [], []
-    versions: dict[int, int] = {}  # worker → the version it fetched last, which was right after its own update
+    versions: dict[int, int] = {}  # worker → the version it fetched last, immediately after its own update
     start = seconds = None
     step, finished = 0, False
     for number, line in enumerate(lines, start=1):

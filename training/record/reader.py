@@ -1,4 +1,4 @@
-"""Reads logs: those of this suite line by line, checking that each follows from the ones before; see writer.py."""
+"""Read logs. Those of this suite (see writer.py) are checked line by line for consistency with the lines before."""
 
 import json
 import math
@@ -11,15 +11,15 @@ from training.config import ROWS, RUN_CLOCKS, RunConfig
 from training.record.published import WRONG, read_published, within
 from training.record.run_log import Events, LostWorker, RunLog, Validation
 
-FORMATS = (1, 2)  # that writer.py writes, or wrote
+FORMATS = (1, 2)  # current and earlier formats of writer.py
 HEADER_TYPES = {"seed": int, "threads_per_gradient": int, "cores": int, "clock": str, "data": str, "started": str,
                 "revision": str, "updates": int | None, "worker_samples": list}  # fmt: skip
 
 
 def read_log(path: str | Path) -> RunLog:
-    """Read a log of this suite or of the published study, whole or cut short.
+    """Read a log of this suite or of the published study, complete or truncated.
 
-    Raises DataError, which names the file and the line, if it is neither.
+    Raises a DataError that names the file and the line if it is neither.
     """
     path = Path(path)
     try:
@@ -27,14 +27,14 @@ def read_log(path: str | Path) -> RunLog:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a log, but binary data") from error
+        raise DataError(f"{path}: not a log: it contains binary data") from error
     lines = text.split("\n")
-    lines.pop()  # after the last line feed: nothing, or a line that was cut off
+    lines.pop()  # after the last line feed: nothing, or an incomplete line
     if not lines:
-        raise DataError(f"{path}: not a log: it is empty, or cut in its first line")
+        raise DataError(f"{path}: not a log: it is empty or truncated in its first line")
     try:
         return _read_own(path, lines) if lines[0].startswith("{") else read_published(path, lines)
-    except WRONG as error:  # of numbers that no array holds
+    except WRONG as error:  # such as numbers that do not fit into an array
         raise DataError(f"{path}: not a log ({error})") from error
 
 
@@ -46,7 +46,7 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
     course, validations, warned, result, seconds = _Course(head, config), [], [], None, 0.0
     for number, line in enumerate(lines[1:], start=2):
         try:
-            _demand(result is None, "it comes after the result")
+            _demand(result is None, "a line after the result")
             time, kind, *fields = line.split("  ")
             seconds = within(float(time.removesuffix(" s")), 0, sys.float_info.max, "time")
             kind, _, value = kind.partition(" ")
@@ -57,7 +57,7 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
                 course.gradient(seconds, pairs)
             elif kind == "validation":
                 validations.append(_own_validation(seconds, value, pairs))
-                _demand(len(validations) == validations[-1].epoch <= config.epochs, "an epoch is missing")
+                _demand(len(validations) == validations[-1].epoch <= config.epochs, "not the next epoch")
             elif kind == "lost":
                 warned.append(course.lose(seconds, pairs))
             elif kind == "warning":
@@ -86,7 +86,7 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
 
 def _own_header(line: str) -> tuple[dict[str, Any], RunConfig]:
     head = json.loads(line)
-    _demand(head["format"] in FORMATS, f"format {head['format']!r}, this suite reads {' and '.join(map(str, FORMATS))}")
+    _demand(head["format"] in FORMATS, f"format {head['format']!r}, expected {' or '.join(map(str, FORMATS))}")
     config = RunConfig(**head["config"])
     for key, kind in HEADER_TYPES.items():
         _demand(isinstance(head[key], kind) and not isinstance(head[key], bool), f"{key} {str(head[key])[:80]!r}")
@@ -97,8 +97,8 @@ def _own_header(line: str) -> tuple[dict[str, Any], RunConfig]:
     _demand(all(type(samples) is int for samples in head["worker_samples"]), "samples that are no whole numbers")
     within(head["threads_per_gradient"], 1, head["cores"], "threads per gradient")
     batches = [math.ceil(samples / config.batch_size) for samples in head["worker_samples"]]
-    _demand(head["worker_batches_per_epoch"] == batches, "mini-batches that do not fit the samples")
-    _demand(len(batches) == config.workers, f"{len(batches)} workers in place of {config.workers}")
+    _demand(head["worker_batches_per_epoch"] == batches, "mini-batches do not match samples")
+    _demand(len(batches) == config.workers, f"{len(batches)} workers, expected {config.workers}")
     return head, config
 
 
@@ -108,7 +108,7 @@ def _demand(true: bool, otherwise: str) -> None:
 
 
 class _Course:
-    """The gradients and updates of a log so far, which the next line must follow from; rows as in `Events`."""
+    """The gradients and updates of a log so far, to check the next line against; rows as in `Events`."""
 
     def __init__(self, head: dict[str, Any], config: RunConfig) -> None:
         self.updates: list[tuple] = []
@@ -117,10 +117,10 @@ class _Course:
         self._epochs = config.epochs
         self._batches = dict(enumerate(head["worker_batches_per_epoch"], start=1))
         self._steps = dict.fromkeys(self._batches, 0)
-        self._fetched = dict.fromkeys(self._batches, 0)  # worker → the earliest version it may have fetched
+        self._fetched = dict.fromkeys(self._batches, 0)  # worker → the earliest version that it can have fetched
 
     def gradient(self, seconds: float, pairs: dict[str, str]) -> None:
-        """A gradient that was not applied at once."""
+        """Add a gradient that was not applied immediately."""
         last = len(self.updates)
         worker, step = self._whose(pairs)
         fetched = within(int(pairs["fetched"]), self._fetched[worker], last, "version fetched")
@@ -133,32 +133,32 @@ class _Course:
         )
 
     def update(self, seconds: float, number: str, pairs: dict[str, str]) -> None:
-        """An update, of the one gradient that its line names or of gradients that have lines of their own."""
+        """Add an update: of the single gradient in its line, or of gradients with their own lines."""
         last, version = len(self.updates), int(number.partition("/")[0])
         _demand(version == last + 1, f"update {version} follows update {last}")
-        alone = "worker" in pairs
-        _demand(alone or "gradients" in pairs, "it is of nobody's gradient")
-        worker, step = self._whose(pairs) if alone else (0, version)
-        fetched = within(int(pairs["fetched"]), self._fetched[worker] if alone else 0, last, "version fetched")
+        single = "worker" in pairs
+        _demand(single or "gradients" in pairs, "it names neither a worker nor gradients")
+        worker, step = self._whose(pairs) if single else (0, version)
+        fetched = within(int(pairs["fetched"]), self._fetched[worker] if single else 0, last, "version fetched")
         stale = within(int(pairs["staleness"]), last - fetched, last - fetched, "staleness")
         row = (seconds, worker, step, float(pairs["loss"]), stale, fetched, float(pairs["weight_norm"]), version, False)
         self.updates.append(row)
-        if alone:
+        if single:
             self._fetched[worker] = version
             self.gradients.append(row)
-        elif self.gradients:  # it was the last one that led to the update
+        elif self.gradients:  # the last gradient triggered the update
             self.gradients[-1] = (*self.gradients[-1][:-2], version, self.gradients[-1][-1])
             self._fetched[self.gradients[-1][1]] = version
 
     def lose(self, seconds: float, pairs: dict[str, str]) -> str:
-        """A worker that died; returns the loss in words."""
+        """Add a worker that died; returns a description."""
         worker, how = self._worker(pairs), pairs["how"]
         self.losses.append(LostWorker(seconds, worker, len(self.gradients), how))
         return f"Worker_{worker} was lost ({how})"
 
     def _worker(self, pairs: dict[str, str]) -> int:
         worker = int(pairs["worker"].removeprefix("Worker_"))
-        _demand(worker in self._batches, f"Worker_{worker} of {len(self._batches)}")
+        _demand(worker in self._batches, f"Worker_{worker} in a run of {len(self._batches)} workers")
         _demand(all(worker != loss.worker for loss in self.losses), f"Worker_{worker} was lost before")
         return worker
 

@@ -1,4 +1,4 @@
-"""What a log holds, as arrays: one record of a run, whoever wrote it."""
+"""The content of a log as arrays, whether of this suite or of the published study."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ from training.plan import save_points
 class Events:
     """The gradients or the updates of a log, one column per quantity, in the order of the log.
 
-    seconds since the start; worker 1…N (0 for an update that gathered the gradients of several); step: the worker's
-    mini-batches so far (of such an update: its number); fetched: the version it was computed on; staleness in updates;
-    version: of the model after it; dropped: whether the gradient was never applied.
+    seconds: since the start; worker: 1…N (0 for an update with the gradients of several workers);
+    step: the worker's mini-batch, counted from 1 (for such an update: its number);
+    fetched: the version that the gradient was computed on; staleness: in updates; version: of the model afterwards;
+    dropped: whether the gradient was never applied.
     """
 
     seconds: np.ndarray
@@ -34,7 +35,7 @@ class Events:
 
     @classmethod
     def from_rows(cls, rows: list[tuple]) -> "Events":
-        """Columns from rows in the order of the fields."""
+        """Build the columns from rows whose values are in the order of the fields."""
         columns = list(zip(*rows, strict=True)) or [()] * len(cls.TYPES)
         return cls(*(np.array(column, dtype=kind) for column, kind in zip(columns, cls.TYPES, strict=True)))
 
@@ -42,7 +43,7 @@ class Events:
         return len(self.seconds)
 
     def where(self, chosen: np.ndarray) -> "Events":
-        """The events (n,) that a boolean array (N,) chooses."""
+        """The events (n,) selected by a boolean array (N,)."""
         return Events(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
 
     def of_worker(self, worker: int) -> "Events":
@@ -52,7 +53,7 @@ class Events:
 
 @dataclass(frozen=True)
 class Validation:
-    """Loss and accuracy (percent) at the end of one epoch."""
+    """Loss and accuracy (percent) after one epoch."""
 
     seconds: float
     epoch: int
@@ -64,7 +65,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class LostWorker:
-    """A worker that died: when, after how many gradients of all workers, and how."""
+    """A worker that died: when, after how many gradients of all workers, and why."""
 
     seconds: float
     worker: int
@@ -74,10 +75,10 @@ class LostWorker:
 
 @dataclass(frozen=True)
 class RunLog:
-    """One log as it was read.
+    """The content of one log.
 
     header: None for a log of the published study; clock: wall, virtual or replay; gradients: all that were pushed;
-    seconds: from the start to the end of training; result: None if the run was cut short without an error message.
+    seconds: from the start to the end of training; result: None if the log ends before its result.
     """
 
     path: Path
@@ -94,12 +95,12 @@ class RunLog:
 
     @property
     def seed(self) -> int | None:
-        """The run's seed; None where the log does not tell."""
+        """The run's seed; None if the log does not contain it."""
         return (self.header or {}).get("seed")
 
     @property
     def status(self) -> str | None:
-        """ "complete" or "partial"; None if the run was cut short."""
+        """ "complete" or "partial"; None if the log has no result."""
         return None if self.result is None else self.result["status"]
 
     @property
@@ -109,12 +110,12 @@ class RunLog:
 
     @property
     def dropped(self) -> int:
-        """How many gradients were never applied."""
+        """The number of gradients that were never applied."""
         return int(self.gradients.dropped.sum())
 
     @property
     def saved_versions(self) -> np.ndarray:
-        """The version (n,) of each saved row of weights, of a complete run of this suite."""
+        """The version (n,) of each saved row of weights; only for complete runs of this suite."""
         if self.header["updates"] is not None:
             positions = save_points(self.config, self.header["updates"])
             return np.array([position for position in positions if position <= len(self.updates)], dtype=int)

@@ -1,14 +1,14 @@
-"""Writes what a run leaves behind: its log, its saved weights and its model.
+"""Write the files of a run: its log, saved weights and model.
 
-A log opens with one line of JSON (configuration, seed, versions, machine), has a line for each update, gradient,
-validation, warning and lost worker, and closes with a line of JSON, the result. Lines in between hold a time since the
-start of training and then pairs of a key and a value, two spaces apart:
+A log starts with one line of JSON (configuration, seed, versions, machine), has one line per update, gradient,
+validation, warning and lost worker, and ends with the result, whose value is JSON. Each line after the first contains
+the time since the start of training, followed by key-value pairs separated by two spaces:
 
     12.345678 s  update 17/5628  Worker_2  batch 9/938  epoch 1/6  loss 2.29  staleness 1  fetched 15  weight_norm 8.9
 
-A gradient that is not applied at once has a line of its own, which says whether it was buffered for a later update or
-dropped. While a run goes on, its files carry `_partial` and the process number in their names; they are renamed when
-whole.
+A gradient that is not applied immediately has its own line, which states whether it was buffered for a later update or
+dropped. During a run, the names of its files contain `_partial` and the process id; they are renamed when the run is
+complete.
 """
 
 import errno
@@ -35,12 +35,12 @@ from training.names import ARTIFACTS, run_name
 from training.plan import Plan
 from training.protocol import Push, Update
 
-FORMAT = 2  # 1 had no line for a dropped gradient or a lost worker; read as well
+FORMAT = 2  # format 1, which can still be read, had no lines for dropped gradients or lost workers
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 def revision() -> str:
-    """The git revision of the code, with a + if it was changed since; "unknown" outside a checkout."""
+    """The git revision of the code, with a + if files were modified; "unknown" outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(REPOSITORY), *arguments]
@@ -53,7 +53,7 @@ def revision() -> str:
 
 
 def header(plan: Plan, clock: str) -> dict[str, Any]:
-    """Everything that is known of a run before its first update."""
+    """The header of the log: everything known about a run before its first update."""
     return {
         "format": FORMAT,
         "name": run_name(plan.config),
@@ -81,9 +81,9 @@ def header(plan: Plan, clock: str) -> dict[str, Any]:
 
 
 class Record:
-    """Writes the files of one run. Use it as a context; a run that does not `finish` stays behind as a partial one.
+    """Writes the files of one run. A context manager; without a call of `finish`, the files keep their partial names.
 
-    Raises OSError, which names the file, where something cannot be written, UsageError for a folder that is a file.
+    Raises an OSError that names the file if it cannot be written, and UsageError if the folder is a file.
     """
 
     def __init__(self, plan: Plan, clock: str) -> None:
@@ -91,7 +91,7 @@ class Record:
         self.folder = make_folder(Path(plan.config.subfolder))
         self.base = run_name(plan.config)
         for path in map(self.path, ARTIFACTS):
-            if path.is_dir():  # renaming would fail, when all the work is done
+            if path.is_dir():  # otherwise renaming would fail at the end of the run
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         path = self._partial("log")
         with removed_on_error(path):
@@ -105,7 +105,7 @@ class Record:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with suppress(OSError):  # of what could not be written before
+        with suppress(OSError):  # from data that could not be written before
             self._close()
         if self._weights is not None and self._rows == 0:
             self._partial("weights").unlink()
@@ -137,13 +137,13 @@ class Record:
         )
 
     def gradient(self, seconds: float, push: Push, version: int, fate: str) -> None:
-        """A gradient that came in at `version` and was not applied at once; fate: "buffered" or "dropped"."""
+        """Log a gradient that arrived at `version` and was not applied immediately; fate: "buffered" or "dropped"."""
         stale = version - push.version
         self._line(seconds, f"gradient {push.step}", *self._whose(push), f"staleness {stale}",
                    f"fetched {push.version}", f"fate {fate}")  # fmt: skip
 
     def update(self, seconds: float, update: Update, push: Push | None) -> None:
-        """An update of the global model; push: the gradient that it consists of, unless `gradient` told of it."""
+        """Log an update of the global model; push: its only gradient, unless `gradient` has already logged it."""
         about = (f"gradients {len(update.pushes)}", f"loss {update.loss}") if push is None else self._whose(push)
         planned = "" if self.plan.updates is None else f"/{self.plan.updates}"
         self._line(
@@ -156,16 +156,16 @@ class Record:
         )
 
     def loss(self, seconds: float, worker: int, how: str) -> None:
-        """A worker that was lost."""
+        """Log a worker that was lost."""
         self._line(seconds, "lost", f"Worker_{worker}", f"how {how}")
 
     def validation(self, seconds: float, epoch: int, train: Score, validation: Score) -> None:
-        """Loss and accuracy at the end of an epoch."""
+        """Log loss and accuracy after an epoch."""
         self._line(seconds, f"validation {epoch}/{self.plan.config.epochs}", *train.fields("train"),
                    *validation.fields("val"))  # fmt: skip
 
     def warning(self, seconds: float, text: str) -> None:
-        """Something that a reader of the run must know."""
+        """Log a warning."""
         self._line(seconds, f"warning {text}")
 
     def save_weights(self, state: Tensor) -> None:
@@ -176,14 +176,14 @@ class Record:
             if self._rows == 0:
                 self._write_weights_header(len(state))
             self._weights.write(state.numpy().astype(np.float32, copy=False).tobytes())
-            self._weights.flush()  # a row counts once it is there
+            self._weights.flush()  # write the row before the header counts it
             self._rows += 1
             self._write_weights_header(len(state))
         if self._rows == 1:
             self._written.append("weights")
 
     def _write_weights_header(self, columns: int) -> None:
-        # numpy pads the header so that the number of rows can grow in place.
+        # numpy pads the header, so the number of rows can be updated in place.
         self._weights.seek(0)
         np.lib.format.write_array_header_1_0(
             self._weights, {"descr": "<f4", "fortran_order": False, "shape": (self._rows, columns)}
@@ -193,7 +193,7 @@ class Record:
 
     def save_model(self, state: dict[str, Tensor]) -> None:
         """Write the model's state dict."""
-        content = io.BytesIO()  # torch.save has an error of its own for a full disk
+        content = io.BytesIO()  # torch.save raises its own error for a full disk
         torch.save(state, content)
         path = self._partial("model")
         with removed_on_error(path):
@@ -201,7 +201,7 @@ class Record:
         self._written.append("model")
 
     def finish(self, seconds: float, result: dict[str, Any]) -> list[Path]:
-        """Close the log with the result of a complete run and give all files their final names, the log last."""
+        """Write the result of a complete run to the log and give all files their final names, the log last."""
         self._close_log(seconds, {"status": "complete", **result})
         self._close()
         for kind in reversed(self._written):
@@ -209,8 +209,8 @@ class Record:
         return [self.path(kind) for kind in self._written]
 
     def abandon(self, seconds: float, reason: str, result: dict[str, Any]) -> list[Path]:
-        """Close the log of a run that ends early; its files keep their partial names."""
-        if not self._log.closed:  # as it is where only the new names could not be given
+        """Write the result of a run that ended early to the log; its files keep their partial names."""
+        if not self._log.closed:  # it is closed if only the renaming failed
             self._close_log(seconds, {"status": "partial", "reason": reason, **result})
         return [path for path in map(self._partial, self._written) if path.exists()]
 

@@ -1,8 +1,8 @@
-"""PyTorch RPC as a star: each worker is connected to the server, and to nobody else.
+"""PyTorch RPC as a star: each worker is connected only to the server.
 
-A group of fixed size, as `rpc.init_rpc` makes it, connects everybody to everybody, and waits forever if one
-dies on the way. Here each process joins alone, a worker as soon as the server is there, so that forty
-start in the time of one, and those who live never wait for the dead.
+A group of fixed size, as created by `rpc.init_rpc`, connects all processes to each other and hangs if one of them dies
+during start-up. Here each process joins on its own as soon as the server is running: forty workers start in the time
+of one, and no process waits for one that has died.
 """
 
 import array
@@ -22,14 +22,14 @@ import torch.distributed.rpc as rpc
 from interface.errors import DataError
 
 SERVER = "server"
-ADDRESS = f"addrs/{SERVER}"  # where an agent keeps it in its store
-TIMEOUT_SECONDS = 20 * 24 * 3600  # of any call; torch counts it in 31 bits of milliseconds
-MEETING_SECONDS = 1800  # how long machines wait for one another before training starts
-BEATS = 4  # heartbeats in the time after which silence counts as a loss
+ADDRESS = f"addrs/{SERVER}"  # the key of the server's address in an agent's store
+TIMEOUT_SECONDS = 20 * 24 * 3600  # for all calls; torch stores milliseconds in 31 bits
+RENDEZVOUS_SECONDS = 1800  # how long machines wait for each other before training starts
+BEATS = 4  # heartbeats per `peer_timeout`
 SIOCGIFADDR = 0x8915  # linux/sockios.h
 
-# Held as long as this process takes part: of the server, it is what workers on other machines connect to.
-_meeting: distributed.Store | None = None
+# Kept alive until this process leaves: workers on other machines connect to the server's store.
+_store: distributed.Store | None = None
 
 
 def _make_agent(
@@ -39,9 +39,9 @@ def _make_agent(
     world_size: int | None,
     rpc_backend_options: rpc.TensorPipeRpcBackendOptions,
 ) -> rpc.TensorPipeAgent:
-    global _meeting
-    _meeting = store
-    # An agent looks for everyone whose name is in its store: so each has one of its own, and shares an address alone.
+    global _store
+    _store = store
+    # An agent connects to all names in its store, so each has its own, and only the server's address is shared.
     names = distributed.HashStore()
     agent = rpc.TensorPipeAgent(names, name, rank, None, rpc_backend_options, {}, [])
     rpc.api._init_rpc_states(agent)
@@ -57,7 +57,7 @@ STAR = rpc.backend_registry.register_backend("STAR", rpc.TensorPipeRpcBackendOpt
 
 
 def meet(name: str, rank: int, rendezvous: str, threads: int) -> None:
-    """Join the star at `rendezvous` (a URL of torch's), to take calls on some threads.
+    """Join the star at `rendezvous` (a torch init_method URL); threads: for incoming calls.
 
     Raises DataError if the rendezvous fails.
     """
@@ -65,25 +65,25 @@ def meet(name: str, rank: int, rendezvous: str, threads: int) -> None:
         num_worker_threads=threads,
         init_method=rendezvous,
         rpc_timeout=TIMEOUT_SECONDS,
-        # With more processes than cores, polling shared memory takes the time of those who compute.
+        # With more processes than cores, polling shared memory takes CPU time from the workers.
         _transports=["uv"],
         _channels=["basic"],
     )
     try:
         rpc.init_rpc(name, backend=STAR, rank=rank, rpc_backend_options=options)
-    except RuntimeError as error:  # torch's error for whatever a network may do
+    except RuntimeError as error:  # torch's error for all network failures
         raise DataError(f"rendezvous at {rendezvous} failed: {_first_line(error)}") from error
 
 
 def leave() -> None:
-    """End this process's part in the star; calls of its own that wait for an answer fail."""
-    global _meeting
+    """Leave the star; pending calls of this process fail."""
+    global _store
     rpc.shutdown(graceful=False)
-    _meeting = None
+    _store = None
 
 
 def ask(function: Callable[..., Any], *arguments: object) -> Any:
-    """Call a function of the server's and wait. Raises DataError if the server is lost."""
+    """Call a function on the server and wait for the result. Raises DataError if the server is lost."""
     try:
         return rpc.rpc_sync(SERVER, function, args=arguments)
     except RuntimeError as error:  # torch's error for a broken connection
@@ -91,10 +91,10 @@ def ask(function: Callable[..., Any], *arguments: object) -> Any:
 
 
 class DistantServer:
-    """The server on another machine, which may vanish without closing its connection: each end times the other.
+    """The server on another machine, which may vanish without closing its connection: both ends use a timeout.
 
-    heartbeat: a function of the server's that takes this worker's number; called BEATS times in
-    `peer_timeout` seconds, until `leave`.
+    heartbeat: a server function that takes this worker's number; called BEATS times per `peer_timeout` seconds,
+    until `leave`.
     """
 
     def __init__(self, number: int, heartbeat: Callable[[int], None], peer_timeout: float) -> None:
@@ -104,7 +104,7 @@ class DistantServer:
         beat.start()
 
     def ask(self, function: Callable[..., Any], *arguments: object) -> Any:
-        """As the function `ask`; raises DataError as well if the server falls silent meanwhile."""
+        """Like the function `ask`, but also raises DataError if the server stops answering heartbeats."""
         rpc.rpc_async(SERVER, function, args=arguments).then(self._answers.put)
         answer = self._answers.get()
         try:
@@ -113,7 +113,7 @@ class DistantServer:
             raise DataError(f"the server was lost ({_first_line(error)})") from error
 
     def leave(self) -> None:
-        """Send no more heartbeats."""
+        """Stop sending heartbeats."""
         self._over.set()
 
     def _beat(self, number: int, heartbeat: Callable[[int], None], peer_timeout: float) -> None:
@@ -127,13 +127,13 @@ class DistantServer:
 
 
 def use_interface_towards(address: str) -> None:
-    """Take RPC's calls on the network interface that leads to `address`, unless the environment names another.
+    """Have RPC listen on the network interface that routes to `address`, unless the environment names another one.
 
-    Without it, torch would take the address that this machine's host name happens to have.
+    By default, torch would use the address to which this machine's host name happens to resolve.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((address, 9))  # sends nothing: it looks up the route
+            probe.connect((address, 9))  # sends nothing: UDP only looks up the route
         except OSError as error:
             raise DataError(f"--master_addr {address}: no route to host ({error.strerror})") from error
         own_address = probe.getsockname()[0]
@@ -146,14 +146,14 @@ def _address_of(interface: str, any_socket: socket.socket) -> str | None:
     request = array.array("b", struct.pack("256s", interface.encode()))
     try:
         fcntl.ioctl(any_socket, SIOCGIFADDR, request)
-    except OSError:  # it has none
+    except OSError:  # the interface has no address
         return None
     return socket.inet_ntoa(request.tobytes()[20:24])
 
 
 def wait_for_server(address: str, port: int) -> None:
-    """Return once somebody listens there. Raises DataError if nobody does for MEETING_SECONDS."""
-    deadline = time.monotonic() + MEETING_SECONDS
+    """Wait until the server listens there. Raises DataError if it does not within RENDEZVOUS_SECONDS."""
+    deadline = time.monotonic() + RENDEZVOUS_SECONDS
     while True:
         try:
             socket.create_connection((address, port), timeout=5).close()

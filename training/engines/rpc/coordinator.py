@@ -1,4 +1,4 @@
-"""The server's end of the wire: lets workers in, takes one push at a time, and answers those who are released."""
+"""The server side of RPC: admits workers, takes one push at a time, and replies to the released workers."""
 
 import os
 import threading
@@ -20,25 +20,25 @@ from training.protocol import Push, Snapshot
 
 @dataclass(frozen=True)
 class Refusal:
-    """The server's answer to a worker that it will not have."""
+    """The server's answer to a worker that may not take part, or no longer."""
 
     reason: str
 
 
-Answer = Snapshot | Refusal | None  # None: there is nothing more to do
+Answer = Snapshot | Refusal | None  # None: no mini-batches left
 
 
 def shared_settings(plan: Plan) -> dict[str, object]:
-    """What all processes of a run must agree on."""
+    """The settings that must be the same in all processes of a run."""
     settings = {f"--{name}": getattr(plan.config, name) for name, row in ROWS.items() if not row.local}
     return settings | {"--seed": plan.seed, "data of fingerprint": plan.fingerprint}
 
 
 class Coordinator:
-    """Training starts once every worker that lives has joined; all futures are answers to a worker.
+    """Starts training once all surviving workers have joined, and answers their calls with futures.
 
-    done: becomes readable when the run is over, well or not; `error` tells why not.
-    heard: worker → the time of its last heartbeat, by `time.monotonic`.
+    done: file descriptor that becomes readable when the run has ended; error: why it failed, if it did.
+    heard: worker → time of its last heartbeat, from `time.monotonic`.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Coordinator:
         self.error: BaseException | None = None
         self.done = os.eventfd(0)
         self.heard: dict[int, float] = {}
-        self.awaited = set(plan.steps)  # who has not joined yet
+        self.awaited = set(plan.steps)  # workers that have not joined yet
         self._training = set(plan.steps)
-        self._here: set[int] = set()  # who came, and did not say goodbye
+        self._here: set[int] = set()  # workers that have joined and not said goodbye
         self._goodbyes = threading.Condition()
         self._replies: dict[int, torch.futures.Future[Answer]] = {}
         self._start = time.perf_counter()
@@ -67,7 +67,7 @@ class Coordinator:
         return time.perf_counter() - self._start
 
     def join(self, worker: int, settings: dict[str, object]) -> torch.futures.Future[Answer]:
-        """Let a worker in; the future is the model to start from. A worker of another run aborts this one."""
+        """Admit a worker; the future resolves to its first model. A worker with other settings aborts the run."""
         reply = torch.futures.Future()
         self._here.add(worker)
         with self._lock:
@@ -93,24 +93,24 @@ class Coordinator:
             self.dispatcher.start()
 
     def heartbeat(self, worker: int) -> None:
-        """A worker is alive."""
+        """Record a sign of life from a worker."""
         self.heard[worker] = time.monotonic()
 
     def exchange(self, push: Push) -> torch.futures.Future[Answer]:
-        """Take one gradient; the future is the model to go on with, or None after the worker's last gradient."""
+        """Take one gradient; the future resolves to the next model, or None after the worker's last gradient."""
         self.heartbeat(push.worker)
         reply = torch.futures.Future()
         with self._lock:
             if self._closed or push.worker not in self._training:
                 reply.set_result(
-                    self._abort_reason() if self._closed else Refusal("the run goes on without this worker")
+                    self._abort_reason() if self._closed else Refusal("the run continues without this worker")
                 )
                 return reply
             self._replies[push.worker] = reply
             try:
                 self.dispatcher.push(self._seconds, self.mailboxes[push.worker].open_push(push))
-            except BaseException as error:  # of the observer's: a full disk, say
-                self._fail(error)  # those who wait for an answer learn it from `close`
+            except BaseException as error:  # from the observer, such as a full disk
+                self._fail(error)  # `close` reports it to the waiting workers
         return reply
 
     def _send_model(self, worker: int, snapshot: Snapshot) -> None:
@@ -130,12 +130,12 @@ class Coordinator:
         os.eventfd_write(self.done, 1)
 
     def warn(self, text: str) -> None:
-        """Tell the user and the log."""
+        """Print a warning and write it to the log."""
         with self._lock:
             self.observer.warn(self._seconds, text)
 
     def lose(self, worker: int, how: str) -> None:
-        """A worker is gone. Raises WorkerLostError if the run needs it, StalledError if everybody waits for it."""
+        """Handle the loss of a worker. Raises WorkerLostError if the run needs it, StalledError if all others wait."""
         with self._lock:
             if worker not in self._training:
                 return
@@ -148,26 +148,26 @@ class Coordinator:
                 self._start_when_all_are_there()
 
     def silent(self, seconds: float) -> list[int]:
-        """The workers in training whose last heartbeat is longer ago than that."""
-        with self._lock:  # after those whose push waits for its turn
+        """The workers in training whose last heartbeat is older than this."""
+        with self._lock:  # behind any pushes that are waiting for the lock
             now = time.monotonic()
             return [worker for worker, heard in self.heard.items()
                     if worker in self._training and now - heard > seconds]  # fmt: skip
 
     def say_goodbye(self, worker: int) -> None:
-        """A worker knows that there is nothing more to do, or never will."""
+        """A worker has received its last answer, or is lost."""
         with self._goodbyes:
             self._here.discard(worker)
             self._goodbyes.notify()
 
     def wait_for_goodbyes(self, seconds: float) -> None:
-        """Return when all workers that came have said goodbye, or after some seconds."""
+        """Wait until all workers that joined have said goodbye, or until the timeout."""
         with self._goodbyes:
             self._goodbyes.wait_for(lambda: not self._here, seconds)
 
     def close(self) -> None:
-        """Let nothing more in; afterwards the model changes no more. Who still waits learns why."""
-        with self._lock:  # not held beyond: a push that waited for it would keep RPC from shutting down
+        """Accept no more calls, so that the model no longer changes, and answer waiting workers with the reason."""
+        with self._lock:  # released afterwards: a push waiting for it would keep RPC from shutting down
             self._closed = True
             for reply in self._replies.values():
                 reply.set_result(self._abort_reason())

@@ -1,9 +1,9 @@
 """The wall clock: one process per rank over PyTorch RPC.
 
-Of a local run, the launching process is the parameter server, rank 0. It forks the workers before it does
-any threaded tensor work, so that they share its code and its data without a copy; they meet over a temporary
-file, talk over the loopback interface alone, and leave the tensors of their messages in shared memory. With
---rank, each process is started by hand, on any machine, and all meet at the master's address.
+In a local run, the launching process is the parameter server, rank 0. It forks the workers before any multi-threaded
+tensor work, so that they share its code and data without a copy. They rendezvous through a temporary file, communicate
+only over the loopback interface, and pass tensors through shared memory. With --rank, each process is started
+separately, on any machine, and all rendezvous at the master address.
 """
 
 import multiprocessing
@@ -26,7 +26,7 @@ from interface.errors import DataError
 from interface.processes import available_cores, detach_from_terminal
 from training.algorithms import Algorithm
 from training.engines.rpc.agents import (
-    MEETING_SECONDS,
+    RENDEZVOUS_SECONDS,
     SERVER,
     DistantServer,
     ask,
@@ -41,12 +41,12 @@ from training.observer import Observer
 from training.plan import Plan
 from training.protocol import Push, Snapshot
 
-SERVER_THREADS = 4  # that take pushes of a local run; they only wait for one another
-WATCH_SECONDS = 1  # between two looks at the workers
-EXIT_SECONDS = 10  # how long a process may take to end once the run is over
+SERVER_THREADS = 4  # for the pushes in a local run; more would only wait for each other
+WATCH_SECONDS = 1  # between checks of the workers
+EXIT_SECONDS = 10  # how long a process may take to exit after the run
 
 
-# The object that remote calls reach: RPC addresses functions of a module, not objects.
+# The target of remote calls: RPC can only call module-level functions.
 _coordinator: Coordinator
 
 
@@ -77,9 +77,9 @@ def _say_goodbye(worker: int) -> None:
 
 
 def train(plan: Plan, samples: Samples, algorithm: Algorithm, observer: Observer) -> None:
-    """Train to the end, as the server; of a local run, start and end the workers as well.
+    """Train to the end as the server; in a local run, also start and stop the workers.
 
-    Raises WorkerLostError, with the name of the worker, or StalledError if the run cannot be completed.
+    Raises WorkerLostError, which names the worker, or StalledError if the run cannot be completed.
     """
     if plan.config.rank is not None:
         _train_with_distant_workers(Coordinator(plan, algorithm, observer, dict.fromkeys(plan.steps, OnTheWire())))
@@ -138,7 +138,7 @@ def _train_with_own_workers(coordinator: Coordinator, rendezvous: str, workers: 
             raise coordinator.error
         coordinator.dispatcher.check_complete()
         wait_until = time.monotonic() + EXIT_SECONDS
-        for process in workers.values():  # they still have to hear that there is nothing left to do
+        for process in workers.values():  # they still have to receive their last answer
             process.join(max(0.0, wait_until - time.monotonic()))
     finally:
         coordinator.close()
@@ -152,7 +152,7 @@ def _how(process: BaseProcess) -> str:
 
 
 def _is_stopped(process: BaseProcess) -> bool:
-    with suppress(OSError):  # it may just have ended
+    with suppress(OSError):  # it may have ended just now
         return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     return False
 
@@ -162,9 +162,9 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
     _coordinator = coordinator
     plan = coordinator.plan
     print(f"Waiting for {plan.config.workers} workers at {_master(plan)}", flush=True)
-    deadline = time.monotonic() + MEETING_SECONDS
+    deadline = time.monotonic() + RENDEZVOUS_SECONDS
     use_interface_towards(plan.config.master_addr)
-    # A thread for each worker's push, and one that always hears signs of life.
+    # One thread per worker for pushes, and one that is always free for heartbeats.
     meet(SERVER, 0, _master(plan), len(plan.steps) + 1)
     try:
         while coordinator.done not in wait_for_any(
@@ -174,7 +174,7 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
                 coordinator.lose(worker, f"silent for {plan.config.peer_timeout:g} s")
             if coordinator.awaited and time.monotonic() > deadline:
                 for worker in sorted(coordinator.awaited):
-                    coordinator.lose(worker, f"did not join within {MEETING_SECONDS} s")
+                    coordinator.lose(worker, f"did not join within {RENDEZVOUS_SECONDS} s")
         if coordinator.error is not None:
             raise coordinator.error
         coordinator.dispatcher.check_complete()
@@ -183,7 +183,7 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
         raise
     finally:
         coordinator.close()
-        coordinator.wait_for_goodbyes(plan.config.peer_timeout)  # their answers are on their way
+        coordinator.wait_for_goodbyes(plan.config.peer_timeout)  # their last answers are still on the way
         leave()
         torch.set_num_threads(available_cores())
 
@@ -194,23 +194,23 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
 
 
 def _worker_main(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: Mailbox, parent: int) -> None:
-    """What a worker's process does that the server forked."""
+    """The main function of a worker process forked by the server."""
     detach_from_terminal(parent)
-    with suppress(OSError):  # where it is not allowed, an exchange takes longer
-        # Those who compute all the time leave the cores to the short turns of the server.
+    with suppress(OSError):  # if it is not allowed, exchanges take longer
+        # Batch scheduling: workers, which compute all the time, yield to the short bursts of the server.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     meet(f"Worker_{number}", number, rendezvous, threads=1)
     try:
         _raise_if_refused(_work(plan, samples, number, mailbox, ask))
-    except DataError:  # the server says why the run ended, or is gone
+    except DataError:  # the server reports why the run ended, or is gone
         sys.exit(1)
     leave()
 
 
 def work(plan: Plan, samples: Samples) -> None:
-    """Be the one worker that --rank names, for a server on some machine.
+    """Run the worker given by --rank, for a server on any machine.
 
-    Raises DataError if the server is lost, or will not have this worker.
+    Raises DataError if the server is lost or refuses this worker.
     """
     number, address, port = plan.config.rank, plan.config.master_addr, plan.config.master_port
     print(f"Waiting for the server at {_master(plan)}", flush=True)
@@ -220,7 +220,7 @@ def work(plan: Plan, samples: Samples) -> None:
     server = DistantServer(number, _heartbeat, plan.config.peer_timeout)
     try:
         refusal = _work(plan, samples, number, OnTheWire(), server.ask)
-        with suppress(DataError):  # the server may be quicker
+        with suppress(DataError):  # the server may already have left
             server.ask(_say_goodbye, number)
     finally:
         server.leave()

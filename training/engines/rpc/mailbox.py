@@ -1,4 +1,4 @@
-"""How tensors get from one process to another: on the wire with their message, or through shared memory."""
+"""Transfer of tensors between processes: inside RPC messages, or through shared memory."""
 
 import mmap
 from dataclasses import replace
@@ -12,34 +12,34 @@ NOTHING = torch.zeros(0)
 
 
 class OnTheWire:
-    """Between machines: messages carry their tensors."""
+    """Between machines: messages contain their tensors."""
 
     def post_push(self, push: Push) -> Push:
-        """What the worker sends."""
+        """Convert a push to the message that the worker sends."""
         return push
 
     def open_push(self, push: Push) -> Push:
-        """What the server makes of it."""
+        """Convert a received message back to a push, on the server."""
         return push
 
     def post_snapshot(self, snapshot: Snapshot) -> Snapshot:
-        """What the server answers."""
+        """Convert a snapshot to the message that the server sends."""
         return snapshot
 
     def open_snapshot(self, snapshot: Snapshot) -> Snapshot:
-        """What the worker makes of it."""
+        """Convert a received message back to a snapshot, on the worker."""
         return snapshot
 
 
 class Mailbox(OnTheWire):
-    """Between the server and one worker that it forks: messages travel without tensors, which lie in shared memory.
+    """Between the server and one forked worker: tensors are passed in shared memory, not in the messages.
 
-    Whoever sent waits for the answer, so each half has one writer and one reader at a time. The memory is
-    anonymous: it needs no file, has no limit of its own (as Docker's /dev/shm has), and ends with its processes.
+    A worker waits for the answer to each push, so each half has one writer and one reader at a time. The memory is
+    anonymous: it needs no file, has no size limit (unlike Docker's /dev/shm), and is freed with its processes.
     """
 
     def __init__(self, parameters: Tensor, buffers: Tensor, keeps_gradients: bool) -> None:
-        """keeps_gradients: whether the server holds on to a gradient after it has answered the worker."""
+        """keeps_gradients: whether the server still needs a gradient after it has answered the worker."""
         sizes = [len(parameters), len(buffers)] * 2
         memory = mmap.mmap(-1, max(1, sum(sizes)) * parameters.element_size())
         everything = torch.frombuffer(memory, dtype=parameters.dtype, count=sum(sizes))
@@ -52,7 +52,7 @@ class Mailbox(OnTheWire):
         return replace(push, gradient=NOTHING, buffers=NOTHING)
 
     def open_push(self, push: Push) -> Push:
-        # Once it is answered, the worker writes its next gradient in the same place.
+        # After the answer, the worker overwrites this memory with its next gradient.
         gradient = self._gradient.clone() if self._keeps_gradients else self._gradient
         return replace(push, gradient=gradient, buffers=self._own_buffers.clone())
 
