@@ -94,6 +94,11 @@ PARTITIONS = {
         "like --split_labels, but each worker keeps all samples of its labels", "_labels_unscaled", "v",
         "common:split_labels_unscaled", by_label=True, modes=("async",),
     ),
+    "split_dirichlet": PartitionRow(
+        "labels skewed among workers", "label skew",
+        "label skew: how the workers share each label is drawn from a Dirichlet distribution with this α "
+        "(Hsu et al., arXiv 1909.06335)", "_dirichlet", "D", "common:split_dirichlet",
+    ),
 }  # fmt: skip
 
 

@@ -434,8 +434,40 @@ def split_labels(indices: Tensor, labels: Tensor, workers: int, generator: torch
     return [shard[torch.randperm(len(shard), generator=generator)[:size]].sort().values for shard in shards]
 
 
-def partition_samples(
-    partition: str, indices: Tensor, labels: Tensor, workers: int, generator: torch.Generator
+def split_dirichlet(
+    indices: Tensor, labels: Tensor, workers: int, generator: torch.Generator, alpha: float, least: int
 ) -> list[Tensor]:
-    """The sample indices (n,) of each worker under one of PARTITIONS; labels (N,): of the whole data set."""
-    return implementation(PARTITIONS, partition)(indices, labels, workers, generator)
+    """Label skew: how the samples of each label are shared is drawn from Dir(α, …, α) over the workers.
+
+    Disjoint and complete (Hsu et al., arXiv 1909.06335, with the roles of workers and labels as in Li et al.,
+    arXiv 2102.02079, section 4.1). Workers left with fewer than `least` samples get random ones of the largest shard.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    random = np.random.default_rng(seed)
+    parts: list[list[Tensor]] = [[] for _ in range(workers)]
+    for label in labels[indices].unique():
+        own = indices[labels[indices] == label]
+        own = own[torch.randperm(len(own), generator=generator)]
+        shares = random.dirichlet(np.full(workers, alpha))
+        ends = np.rint(np.cumsum(np.nan_to_num(shares, nan=1 / workers))[:-1] * len(own)).astype(int)
+        for part, samples in zip(parts, torch.tensor_split(own, ends.tolist()), strict=True):
+            part.append(samples)
+    shards = [torch.cat(part) for part in parts]
+    while min(map(len, shards)) < least:
+        poorest, richest = (choose(range(workers), key=lambda worker: len(shards[worker])) for choose in (min, max))
+        moved = min(least - len(shards[poorest]), len(shards[richest]) - least)
+        order = torch.randperm(len(shards[richest]), generator=generator)
+        given = shards[richest][order[:moved]]
+        shards[poorest] = torch.cat([shards[poorest], given])
+        shards[richest] = shards[richest][order[moved:]]
+    return [shard.sort().values for shard in shards]
+
+
+def partition_samples(
+    partition: str, indices: Tensor, labels: Tensor, workers: int, generator: torch.Generator, **parameters: float
+) -> list[Tensor]:
+    """Partition `indices` with one of PARTITIONS: the indices (n,) of each worker.
+
+    labels (N,): those of the whole data set; parameters: further arguments of the partition's function.
+    """
+    return implementation(PARTITIONS, partition)(indices, labels, workers, generator, **parameters)

@@ -5,7 +5,6 @@ python3 dist_async.py --dataset fashion_mnist --world_size 4 --split_dataset --l
 """
 
 import os
-from functools import partial
 
 from interface.command_line import run_script
 from training.config import RunConfig, announce, choose_seed, parse_flags
@@ -22,7 +21,6 @@ def main() -> None:
     import torch
 
     from common import build_model, load_dataset
-    from evaluation import evaluate
     from training.engines import replay, virtual
     from training.engines.rpc import launch
     from training.observer import Observer
@@ -36,7 +34,8 @@ def main() -> None:
     announce(f"Asynchronous SGD training of {config.workers} workers", config, seed)
 
     torch.set_num_threads(1)  # the server needs only one: leave the cores to the workers
-    samples = load_dataset(config.dataset, config.data_dir).train
+    dataset = load_dataset(config.dataset, config.data_dir)
+    samples = dataset.train
     plan = make_plan(config, seed, samples)
     plan = plan if log is None else replay.fit_plan(plan, log)
     if config.rank:  # a worker; only the server, rank 0, writes the record
@@ -46,7 +45,7 @@ def main() -> None:
     algorithm = plan.algorithm(model)
 
     clock = config.clock if log is None else "replay"
-    with Record(plan, clock) as record, Observer(plan, model, record, partial(evaluate, samples)) as observer:
+    with Record(plan, clock) as record, Observer(plan, model, record, dataset) as observer:
         if log is not None:
             replay.replay(plan, samples, log, algorithm, observer)
         elif config.clock == "virtual":

@@ -5,7 +5,6 @@ python3 dist_sync.py --dataset fashion_mnist --world_size 4 --split_dataset --lr
 """
 
 import os
-from functools import partial
 
 from interface.command_line import run_script
 from training.config import RunConfig, announce, choose_seed, parse_flags
@@ -21,7 +20,6 @@ def main() -> None:
     import torch
 
     from common import build_model, load_dataset
-    from evaluation import evaluate
     from training.engines import virtual
     from training.engines.rpc import launch
     from training.observer import Observer
@@ -32,7 +30,8 @@ def main() -> None:
     announce(f"Synchronous SGD training of {config.workers} workers", config, seed)
 
     torch.set_num_threads(1)  # the server needs only one: leave the cores to the workers
-    samples = load_dataset(config.dataset, config.data_dir).train
+    dataset = load_dataset(config.dataset, config.data_dir)
+    samples = dataset.train
     plan = make_plan(config, seed, samples)
     if config.rank:  # a worker; only the server, rank 0, writes the record
         launch.work(plan, samples)
@@ -41,7 +40,7 @@ def main() -> None:
     algorithm = plan.algorithm(model)
 
     engine = virtual if config.clock == "virtual" else launch
-    with Record(plan, config.clock) as record, Observer(plan, model, record, partial(evaluate, samples)) as observer:
+    with Record(plan, config.clock) as record, Observer(plan, model, record, dataset) as observer:
         engine.train(plan, samples, algorithm, observer)
         observer.finish()
 

@@ -6,7 +6,6 @@ python3 nonDistributed.py --dataset fashion_mnist --lr 0.005 --momentum 0.9 --ep
 
 import os
 import time
-from functools import partial
 
 from interface.command_line import run_script
 from training.config import RunConfig, announce, choose_seed, parse_flags
@@ -24,7 +23,6 @@ def main() -> None:
     import torch.nn.functional as F
 
     from common import build_model, load_dataset, make_generator
-    from evaluation import evaluate
     from training.observer import Observer
     from training.plan import make_plan
     from training.protocol import Outcome, Push, Update
@@ -34,7 +32,8 @@ def main() -> None:
     seed = choose_seed(config)
     announce("Non-distributed SGD training", config, seed)
 
-    samples = load_dataset(config.dataset, config.data_dir).train
+    dataset = load_dataset(config.dataset, config.data_dir)
+    samples = dataset.train
     plan = make_plan(config, seed, samples)
     torch.set_num_threads(plan.threads_per_gradient)
     model = build_model(config.dataset, config.network_name, seed)
@@ -42,7 +41,7 @@ def main() -> None:
     optimizer = plan.optimizer(model)
     batches = mini_batches(plan.shards[0], config.batch_size, make_generator(seed, "shuffle", worker=1))
 
-    with Record(plan, clock="wall") as record, Observer(plan, model, record, partial(evaluate, samples)) as observer:
+    with Record(plan, clock="wall") as record, Observer(plan, model, record, dataset) as observer:
         start = time.perf_counter()
         for step in range(plan.updates):
             images, labels = samples.batch(next(batches))
@@ -55,7 +54,8 @@ def main() -> None:
             push = Push(1, step + 1, step, loss.item(), model.gradients, model.buffers)
             weight_norm = torch.linalg.vector_norm(model.parameters).item()
             update = Update(step + 1, (push,), push.loss, weight_norm)
-            observer.push(time.perf_counter() - start, push, Outcome(update))
+            seconds = time.perf_counter() - start - observer.paused_seconds
+            observer.push(seconds, push, Outcome(update))
         observer.finish()
 
 

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,11 +19,38 @@ BUG = 70  # exit code for a bug in the suite: EX_SOFTWARE in sysexits.h
 ISSUES = "the project's issue tracker"
 
 
-class Interval:
-    """Numbers of one type between two bounds, in mathematical notation: ``"(0,1]"``.
+class ValueType(ABC):
+    """The values that a flag takes: a container of them that is also argparse's `type`.
 
-    Calling it with the text of a flag returns the number, so it can be passed to argparse as `type`.
+    what: the valid values in words; text: the same in brackets after a help text; metavar: as in argparse;
+    pattern: how a value reads in the name of a file.
     """
+
+    what: str
+    text: str
+    metavar: str
+    pattern: str
+
+    @abstractmethod
+    def __contains__(self, value: Any) -> bool: ...
+
+    @abstractmethod
+    def parse(self, text: str) -> Any:
+        """The value that a text stands for. Raises ValueError if there is none."""
+
+    def __call__(self, text: str) -> Any:
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not valid: give {self.what}") from error
+
+    def in_name(self, value: Any) -> str:
+        """A value as it stands in the name of a file; `parse` reads it."""
+        return str(value)
+
+
+class Interval(ValueType):
+    """Numbers of one type between two bounds, in mathematical notation: ``"(0,1]"``."""
 
     def __init__(self, kind: type, text: str) -> None:
         self.kind = kind
@@ -30,6 +58,8 @@ class Interval:
         low, high = text[1:-1].split(",")
         self.low, self.high = float(low), float(high)
         self.what = f"{'an integer' if kind is int else 'a number'} in {text}"
+        self.metavar = "N" if kind is int else "F"
+        self.pattern = r"\d+" if kind is int else r"[-+.\de]+"
 
     def __contains__(self, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, (int, self.kind)) or value != value:  # NaN
@@ -40,14 +70,28 @@ class Interval:
         below = value <= self.high if self.text[-1] == "]" else value < self.high
         return above and below
 
-    def __call__(self, text: str) -> Any:
-        try:
-            value = self.kind(text)
-        except ValueError:
-            value = None
+    def parse(self, text: str) -> Any:
+        value = self.kind(text)
         if value not in self:
-            raise argparse.ArgumentTypeError(f"{text!r} is not valid: give {self.what}")
+            raise ValueError(text)
         return value
+
+    def in_name(self, value: Any) -> str:
+        return repr(self.kind(value))
+
+
+class Joined(argparse.Action):
+    """Several values of a flag as one text, which its `type`, a ValueType, then parses; use it with nargs="+"."""
+
+    def __init__(self, *arguments: Any, joined: ValueType, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.joined = joined
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            setattr(namespace, self.dest, self.joined(" ".join(values)))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
 
 
 class ArgumentParser(argparse.ArgumentParser):

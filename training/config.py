@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, PARTITIONS, network_name, networks_for
-from interface.command_line import ArgumentParser, Interval
+from interface.command_line import ArgumentParser, Interval, Joined, ValueType
 from interface.errors import UsageError
 from training.algorithms import ALGORITHMS, Algorithm
 from training.flags import DISTRIBUTED, MODES, Flag, Needs, Scope, Title, flag, row_of
-from training.timing import DELAY_TYPES
+from training.stopping import STOPPING_RULES
+from training.timing import DELAY_TYPES, ComputeTimeText, WorkerSpeedsText, listed_speeds
 
 LEARNING_RATE_SCHEDULES = {"exponential": "×0.9 per epoch", "cosine_annealing": "cosine to 0"}
 DELAY_INTENSITIES = {"small": 10.0, "medium": 20.0, "long": 30.0}  # mean delay, ms
@@ -115,6 +116,30 @@ class WorkerFlags:
         phrase=lambda config: PARTITIONS[config.partition].title if config.workers > 1 else "",
         off=PARTITIONS["none"].title, title=Title.ALWAYS,
     )  # fmt: skip
+    split_dirichlet: float | None = flag(
+        None, PARTITIONS["split_dirichlet"].help, Interval(float, "(0,inf)"), modes=DISTRIBUTED, suffix="alpha",
+        label="α", phrase="α {:g}", argparse={"metavar": "ALPHA"},
+    )  # fmt: skip
+    local_steps: int = flag(
+        1, "local SGD steps of a worker before it pushes the sum of their gradients", Interval(int, "[1,inf)"),
+        modes=DISTRIBUTED, suffix="local", label="local steps", phrase="{} local steps", argparse={"metavar": "H"},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppingFlags:
+    """When a run ends"""
+
+    stop: str = flag(
+        "epochs", "epochs: each worker leaves after its own epochs; first: the run ends when the first worker has done "
+        "its epochs; total: after as many gradients as all epochs of all workers have, whoever computes them",
+        STOPPING_RULES, modes=DISTRIBUTED, suffix="stop", label="ends when",
+        phrase=lambda config: f"ends when {STOPPING_RULES[config.stop].title}",
+    )  # fmt: skip
+    max_seconds: float | None = flag(
+        None, "end the run after this time on its clock, s", Interval(float, "(0,inf)"), modes=DISTRIBUTED,
+        suffix="max", label="time limit, s", phrase="ends after {:g} s at most",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +160,8 @@ class DelayFlags:
         DELAY_INTENSITIES, modes=DISTRIBUTED, needs=DELAYED, fills="small", phrase="{} delays",
     )  # fmt: skip
     delay_type: str | None = flag(
-        None, "gaussian: standard deviation 5 ms (10 ms for a slow worker 1), clipped at 0", DELAY_TYPES,
+        None, "gaussian: standard deviation 5 ms (10 ms for a slow worker 1), clipped at 0; heavy tails: lognormal "
+        "with coefficient of variation 0.5, exponential, pareto with shape 2.5", DELAY_TYPES,
         modes=DISTRIBUTED, needs=DELAYED, fills="gaussian", label="type of delay",
         phrase=lambda config: f"{DELAY_TYPES[config.delay_type].title} delays",
     )  # fmt: skip
@@ -156,6 +182,21 @@ class ClockFlags:
     compute_ms: float | None = flag(
         None, "virtual clock: mean time per gradient, ms", Interval(float, "(0,inf)"), modes=DISTRIBUTED,
         needs=VIRTUAL, fills=10.0, suffix="compute", label="time of a gradient, ms", phrase="{:g} ms per gradient",
+    )  # fmt: skip
+    compute_time: str | None = flag(
+        None, "virtual clock: distribution of the time per gradient around --compute_ms", ComputeTimeText(),
+        modes=DISTRIBUTED, needs=VIRTUAL, fills="normal:0.1", suffix="time", label="compute time",
+        phrase="compute time {}",
+    )  # fmt: skip
+    worker_speeds: str | None = flag(
+        None, "virtual clock: relative speed of each worker, or spread:CV, drawn by the seed", WorkerSpeedsText(),
+        modes=DISTRIBUTED, needs=VIRTUAL, suffix="speeds", label="worker speeds", phrase="worker speeds {}",
+        off="equally fast workers", argparse={"nargs": "+"},
+    )  # fmt: skip
+    communication_ms: float | None = flag(
+        None, "virtual clock: time of one message, ms; two lie between two gradients of a worker",
+        Interval(float, "[0,inf)"), modes=DISTRIBUTED, needs=VIRTUAL, fills=0.0, suffix="message",
+        label="time of a message, ms", phrase="{:g} ms per message",
     )  # fmt: skip
 
 
@@ -185,6 +226,11 @@ class ResultFlags:
     saves_per_epoch: int | None = flag(
         None, "save the weights N times per epoch, and once after initialisation", Interval(int, "[1,inf)"),
         scope=Scope.KEPT, local=True, label="saves per epoch", phrase="{} saves per epoch", title=Title.HEADLINE,
+    )  # fmt: skip
+    evals_per_epoch: int | None = flag(
+        None, "evaluate the global model on the test set N times per (pseudo) epoch, off the run's clock",
+        Interval(int, "[1,inf)"), scope=Scope.KEPT, local=True, suffix="evals", label="evaluations per epoch",
+        phrase="{} evaluations per epoch", title=Title.HEADLINE,
     )  # fmt: skip
     model_accuracy: bool = flag(
         False, "report the training accuracy of the global model after training", scope=Scope.KEPT, local=True
@@ -217,7 +263,7 @@ class MachineFlags:
 ALGORITHM_GROUPS = tuple(dict.fromkeys(group for algorithm in ALGORITHMS.values() for group in algorithm.flags))
 # This is also the order of the suffixes in the name of a run: inserting a group before others renames runs.
 GROUPS = (
-    *(DataFlags, NetworkFlags, WorkerFlags, DelayFlags),
+    *(DataFlags, NetworkFlags, WorkerFlags, StoppingFlags, DelayFlags),
     *ALGORITHM_GROUPS,
     *(ClockFlags, RepetitionFlags, ResultFlags, MachineFlags),
 )
@@ -273,6 +319,13 @@ class RunConfig(*GROUPS):
                 return
 
     def _check_combinations(self) -> None:
+        if self.split_dirichlet is not None:
+            if self.partition not in ("none", "split_dirichlet"):
+                raise UsageError(f"--split_dirichlet {self.split_dirichlet} is not valid with --{self.partition}: "
+                                 "give one of the two")  # fmt: skip
+            self._set("partition", "split_dirichlet")
+        elif self.partition == "split_dirichlet":
+            raise UsageError("--split_dirichlet needs a number in (0,inf)")
         row = PARTITIONS[self.partition]
         if self.mode in DISTRIBUTED and self.mode not in row.modes:
             raise UsageError(f"--{self.partition} is not valid for {MODE_TITLES[self.mode]} runs, whose workers must "
@@ -294,6 +347,11 @@ class RunConfig(*GROUPS):
         self._refuse("rank", self.clock == "virtual", "with --clock virtual, which runs in one process")
         self._refuse("replay", self.clock == "virtual", "with --clock virtual: a replay takes all times from the log")
         self._refuse("replay", self.rank is not None, "with --rank: a replay runs in one process")
+        speeds = None if self.worker_speeds is None else listed_speeds(self.worker_speeds)
+        if speeds is not None and len(speeds) != self.workers:
+            raise UsageError(f"--worker_speeds {self.worker_speeds} is not valid: give {self.workers} numbers, one per "
+                             "worker, or spread:CV")  # fmt: skip
+        self._refuse("local_steps", self.alr, "with --alr: local steps are steps of SGD")
         if self.rank is not None and self.seed is None:
             raise UsageError(f"--rank {self.rank} needs --seed: all machines must compute the same partition")
         if self.rank is not None and self.rank >= self.world_size:
@@ -374,14 +432,14 @@ def default_of(name: str) -> Any:
 
 def is_valid(value: Any, row: Flag, default: Any) -> bool:
     """Whether a flag takes a value, other than its default."""
-    if isinstance(row.valid, Interval):
+    if isinstance(row.valid, ValueType):
         return value in row.valid
     return isinstance(value, bool if isinstance(default, bool) else str) and (row.valid is None or value in row.valid)
 
 
 def what_is_valid(row: Flag, default: Any) -> str:
     """The values that a flag takes, in words."""
-    if isinstance(row.valid, Interval):
+    if isinstance(row.valid, ValueType):
         return row.valid.what
     if row.valid is not None:
         return f"one of {', '.join(row.valid)}"
@@ -516,7 +574,7 @@ def add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field, mode: s
     if field.name == "partition":
         exclusive = section.add_mutually_exclusive_group()
         for name, partition in PARTITIONS.items():
-            if name != field.default and mode in partition.modes:
+            if name != field.default and name not in ROWS and mode in partition.modes:
                 exclusive.add_argument(
                     f"--{name}", dest="partition", action="store_const", const=name, help=partition.help
                 )
@@ -531,7 +589,7 @@ def help_of(field: dataclasses.Field, mode: str) -> str:
     if field.name == "algorithm":
         used = algorithms_of(mode)[0]
     default = "" if used is None or isinstance(used, bool) else f" (default {used})"
-    return row.help + default + (f"; {row.valid.text}" if isinstance(row.valid, Interval) else "")
+    return row.help + default + (f"; {row.valid.text}" if isinstance(row.valid, ValueType) else "")
 
 
 def argparse_options(field: dataclasses.Field, mode: str) -> dict[str, Any]:
@@ -539,8 +597,10 @@ def argparse_options(field: dataclasses.Field, mode: str) -> dict[str, Any]:
     row = row_of(field)
     if isinstance(field.default, bool):
         return {"action": "store_true", **row.argparse}
-    if isinstance(row.valid, Interval):
-        return {"type": row.valid, "metavar": "N" if row.valid.kind is int else "F", **row.argparse}
+    if row.argparse.get("nargs") == "+":
+        return {"action": Joined, "joined": row.valid, "metavar": row.valid.metavar, **row.argparse}
+    if isinstance(row.valid, ValueType):
+        return {"type": row.valid, "metavar": row.valid.metavar, **row.argparse}
     if row.valid is not None:
         return {"choices": algorithms_of(mode) if field.name == "algorithm" else row.valid, **row.argparse}
     return row.argparse

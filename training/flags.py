@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from interface.command_line import Interval
+from interface.command_line import ValueType
 
 MODES = ("classic", "sync", "async")
 DISTRIBUTED = ("sync", "async")
@@ -54,7 +54,7 @@ class Flag:
     """
 
     help: str
-    valid: Interval | Collection[str] | None = None
+    valid: ValueType | Collection[str] | None = None
     modes: tuple[str, ...] = MODES
     scope: Scope = Scope.TRAINING
     needs: Needs = ALWAYS
@@ -69,7 +69,7 @@ class Flag:
     local: bool = False
 
 
-def flag(default: Any, help: str, valid: Interval | Collection[str] | None = None, **row: Any) -> Any:
+def flag(default: Any, help: str, valid: ValueType | Collection[str] | None = None, **row: Any) -> Any:
     """A dataclass field for a flag; `row`: the other fields of Flag."""
     return dataclasses.field(default=default, metadata={"flag": Flag(help=help, valid=valid, **row)})
 

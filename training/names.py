@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogue import DATASETS, PARTITIONS
-from interface.command_line import Interval
+from interface.command_line import ValueType
 from interface.errors import UsageError
 from training.config import (
     DELAY_INTENSITIES,
@@ -77,7 +77,7 @@ def run_name(config: RunConfig) -> str:
 def suffixed() -> tuple[str, ...]:
     """The settings that have a suffix, in the order of the suffixes."""
     names = [name for name, row in ROWS.items() if row.suffix is not None]
-    return tuple(sorted(names, key=lambda name: not isinstance(ROWS[name].valid, Interval)))
+    return tuple(sorted(names, key=lambda name: not isinstance(ROWS[name].valid, ValueType)))
 
 
 def suffix_of(config: RunConfig, name: str) -> str:
@@ -85,9 +85,9 @@ def suffix_of(config: RunConfig, name: str) -> str:
     row, value = ROWS[name], getattr(config, name)
     if value is None or value is False or value == unnamed_value(config, name):
         return ""
-    if isinstance(row.valid, Interval):
-        return f"_{row.suffix}{row.valid.kind(value)!r}"
-    return f"_{row.suffix or value}"
+    if isinstance(row.valid, ValueType):
+        return f"_{row.suffix}{row.valid.in_name(value)}"
+    return f"_{row.suffix}{value}" if row.valid is not None else f"_{row.suffix}"
 
 
 def unnamed_value(config: RunConfig, name: str) -> Any:
@@ -110,11 +110,10 @@ def suffix_patterns() -> dict[str, re.Pattern[str]]:
 
 def _pattern(name: str) -> str:
     row = ROWS[name]
-    if isinstance(row.valid, Interval):
-        number = r"\d+" if row.valid.kind is int else r"[-+.\de]+"
-        return f"{row.suffix}(?P<value>{number})"
-    if row.valid is not None and not row.suffix:
-        return f"(?P<value>{one_of(row.valid)})"
+    if isinstance(row.valid, ValueType):
+        return f"{row.suffix}(?P<value>{row.valid.pattern})"
+    if row.valid is not None:
+        return f"{row.suffix}(?P<value>{one_of(row.valid)})"
     return row.suffix
 
 
@@ -134,11 +133,11 @@ def parse_suffixes(text: str) -> dict[str, Any]:
 def suffix_value(name: str, text: str | None) -> Any:
     """The value in a suffix; "unknown" for free text, which names do not contain."""
     valid = ROWS[name].valid
-    if isinstance(valid, Interval):
+    if isinstance(valid, ValueType):
         try:
-            return valid.kind(text)
+            return valid.parse(text)
         except ValueError as error:
-            raise UsageError(f"{text!r} is not a number") from error
+            raise UsageError(f"{text!r} is not valid: give {valid.what}") from error
     if text is None:
         return True if default_of(name) is False else "unknown"
     return text

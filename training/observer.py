@@ -3,20 +3,26 @@
 import logging
 import math
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from common import FlatModel
+from common import Dataset, FlatModel
+from evaluation import Score, evaluate
 from training.plan import Plan
 from training.protocol import Outcome, Push, Update
 from training.record.writer import Record
 from training.watchers import (
     DivergenceWarning,
-    Evaluate,
     LogWriter,
     ProgressBar,
+    Tester,
     Validator,
     Watcher,
     WeightSaver,
@@ -26,30 +32,35 @@ from training.watchers import (
 class Observer:
     """Receives the events of an engine, with the seconds since training started, from one thread at a time.
 
-    evaluate: scores a model on samples (indices) of the training set.
+    paused_seconds: real time spent on evaluations that the clock of the run does not count.
     As a context manager it saves a partial run if it is left by an exception.
     """
 
-    def __init__(self, plan: Plan, model: FlatModel, record: Record, evaluate: Evaluate) -> None:
+    def __init__(self, plan: Plan, model: FlatModel, record: Record, dataset: Dataset) -> None:
         self.plan = plan
         self.model = model
         self.record = record
-        self.evaluate = evaluate
+        self.dataset = dataset
+        self.paused_seconds = 0.0
+        self.ended_by: str | None = None
         self.updates = self.gradients = self.dropped = 0
         self.seconds = 0.0
-        self.staleness_sum = self.staleness_max = 0
+        self.staleness_sum = self.staleness_squares = self.staleness_max = 0
         self.lost: list[int] = []
         self._position = 0
         self._divergence = DivergenceWarning(self.warn)
+        self._tester = Tester(plan, partial(evaluate, dataset.test, model), record, self._pause)
         gathers = plan.config.distributed and plan.config.rule.gathers
         self.watchers: list[Watcher] = [
             LogWriter(record, gathers),
             self._divergence,
             WeightSaver(plan, model, record),
-            *([Validator(plan, model, record, evaluate)] if plan.config.val else []),
+            *([Validator(plan, model, record, self._evaluate)] if plan.config.val else []),
+            self._tester,
             ProgressBar(plan),
         ]
         self._redirect = logging_redirect_tqdm()
+        self._began = time.perf_counter()
 
     def __enter__(self) -> "Observer":
         self._redirect.__enter__()
@@ -62,6 +73,15 @@ class Observer:
         self._redirect.__exit__(kind, error, traceback)
         if error is not None:
             self._abandon(str(error) or kind.__name__)
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.paused_seconds += time.perf_counter() - start
+
+    def _evaluate(self, model: FlatModel, indices: Tensor) -> Score:
+        return evaluate(self.dataset.train, model, indices)
 
     def _close_watchers(self) -> None:
         for watcher in self.watchers:
@@ -91,6 +111,7 @@ class Observer:
         """The model was changed."""
         self.updates, self.seconds = update.version, seconds
         self.staleness_sum += update.staleness
+        self.staleness_squares += update.staleness**2
         self.staleness_max = max(self.staleness_max, update.staleness)
         for watcher in self.watchers:
             watcher.update(seconds, update)
@@ -102,6 +123,15 @@ class Observer:
             self._position = position
             for watcher in self.watchers:
                 watcher.reach(seconds, position)
+
+    def leave(self, seconds: float, worker: int) -> None:
+        """A worker has nothing left to do."""
+        for watcher in self.watchers:
+            watcher.leave(seconds, worker)
+
+    def end(self, rule: str) -> None:
+        """The run has ended, by a stopping rule or by --max_seconds."""
+        self.ended_by = rule
 
     def lose(self, seconds: float, worker: int, how: str) -> None:
         """A worker died, and the run continues without it."""
@@ -116,27 +146,49 @@ class Observer:
 
     def result(self) -> dict[str, Any]:
         """The content of the last line of the log."""
+        mean = variance = None
+        if self.updates:
+            mean = self.staleness_sum / self.updates
+            variance = max(0.0, self.staleness_squares / self.updates - mean**2)
         result: dict[str, Any] = {
             "seconds": self.seconds,
+            "real_seconds": time.perf_counter() - self._began,
+            "evaluation_seconds": self.paused_seconds,
+            "ended_by": self.ended_by,
             "updates": self.updates,
             "gradients": self.gradients,
             "dropped_gradients": self.dropped,
             "updates_per_second": self.updates / self.seconds if self.seconds else None,
-            "mean_staleness": self.staleness_sum / self.updates if self.updates else None,
+            "gradients_per_second": self.gradients / self.seconds if self.seconds else None,
+            "mean_staleness": mean,
+            "std_staleness": None if variance is None else math.sqrt(variance),
+            if mean is None
+            else math.sqrt(max(0.0, self.staleness_squares / self.updates - mean**2)),
             "max_staleness": self.staleness_max,
             "weight_norm": torch.linalg.vector_norm(self.model.parameters).item(),
             "diverged_at": self._divergence.diverged_at,
             "lost_workers": [f"Worker_{worker}" for worker in self.lost],
         }
+        if self._tester.first_left is not None:
+            seconds, update, score = self._tester.first_left
+            result |= {
+                "first_left_update": update,
+                "updates_after_first_left": self.updates - update,
+                "seconds_after_first_left": self.seconds - seconds,
+                "first_left_test_loss": score.loss,
+                "first_left_test_accuracy": score.accuracy,
+            }
         return {key: None if isinstance(value, float) and not math.isfinite(value) else value
                 for key, value in result.items()}  # fmt: skip
 
     def finish(self) -> None:
         """Save the model, close the record of a complete run, and print a summary and the paths of all files."""
+        for watcher in self.watchers:
+            watcher.finish()
         self._close_watchers()
         result = self.result()
         if self.plan.config.model_accuracy:
-            score = self.evaluate(self.model, self.plan.train)
+            score = self._evaluate(self.model, self.plan.train)
             result |= {"train_loss": score.loss, "train_accuracy": score.accuracy}
             print(f"Train accuracy: {score.accuracy:.2f} % ({score.correct}/{score.total}), loss: {score.loss:.4f}")
         if not self.plan.config.no_save_model:

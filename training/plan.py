@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +15,17 @@ from training.algorithms import Algorithm
 from training.config import RunConfig
 from training.optimizers import SGD, Adam
 from training.server import ParameterServer
-from training.timing import COMPUTE_TIMES, DELAY_TYPES, Draws, NoDelay, Times
+from training.stopping import STOPPING_RULES, StoppingRule
+from training.timing import (
+    DELAY_TYPES,
+    Draws,
+    Times,
+    compute_times,
+    delays,
+    drawn_speed,
+    listed_speeds,
+    no_delays,
+)
 from training.worker import Worker
 
 VALIDATION_FRACTION = 0.1
@@ -24,6 +35,17 @@ def save_points(config: RunConfig, length: int) -> list[int]:
     """The positions at which a run saves its weights: evenly spaced, from the initialisation (0) to the end."""
     saves = (config.saves_per_epoch or 0) * config.epochs
     return [round(save * length / saves) for save in range(saves + 1)] if saves else []
+
+
+def eval_points(config: RunConfig, length: int) -> list[int]:
+    """The positions at which a run is evaluated on the test set: evenly spaced, up to the end."""
+    evaluations = (config.evals_per_epoch or 0) * config.epochs
+    return [round(number * length / evaluations) for number in range(1, evaluations + 1)]
+
+
+def pushes_of(batches: Sequence[int], local_steps: int) -> tuple[int, ...]:
+    """Gradients pushed in one epoch of so many mini-batches, for each worker."""
+    return tuple(math.ceil(count / local_steps) for count in batches)
 
 
 @dataclass(frozen=True)
@@ -52,16 +74,21 @@ class Plan:
         return tuple(math.ceil(len(shard) / self.config.batch_size) for shard in self.shards)
 
     @cached_property
+    def pushes_per_epoch(self) -> tuple[int, ...]:
+        """Gradients that each worker pushes in one epoch: one per mini-batch, or per group of local steps."""
+        return pushes_of(self.batches_per_epoch, self.config.local_steps)
+
+    @cached_property
     def steps(self) -> dict[int, int]:
-        """Worker → number of mini-batches in the whole run."""
-        return {worker: batches * self.config.epochs for worker, batches in enumerate(self.batches_per_epoch, start=1)}
+        """Worker → number of gradients that it pushes in its epochs."""
+        return {worker: pushes * self.config.epochs for worker, pushes in enumerate(self.pushes_per_epoch, start=1)}
 
     @cached_property
     def updates_per_epoch(self) -> int | None:
         """Updates in one (pseudo) epoch; None if not known in advance."""
         if not self.config.distributed:
-            return self.batches_per_epoch[0]
-        return self.config.rule.updates_per_epoch(self.batches_per_epoch, self.config)
+            return self.pushes_per_epoch[0]
+        return self.config.rule.updates_per_epoch(self.pushes_per_epoch, self.config)
 
     @property
     def updates(self) -> int | None:
@@ -71,7 +98,7 @@ class Plan:
     @cached_property
     def epoch_length(self) -> int:
         """Positions in one (pseudo) epoch."""
-        return sum(self.batches_per_epoch) if self.updates_per_epoch is None else self.updates_per_epoch
+        return sum(self.pushes_per_epoch) if self.updates_per_epoch is None else self.updates_per_epoch
 
     @property
     def length(self) -> int:
@@ -86,6 +113,11 @@ class Plan:
     def save_points(self) -> frozenset[int]:
         """The positions at which the weights are saved."""
         return frozenset(save_points(self.config, self.length))
+
+    @cached_property
+    def eval_points(self) -> frozenset[int]:
+        """The positions at which the model is evaluated on the test set."""
+        return frozenset(eval_points(self.config, self.length))
 
     def learning_rate(self, updates: int, gradients: int) -> float:
         """The learning rate of the next update, given the numbers of updates and gradients so far."""
@@ -113,21 +145,41 @@ class Plan:
             self.config.batch_size,
             shuffle=make_generator(self.seed, "shuffle", number),
             dropout=make_generator(self.seed, "dropout", number),
+            local_steps=self.config.local_steps,
         )
 
-    def delays(self, number: int) -> Times | NoDelay:
-        """The delays of worker 1…N before each push."""
+    @property
+    def stopping_rule(self) -> StoppingRule:
+        """When the run ends."""
+        return STOPPING_RULES[self.config.stop]
+
+    def delays(self, number: int) -> Times:
+        """The delays of worker 1…N before each push, ms."""
         slow = self.config.slow_worker_1 and number == 1
         if not (self.config.delay or slow):
-            return NoDelay()
+            return no_delays()
         slowdown = 2 if slow else 1
         draws = Draws(make_generator(self.seed, "delay", number))
-        return Times(DELAY_TYPES[self.config.delay_type], slowdown * self.config.delay_mean_ms, draws, slowdown)
+        return delays(DELAY_TYPES[self.config.delay_type], slowdown * self.config.delay_mean_ms, slowdown, draws)
 
-    def compute_times(self, number: int) -> Times:
-        """The times that worker 1…N takes per gradient on the virtual clock."""
-        draws = Draws(make_generator(self.seed, "compute", number))
-        return Times(COMPUTE_TIMES["normal"], self.config.compute_ms, draws)
+    def speed(self, number: int) -> float:
+        """The relative speed of worker 1…N on the virtual clock."""
+        if self.config.worker_speeds is None:
+            return 1.0
+        speeds = listed_speeds(self.config.worker_speeds)
+        draws = Draws(make_generator(self.seed, "speed", number))
+        return drawn_speed(self.config.worker_speeds, draws) if speeds is None else speeds[number - 1]
+
+    def push_times(self, number: int) -> Times:
+        """On the virtual clock, the times from a fetch of worker 1…N to its push, ms: messages, computation, delay."""
+        compute = compute_times(
+            self.config.compute_time, self.config.compute_ms, Draws(make_generator(self.seed, "compute", number))
+        )
+        delay, speed, messages = self.delays(number), self.speed(number), 2 * self.config.communication_ms
+        while True:
+            for start in range(0, self.batches_per_epoch[number - 1], self.config.local_steps):
+                batches = min(self.config.local_steps, self.batches_per_epoch[number - 1] - start)
+                yield sum(next(compute) for _ in range(batches)) / speed + next(delay) + messages
 
     def with_threads(self, threads_per_gradient: int) -> "Plan":
         """The same plan with another number of threads per gradient."""
@@ -153,8 +205,14 @@ def make_plan(config: RunConfig, seed: int, samples: Samples) -> Plan:
         raise UsageError(
             f"--world_size {config.world_size} is not valid: {config.workers} workers for {len(train)} samples"
         )
+    parameters = {}
+    if config.split_dirichlet is not None:
+        parameters = {"alpha": config.split_dirichlet, "least": config.batch_size}
+        if config.workers * config.batch_size > len(train):
+            raise UsageError(f"--split_dirichlet {config.split_dirichlet} is not valid: {len(train)} samples are not a "
+                             f"batch of {config.batch_size} for each of {config.workers} workers")  # fmt: skip
     generator = make_generator(seed, "partition")
-    shards = tuple(partition_samples(config.partition, train, samples.labels, config.workers, generator))
+    shards = tuple(partition_samples(config.partition, train, samples.labels, config.workers, generator, **parameters))
     for worker, shard in enumerate(shards, start=1):
         if len(shard) == 0:
             raise UsageError(
@@ -163,8 +221,7 @@ def make_plan(config: RunConfig, seed: int, samples: Samples) -> Plan:
             )
     threads_per_gradient = 1 if config.clock == "virtual" else max(1, available_cores() // config.workers)
     plan = Plan(config, seed, threads_per_gradient, samples.fingerprint(), train, validation, shards)
-    if config.saves_per_epoch and config.saves_per_epoch > plan.epoch_length:
-        raise UsageError(
-            f"--saves_per_epoch {config.saves_per_epoch} is not valid: an epoch has {plan.epoch_length} updates"
-        )
+    for name in ("saves_per_epoch", "evals_per_epoch"):
+        if (number := getattr(config, name)) and number > plan.epoch_length:
+            raise UsageError(f"--{name} {number} is not valid: an epoch has {plan.epoch_length} updates")
     return plan

@@ -19,6 +19,7 @@ class Snapshot:
     version: int
     parameters: Tensor
     buffers: Tensor
+    learning_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

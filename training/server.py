@@ -44,7 +44,8 @@ class ParameterServer:
     def fetch(self, worker: int) -> Snapshot:
         """A copy of the global model for `worker`; workers that fetch the same version share one copy."""
         if self._snapshot is None or self._snapshot.version != self.version:
-            self._snapshot = Snapshot(self.version, self.parameters.clone(), self.buffers.clone())
+            rate = self.learning_rate(self.version, self.gradients_pushed)
+            self._snapshot = Snapshot(self.version, self.parameters.clone(), self.buffers.clone(), rate)
         return self._snapshot
 
     def apply(self, gradient: Tensor, pushes: tuple[Push, ...]) -> Update:

@@ -1,38 +1,83 @@
-"""Injected delays, and compute times on the virtual clock. Does not import torch before the first draw.
+"""How long a worker takes: injected delays, messages, and on the virtual clock the computation itself. Loads no torch.
 
-Each distribution is one row, which maps random draws from a worker's own generator to milliseconds.
+A distribution is one row; it turns draws of a worker's own generator into milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from interface.command_line import Interval, ValueType
 
 if TYPE_CHECKING:
     import torch
 
 
 class Draws:
-    """Random numbers for one purpose and one worker, from its own generator."""
+    """Random numbers for one purpose of one worker, from its own generator."""
 
     def __init__(self, generator: torch.Generator) -> None:
         import torch
 
         self._generator = generator
-        self._randn, self._double = torch.randn, torch.float64
+        self._randn, self._rand, self._double = torch.randn, torch.rand, torch.float64
 
     def normal(self) -> float:
         """The next draw from the standard normal distribution."""
         return self._randn((), generator=self._generator, dtype=self._double).item()
 
+    def exponential(self) -> float:
+        """The next draw from the exponential distribution with mean 1."""
+        return -math.log1p(-self._rand((), generator=self._generator, dtype=self._double).item())
+
+
+# ----------------------------------------------------------------------------------------------------
+# Shapes of distributions: (draws, mean, parameter) → a value that is never negative
+# ----------------------------------------------------------------------------------------------------
+
+
+def constant(draws: Draws, mean: float, parameter: float) -> float:
+    """Always the mean."""
+    return mean
+
+
+def normal(draws: Draws, mean: float, deviation: float) -> float:
+    """Normal with this standard deviation, cut at 0."""
+    return max(0.0, mean + deviation * draws.normal())
+
+
+def lognormal(draws: Draws, mean: float, variation: float) -> float:
+    """Lognormal with this coefficient of variation."""
+    variance = math.log1p(variation**2)  # of the logarithm
+    return mean * math.exp(math.sqrt(variance) * draws.normal() - variance / 2)
+
+
+def exponential(draws: Draws, mean: float, parameter: float) -> float:
+    """Exponential: memoryless, with a coefficient of variation of 1."""
+    return mean * draws.exponential()
+
+
+def pareto(draws: Draws, mean: float, shape: float) -> float:
+    """Pareto with this shape, above 1: P(X > x) = (x_m / x)^shape for x above x_m = mean · (shape - 1) / shape."""
+    return mean * (shape - 1) / shape * math.exp(draws.exponential() / shape)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Injected delays
+# ----------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
-class Distribution:
-    """A distribution of times around a mean.
+class DelayType:
+    """How delays spread around their mean.
 
-    draw: (draws, mean in ms, slowdown) → ms, never negative; slowdown: the factor by which this worker is slower,
-    already included in the mean. title: the name in figures.
+    draw: (draws, mean in ms, slowdown) → ms; slowdown: the factor by which the worker is slower, which its mean
+    includes. title: what figures call it.
     """
 
     title: str
@@ -41,49 +86,134 @@ class Distribution:
 
 GAUSSIAN_DEVIATION_MS = 5.0  # doubled, like the mean, for a slow worker 1
 
-
-def constant(draws: Draws, mean_ms: float, slowdown: float) -> float:
-    """Always the mean."""
-    return mean_ms
-
-
-def gaussian(draws: Draws, mean_ms: float, slowdown: float) -> float:
-    """Normal with a standard deviation of 5 ms (10 ms for a worker that is twice as slow), clipped at 0."""
-    return max(0.0, mean_ms + slowdown * GAUSSIAN_DEVIATION_MS * draws.normal())
-
-
 DELAY_TYPES = {
-    "constant": Distribution("constant", constant),
-    "gaussian": Distribution("gaussian", gaussian),
+    "constant": DelayType("constant", lambda draws, mean, slowdown: mean),
+    "gaussian": DelayType(
+        "gaussian", lambda draws, mean, slowdown: normal(draws, mean, slowdown * GAUSSIAN_DEVIATION_MS)
+    ),
+    "lognormal": DelayType("lognormal", lambda draws, mean, slowdown: lognormal(draws, mean, 0.5)),
+    "exponential": DelayType("exponential", lambda draws, mean, slowdown: exponential(draws, mean, 0)),
+    "pareto": DelayType("Pareto", lambda draws, mean, slowdown: pareto(draws, mean, 2.5)),
 }
 
 
-def jittered(draws: Draws, mean_ms: float, slowdown: float) -> float:
-    """Normal with a coefficient of variation of 0.1, clipped at 0."""
-    return max(0.0, mean_ms * (1 + 0.1 * draws.normal()))
+# ----------------------------------------------------------------------------------------------------
+# Compute times
+# ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class ComputeTime:
+    """How the times of gradients spread around their mean.
+
+    parameter: what stands after the colon, and what is valid for it; None where there is none.
+    draw: (draws, mean in ms, parameter) → ms.
+    """
+
+    draw: Callable[[Draws, float, float], float]
+    parameter: tuple[str, Interval] | None = None
+
+
+POSITIVE = Interval(float, "(0,inf)")
 COMPUTE_TIMES = {
-    "normal": Distribution("normal, coefficient of variation 0.1", jittered),
+    "constant": ComputeTime(constant),
+    "normal": ComputeTime(lambda draws, mean, cv: max(0.0, mean * (1 + cv * draws.normal())), ("CV", POSITIVE)),
+    "lognormal": ComputeTime(lognormal, ("CV", POSITIVE)),
+    "exponential": ComputeTime(exponential),
+    "pareto": ComputeTime(pareto, ("SHAPE", Interval(float, "(1,inf)"))),
 }
 
 
-class Times:
-    """A sequence of times, ms, for one purpose and one worker."""
+class ComputeTimeText(ValueType):
+    """What --compute_time takes: the name of a distribution, and its parameter after a colon."""
 
-    def __init__(self, distribution: Distribution, mean_ms: float, draws: Draws, slowdown: float = 1.0) -> None:
-        self.distribution = distribution
-        self.mean_ms = mean_ms
-        self.draws = draws
-        self.slowdown = slowdown
+    what = "one of " + ", ".join(
+        name + (f":{row.parameter[0]}" if row.parameter else "") for name, row in COMPUTE_TIMES.items()
+    )
+    text = what
+    metavar = "DIST"
+    pattern = r"[a-z]+[-+.\de]*"
 
-    def next_ms(self) -> float:
-        """The next time, ms; never negative."""
-        return self.distribution.draw(self.draws, self.mean_ms, self.slowdown)
+    def __contains__(self, value: object) -> bool:
+        with suppress(ValueError):
+            return isinstance(value, str) and self.parse(value) == value
+        return False
+
+    def parse(self, text: str) -> str:
+        name, parameter = re.fullmatch(r"([a-z]*):?(.*)", text).groups()
+        row = COMPUTE_TIMES.get(name)
+        if row is None or bool(parameter) != (row.parameter is not None):
+            raise ValueError(text)
+        return f"{name}:{row.parameter[1].parse(parameter)!r}" if parameter else name
+
+    def in_name(self, value: str) -> str:
+        return value.replace(":", "")
 
 
-class NoDelay:
-    """The delays of a worker that never sleeps."""
+# ----------------------------------------------------------------------------------------------------
+# Speeds of workers
+# ----------------------------------------------------------------------------------------------------
 
-    def next_ms(self) -> float:
-        return 0.0
+MAX_LISTED = 20  # speeds that a name can hold
+
+
+class WorkerSpeedsText(ValueType):
+    """What --worker_speeds takes: the speed of each worker, or spread:CV, which the seed draws."""
+
+    what = f"at most {MAX_LISTED} numbers in (0,inf), one per worker, or spread:CV"
+    text = "1 is the speed of --compute_ms, 0.5 half of it"
+    metavar = "S"
+    pattern = r"(?:spread)?[-+.\dex]+"
+
+    def __contains__(self, value: object) -> bool:
+        with suppress(ValueError):
+            return isinstance(value, str) and self.parse(value) == value
+        return False
+
+    def parse(self, text: str) -> str:
+        if text.startswith("spread"):
+            return f"spread:{POSITIVE.parse(text.removeprefix('spread').removeprefix(':'))!r}"
+        speeds = [POSITIVE.parse(part) for part in text.replace("x", " ").split()]
+        if not 0 < len(speeds) <= MAX_LISTED:
+            raise ValueError(text)
+        return " ".join(f"{speed!r}" for speed in speeds)
+
+    def in_name(self, value: str) -> str:
+        return value.replace(":", "").replace(" ", "x")
+
+
+def listed_speeds(text: str) -> list[float] | None:
+    """The speed of each worker; None where the seed draws them."""
+    return None if text.startswith("spread") else [float(part) for part in text.split()]
+
+
+def drawn_speed(text: str, draws: Draws) -> float:
+    """The speed of one worker under spread:CV: lognormal around 1 with that coefficient of variation."""
+    return lognormal(draws, 1.0, float(text.removeprefix("spread:")))
+
+
+# ----------------------------------------------------------------------------------------------------
+# The times of one worker
+# ----------------------------------------------------------------------------------------------------
+
+Times = Iterator[float]  # ms, one after the other, without end
+
+
+def delays(row: DelayType, mean_ms: float, slowdown: float, draws: Draws) -> Times:
+    """The delays of a worker."""
+    while True:
+        yield row.draw(draws, mean_ms, slowdown)
+
+
+def no_delays() -> Times:
+    """Those of a worker that never sleeps."""
+    while True:
+        yield 0.0
+
+
+def compute_times(text: str, mean_ms: float, draws: Draws) -> Times:
+    """The times of a worker's mini-batches, at speed 1; text: a value of ComputeTimeText."""
+    name, _, parameter = text.partition(":")
+    draw, number = COMPUTE_TIMES[name].draw, float(parameter or 0)
+    while True:
+        yield draw(draws, mean_ms, number)

@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from torch import Tensor
 from tqdm import tqdm
@@ -36,8 +37,14 @@ class Watcher:
     def reach(self, seconds: float, position: int) -> None:
         """The run has reached a new position (see Plan)."""
 
+    def leave(self, seconds: float, worker: int) -> None:
+        """A worker has nothing left to do."""
+
     def lose(self, seconds: float, worker: int, how: str) -> None:
         """A worker died, and the run continues."""
+
+    def finish(self) -> None:
+        """The run is complete."""
 
     def close(self) -> None:
         """Training has ended, successfully or not."""
@@ -62,6 +69,9 @@ class LogWriter(Watcher):
         self.record.update(seconds, update, self._applied)
         self._version, self._applied = update.version, None
 
+    def leave(self, seconds: float, worker: int) -> None:
+        self.record.left(seconds, worker, self._version)
+
     def lose(self, seconds: float, worker: int, how: str) -> None:
         self.record.loss(seconds, worker, how)
 
@@ -80,7 +90,7 @@ class DivergenceWarning(Watcher):
 
 
 class WeightSaver(Watcher):
-    """Saves a row of weights at each save point, including the initialisation."""
+    """Saves a row of weights at each save point, from the initialisation to the end of the run, wherever that is."""
 
     def __init__(self, plan: Plan, model: FlatModel, record: Record) -> None:
         self.points = plan.save_points
@@ -91,7 +101,12 @@ class WeightSaver(Watcher):
         self.reach(0.0, 0)
 
     def reach(self, seconds: float, position: int) -> None:
+        self._last = position
         if position in self.points:
+            self.record.save_weights(self.model.state_vector())
+
+    def finish(self) -> None:
+        if self.points and self._last not in self.points:
             self.record.save_weights(self.model.state_vector())
 
 
@@ -109,6 +124,40 @@ class Validator(Watcher):
         if rest == 0:
             scores = (self.evaluate(self.model, part) for part in (self.plan.train, self.plan.validation))
             self.record.validation(seconds, epoch, *scores)
+
+
+class Tester(Watcher):
+    """Measures loss and accuracy on the test set at each evaluation point, and when the first worker leaves.
+
+    pause: a context in which the clock of the run stands still.
+    """
+
+    def __init__(
+        self, plan: Plan, evaluate: Callable[[], Score], record: Record, pause: Callable[[], AbstractContextManager]
+    ) -> None:
+        self.points = sorted(plan.eval_points)
+        self.evaluate = evaluate
+        self.record = record
+        self.pause = pause
+        self.first_left: tuple[float, int, Score] | None = None  # seconds, updates, score
+        self._updates = 0
+
+    def update(self, seconds: float, update: Update) -> None:
+        self._updates = update.version
+
+    def reach(self, seconds: float, position: int) -> None:
+        if position in self.points:
+            number = f"{self.points.index(position) + 1}/{len(self.points)}"
+            self.record.evaluation(seconds, number, self._updates, self._measure())
+
+    def leave(self, seconds: float, worker: int) -> None:
+        if self.first_left is None:
+            self.first_left = seconds, self._updates, self._measure()
+            self.record.evaluation(seconds, "first_left", self._updates, self.first_left[2])
+
+    def _measure(self) -> Score:
+        with self.pause():
+            return self.evaluate()
 
 
 class ProgressBar(Watcher):

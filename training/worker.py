@@ -29,8 +29,17 @@ class IndexedSamples(Protocol):
 
 def mini_batches(shard: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Endless index tensors of at most `batch_size` samples; the shard is reshuffled each epoch."""
+    return (batch for (batch,) in local_batches(shard, batch_size, 1, generator))
+
+
+def local_batches(
+    shard: Tensor, batch_size: int, local_steps: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, ...]]:
+    """The same in groups of `local_steps` mini-batches; the last group of an epoch may be smaller."""
     while True:
-        yield from shard[torch.randperm(len(shard), generator=generator)].split(batch_size)
+        batches = shard[torch.randperm(len(shard), generator=generator)].split(batch_size)
+        for start in range(0, len(batches), local_steps):
+            yield batches[start : start + local_steps]
 
 
 class Worker:
@@ -47,23 +56,35 @@ class Worker:
         batch_size: int,
         shuffle: torch.Generator,
         dropout: torch.Generator,
+        local_steps: int = 1,
     ) -> None:
         self.number = number
         self.step = 0
-        self._batches = mini_batches(shard, batch_size, shuffle)
+        self._batches = local_batches(shard, batch_size, local_steps, shuffle)
         self._dropout = dropout
         self._buffers: Tensor | None = None
 
     def compute(self, snapshot: Snapshot, model: Model, samples: IndexedSamples) -> Push:
-        """The gradient of the worker's next mini-batch at the weights of `snapshot`."""
+        """The gradient of the worker's next mini-batch at the weights of `snapshot`.
+
+        With local steps, the sum of the gradients along as many steps of SGD from there.
+        """
         model.parameters.copy_(snapshot.parameters)
         model.buffers.copy_(snapshot.buffers if self._buffers is None else self._buffers)
         model.use_generator(self._dropout)
         model.network.train()
-        images, labels = samples.batch(next(self._batches))
-        loss = F.nll_loss(model.network(images), labels)
-        model.gradients.zero_()
-        loss.backward()
+        batches = next(self._batches)
+        losses, gradient = [], None
+        for batch in batches:
+            if gradient is not None:
+                model.parameters.sub_(model.gradients, alpha=snapshot.learning_rate)
+            images, labels = samples.batch(batch)
+            loss = F.nll_loss(model.network(images), labels)
+            model.gradients.zero_()
+            loss.backward()
+            losses.append(loss.item())
+            gradient = model.gradients.clone() if gradient is None else gradient.add_(model.gradients)
         self.step += 1
         self._buffers = model.buffers.clone()
-        return Push(self.number, self.step, snapshot.version, loss.item(), model.gradients.clone(), self._buffers)
+        loss = sum(losses) / len(losses)
+        return Push(self.number, self.step, snapshot.version, loss, gradient, self._buffers)

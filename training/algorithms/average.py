@@ -29,7 +29,9 @@ class Average(Algorithm):
         self._awaited = set(workers)
 
     @classmethod
-    def updates_per_epoch(cls, batches: Sequence[int], config: Any) -> int:
+    def updates_per_epoch(cls, batches: Sequence[int], config: Any) -> int | None:
+        if config.stop == "total":  # the last round of an uneven total has fewer gradients
+            return batches[0] if len(set(batches)) == 1 else None
         return max(batches)
 
     def push(self, push: Push) -> Outcome:

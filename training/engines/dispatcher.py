@@ -1,11 +1,14 @@
 """What all engines do with a gradient: pass it to the algorithm, report it, and dispatch the released workers."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from interface.errors import DataError
 from training.algorithms import Algorithm
+from training.plan import Plan
 from training.protocol import Outcome, Push, Snapshot, Update
+from training.stopping import STOPPING_RULES, Progress
 
 
 class StalledError(DataError):
@@ -16,6 +19,25 @@ class WorkerLostError(DataError):
     """A worker died, and the run cannot continue without it."""
 
 
+@dataclass(frozen=True)
+class RunShape:
+    """What a dispatcher needs to know of a run.
+
+    algorithm: its name, for messages; steps: worker → number of gradients of its epochs;
+    stop: key of STOPPING_RULES; max_seconds: time limit on the run's clock, or None.
+    """
+
+    algorithm: str
+    steps: Mapping[int, int]
+    stop: str = "epochs"
+    max_seconds: float | None = None
+
+    @classmethod
+    def of(cls, plan: Plan) -> "RunShape":
+        """That of a plan."""
+        return cls(plan.config.algorithm, plan.steps, plan.config.stop, plan.config.max_seconds)
+
+
 class Listener(Protocol):
     """Receives the events of a run; implemented by training/observer.py."""
 
@@ -23,65 +45,76 @@ class Listener(Protocol):
 
     def update(self, seconds: float, update: Update) -> None: ...
 
+    def leave(self, seconds: float, worker: int) -> None: ...  # with nothing left to do
+
     def lose(self, seconds: float, worker: int, how: str) -> None: ...
+
+    def end(self, rule: str) -> None: ...
 
 
 class Dispatcher:
     """Tracks whether each worker computes, waits for its release, or has left.
 
-    name: of the algorithm, for messages; steps: worker → number of mini-batches to push;
     compute: called with a worker and its fetched model, to start its next gradient;
-    dismiss: called with a worker that has no mini-batches left.
+    dismiss: called with a worker that computes no more.
     """
 
     def __init__(
         self,
-        name: str,
+        shape: RunShape,
         algorithm: Algorithm,
         listener: Listener,
-        steps: Mapping[int, int],
         compute: Callable[[int, Snapshot], None],
         dismiss: Callable[[int], None] = lambda worker: None,
     ) -> None:
-        self.name = name
+        self.shape = shape
+        self.rule = STOPPING_RULES[shape.stop]
         self.algorithm = algorithm
         self.listener = listener
-        self.steps = steps
         self.compute = compute
         self.dismiss = dismiss
-        self.pushed = dict.fromkeys(steps, 0)
-        self.computing: set[int] = set()
+        self.progress = Progress(shape.steps, dict.fromkeys(shape.steps, 0))
         self.waiting: set[int] = set()
         self.lost: set[int] = set()
+        self.ended_by: str | None = None
 
     @property
-    def over(self) -> bool:
-        """Whether every worker has left."""
-        return not self.computing and not self.waiting
+    def computing(self) -> set[int]:
+        """The workers that have fetched a model and not pushed yet."""
+        return self.progress.computing
 
     def start(self) -> None:
         """All workers that are not lost fetch the first model."""
-        for worker in self.steps:
+        for worker in self.shape.steps:
             if worker not in self.lost:
                 self._send(worker)
 
     def push(self, seconds: float, push: Push) -> None:
-        """Take a gradient. Raises StalledError if afterwards all workers wait."""
+        """Take a gradient; one after the time limit ends the run. Raises StalledError if afterwards all workers wait."""
         self.computing.remove(push.worker)
         self.waiting.add(push.worker)
-        self.pushed[push.worker] += 1
+        if self.check_time(seconds):
+            return
+        self.progress.pushed[push.worker] += 1
         outcome = self.algorithm.push(push)
         self.algorithm.server.gradients_pushed += 1
         self.listener.push(seconds, push, outcome)
         self._release(seconds, outcome.released)
         self._check_progress()
 
+    def check_time(self, seconds: float) -> bool:
+        """End the run if its time is over; returns whether it is."""
+        over = self.shape.max_seconds is not None and seconds > self.shape.max_seconds
+        if over and self.ended_by is None:
+            self.end(self.shape.max_seconds, "max_seconds")
+        return over
+
     def lose(self, seconds: float, worker: int, how: str) -> None:
         """Handle the loss of a worker. Raises WorkerLostError if the run needs it, or if it was the last one."""
         message = f"Worker_{worker} was lost ({how})"
         if not self.algorithm.tolerates_lost_workers:
             raise WorkerLostError(f"{message}: {self.algorithm.title} needs every worker")
-        if len(self.lost) + 1 == len(self.steps):
+        if len(self.lost) + 1 == len(self.shape.steps):
             raise WorkerLostError(f"{message}, the last one")
         self.lost.add(worker)
         self.computing.discard(worker)
@@ -89,23 +122,41 @@ class Dispatcher:
         self.listener.lose(seconds, worker, how)
         self._leave(seconds, worker)
         self._check_progress()
+        self._check_end()
+
+    def end(self, seconds: float, rule: str) -> None:
+        """End the run now: everybody leaves, and gradients that are still being computed are discarded."""
+        self.ended_by = rule
+        self.listener.end(rule)
+        for worker in sorted(self.computing | self.waiting):
+            self.listener.leave(seconds, worker)
+            self.dismiss(worker)
+        self.computing.clear()
+        self.waiting.clear()
 
     def check_complete(self) -> None:
-        """Raise AssertionError if any worker that was not lost has not pushed all its planned gradients."""
-        for worker, steps in self.steps.items():
-            if worker not in self.lost and self.pushed[worker] != steps:
-                raise AssertionError(f"Worker_{worker} pushed {self.pushed[worker]} of {steps} gradients")
+        """Raise AssertionError if the run ended by itself although planned gradients are missing."""
+        missing = "" if self.ended_by == "max_seconds" else self.rule.missing(self.progress, self.lost)
+        if missing:
+            raise AssertionError(missing)
 
     def _release(self, seconds: float, workers: Iterable[int]) -> None:
         for worker in workers:
+            if self.ended_by is not None:
+                return
             if worker not in self.waiting:
-                raise AssertionError(f"algorithm {self.name} released Worker_{worker}, which is not waiting")
+                raise AssertionError(f"algorithm {self.shape.algorithm} released Worker_{worker}, which is not waiting")
             self.waiting.remove(worker)
-            if self.pushed[worker] < self.steps[worker]:
+            if self.rule.goes_on(worker, self.progress):
                 self._send(worker)
-            else:
-                self.dismiss(worker)
-                self._leave(seconds, worker)
+                continue
+            self.listener.leave(seconds, worker)
+            self.dismiss(worker)
+            if self.rule.first_ends_run:
+                self.end(seconds, self.shape.stop)
+                return
+            self._leave(seconds, worker)
+        self._check_end()
 
     def _leave(self, seconds: float, worker: int) -> None:
         outcome = self.algorithm.leave(worker)
@@ -113,12 +164,17 @@ class Dispatcher:
             self.listener.update(seconds, outcome.update)
         self._release(seconds, outcome.released)
 
+    def _check_end(self) -> None:
+        if self.ended_by is None and not self.computing and not self.waiting:
+            self.ended_by = self.shape.stop
+            self.listener.end(self.ended_by)
+
     def _check_progress(self) -> None:
         if self.waiting and not self.computing:
             who = ", ".join(f"Worker_{worker}" for worker in sorted(self.waiting))
             raise StalledError(
-                f"algorithm {self.name} is stalled: it released none of the waiting workers ({who}) "
-                f"after {sum(self.pushed.values())} of {sum(self.steps.values())} gradients"
+                f"algorithm {self.shape.algorithm} is stalled: it released none of the waiting workers ({who}) "
+                f"after {self.progress.total} of {sum(self.shape.steps.values())} gradients"
             )
 
     def _send(self, worker: int) -> None:

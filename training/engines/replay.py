@@ -10,7 +10,7 @@ from common import Samples
 from interface.errors import DataError, UsageError
 from training.algorithms import Algorithm
 from training.config import ROWS, RunConfig, default_of
-from training.engines.dispatcher import Dispatcher
+from training.engines.dispatcher import Dispatcher, RunShape
 from training.engines.gradients import GradientPool, Schedule
 from training.flags import Scope
 from training.observer import Observer
@@ -19,7 +19,7 @@ from training.record.reader import RunLog
 
 FREE = {name for name, row in ROWS.items() if row.scope is not Scope.TRAINING}  # a replay may change these
 KEPT = {"data_dir", "saves_per_epoch"}  # of those, the ones taken from the log unless given on the command line
-OWN_CLOCK = {"clock": "wall", "compute_ms": None}  # all times come from the log
+OWN_CLOCK = {"clock": "wall"} | dict.fromkeys(["compute_ms", "compute_time", "worker_speeds", "communication_ms"])
 
 
 def config_of_replay(log: RunLog, flags: dict[str, Any]) -> RunConfig:
@@ -76,7 +76,7 @@ def replay(plan: Plan, samples: Samples, log: RunLog, algorithm: Algorithm, obse
 
 def events_of(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer, pool: GradientPool) -> Schedule:
     """The pushes of a log in their order, with the losses of workers in between."""
-    dispatcher = Dispatcher(plan.config.algorithm, algorithm, observer, plan.steps, pool.start)
+    dispatcher = Dispatcher(RunShape.of(plan), algorithm, observer, pool.start)
     losses = list(log.losses)
     same = True
 
@@ -105,3 +105,5 @@ def events_of(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer,
             same = False
             observer.warn(float(seconds), f"gradient {number + 1} has loss {push.loss}, in the log {loss}")
     lose_before(len(log.gradients))
+    if dispatcher.ended_by is None and (log.result or {}).get("ended_by") == "max_seconds":
+        dispatcher.end(plan.config.max_seconds, "max_seconds")

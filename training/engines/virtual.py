@@ -6,12 +6,12 @@ any order, as long as they are applied in the order of virtual time.
 """
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from common import Samples
 from training.algorithms import Algorithm
-from training.engines.dispatcher import Dispatcher, Listener
+from training.engines.dispatcher import Dispatcher, Listener, RunShape
 from training.engines.gradients import GradientPool, Schedule
 from training.plan import Plan
 from training.protocol import Snapshot
@@ -25,35 +25,26 @@ class Pool(Protocol):
 
 def train(plan: Plan, samples: Samples, algorithm: Algorithm, listener: Listener) -> None:
     """Train to the end in virtual time."""
-    times = {number: (plan.compute_times(number), plan.delays(number)) for number in plan.steps}
-
-    def next_ms(worker: int) -> float:
-        compute, delay = times[worker]
-        return compute.next_ms() + delay.next_ms()
-
     pool = GradientPool(plan, samples)
-    pool.run(events(plan.config.algorithm, algorithm, listener, plan.steps, next_ms, pool))
+    times = {number: plan.push_times(number) for number in plan.steps}
+    pool.run(events(RunShape.of(plan), algorithm, listener, times, pool))
 
 
 def events(
-    name: str,
-    algorithm: Algorithm,
-    listener: Listener,
-    steps: Mapping[int, int],
-    next_ms: Callable[[int], float],
-    pool: Pool,
+    shape: RunShape, algorithm: Algorithm, listener: Listener, times: Mapping[int, Iterator[float]], pool: Pool
 ) -> Schedule:
-    """Each worker fetches, computes and pushes `steps[worker]` times, each time taking `next_ms(worker)` ms."""
+    """Each worker fetches, computes and pushes until it leaves; its next push comes after the next of its times, ms."""
     pushes: list[tuple[float, int]] = []  # virtual ms, worker
     now = 0.0
 
     def compute(worker: int, snapshot: Snapshot) -> None:
         pool.start(worker, snapshot)
-        heapq.heappush(pushes, (now + next_ms(worker), worker))
+        heapq.heappush(pushes, (now + next(times[worker]), worker))
 
-    dispatcher = Dispatcher(name, algorithm, listener, steps, compute)
+    dispatcher = Dispatcher(shape, algorithm, listener, compute)
     dispatcher.start()
-    while pushes:
+    while pushes and dispatcher.ended_by is None:
         now, worker = heapq.heappop(pushes)
-        dispatcher.push(now / 1000, (yield worker))
+        if not dispatcher.check_time(now / 1000):
+            dispatcher.push(now / 1000, (yield worker))
     dispatcher.check_complete()

@@ -97,6 +97,8 @@ def read_published(path: Path, lines: list[str]) -> RunLog:
         Events.from_rows(gradients) if gradients else all_updates,
         tuple(validations),
         (),
+        {},
+        (),
         (),
         seconds,
         {"status": "complete"} if finished else None,

@@ -8,8 +8,9 @@ from typing import Any
 
 from interface.errors import DataError
 from training.config import ROWS, RUN_CLOCKS, RunConfig
+from training.plan import pushes_of
 from training.record.published import WRONG, read_published, within
-from training.record.run_log import Events, LostWorker, RunLog, Validation
+from training.record.run_log import Evaluation, Events, LostWorker, RunLog, Validation
 
 FORMATS = (1, 2)  # current and earlier formats of writer.py
 HEADER_TYPES = {"seed": int, "threads_per_gradient": int, "cores": int, "clock": str, "data": str, "started": str,
@@ -43,7 +44,7 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
         head, config = _own_header(lines[0])
     except WRONG as error:
         raise DataError(f"{path}, line 1: not the header of a log ({error})") from error
-    course, validations, warned, result, seconds = _Course(head, config), [], [], None, 0.0
+    course, validations, evaluations, warned, result, seconds = _Course(head, config), [], [], [], None, 0.0
     for number, line in enumerate(lines[1:], start=2):
         try:
             _demand(result is None, "a line after the result")
@@ -58,6 +59,10 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
             elif kind == "validation":
                 validations.append(_own_validation(seconds, value, pairs))
                 _demand(len(validations) == validations[-1].epoch <= config.epochs, "not the next epoch")
+            elif kind == "evaluation":
+                evaluations.append(_own_evaluation(seconds, value, pairs, len(course.updates)))
+            elif kind == "left":
+                course.leave(pairs)
             elif kind == "lost":
                 warned.append(course.lose(seconds, pairs))
             elif kind == "warning":
@@ -77,6 +82,8 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
         Events.from_rows(course.updates),
         Events.from_rows(course.gradients),
         tuple(validations),
+        tuple(evaluations),
+        course.left,
         tuple(course.losses),
         tuple(warned),
         seconds,
@@ -114,8 +121,10 @@ class _Course:
         self.updates: list[tuple] = []
         self.gradients: list[tuple] = []
         self.losses: list[LostWorker] = []
+        self.left: dict[int, int] = {}  # worker → the updates that it left after
         self._epochs = config.epochs
-        self._batches = dict(enumerate(head["worker_batches_per_epoch"], start=1))
+        self._goes_on = config.stop == "total"  # beyond its epochs
+        self._batches = dict(enumerate(pushes_of(head["worker_batches_per_epoch"], config.local_steps), start=1))
         self._steps = dict.fromkeys(self._batches, 0)
         self._fetched = dict.fromkeys(self._batches, 0)  # worker → the earliest version that it can have fetched
 
@@ -156,6 +165,11 @@ class _Course:
         self.losses.append(LostWorker(seconds, worker, len(self.gradients), how))
         return f"Worker_{worker} was lost ({how})"
 
+    def leave(self, pairs: dict[str, str]) -> None:
+        """A worker that has nothing left to do."""
+        update = int(pairs["after"])
+        self.left[self._worker(pairs)] = within(update, len(self.updates), len(self.updates), "update")
+
     def _worker(self, pairs: dict[str, str]) -> int:
         worker = int(pairs["worker"].removeprefix("Worker_"))
         _demand(worker in self._batches, f"Worker_{worker} in a run of {len(self._batches)} workers")
@@ -167,7 +181,8 @@ class _Course:
         batch, epoch = (int(pairs[key].partition("/")[0]) for key in ("batch", "epoch"))
         step = (epoch - 1) * self._batches[worker] + batch
         _demand(step == self._steps[worker] + 1, f"mini-batch {step} follows mini-batch {self._steps[worker]}")
-        within(step, 1, self._epochs * self._batches[worker], "mini-batch")
+        within(step, 1, math.inf if self._goes_on else self._epochs * self._batches[worker], "mini-batch")
+        _demand(worker not in self.left, f"Worker_{worker} had left")
         self._steps[worker] = step
         return worker, step
 
@@ -175,6 +190,12 @@ class _Course:
 def _own_validation(seconds: float, number: str, pairs: dict[str, str]) -> Validation:
     names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     return Validation(seconds, int(number.partition("/")[0]), *(float(pairs[name].split(" ")[0]) for name in names))
+
+
+def _own_evaluation(seconds: float, number: str, pairs: dict[str, str], updates: int) -> Evaluation:
+    loss, accuracy = (float(pairs[name].split(" ")[0]) for name in ("test_loss", "test_accuracy"))
+    update = within(int(pairs["after"]), updates, updates, "update")
+    return Evaluation(seconds, update, loss, within(accuracy, 0, 100, "accuracy"), number == "first_left")
 
 
 def _own_result(text: str) -> dict[str, Any]:

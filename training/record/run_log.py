@@ -64,6 +64,17 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """Loss and accuracy (percent) on the test set after some update; first_left: when the first worker left."""
+
+    seconds: float
+    update: int
+    test_loss: float
+    test_accuracy: float
+    first_left: bool
+
+
+@dataclass(frozen=True)
 class LostWorker:
     """A worker that died: when, after how many gradients of all workers, and why."""
 
@@ -88,6 +99,8 @@ class RunLog:
     updates: Events
     gradients: Events
     validations: tuple[Validation, ...]
+    evaluations: tuple[Evaluation, ...]
+    left: dict[int, int]
     losses: tuple[LostWorker, ...]
     warnings: tuple[str, ...]
     seconds: float
@@ -117,7 +130,12 @@ class RunLog:
     def saved_versions(self) -> np.ndarray:
         """The version (n,) of each saved row of weights; only for complete runs of this suite."""
         if self.header["updates"] is not None:
-            positions = save_points(self.config, self.header["updates"])
-            return np.array([position for position in positions if position <= len(self.updates)], dtype=int)
-        positions = np.array(save_points(self.config, self.header["gradients"]), dtype=int)
-        return np.concatenate([[0], self.gradients.version])[positions[positions <= len(self.gradients)]]
+            return np.array(reached(save_points(self.config, self.header["updates"]), len(self.updates)), dtype=int)
+        positions = reached(save_points(self.config, self.header["gradients"]), len(self.gradients))
+        return np.concatenate([[0], self.gradients.version])[positions]
+
+
+def reached(points: list[int], end: int) -> list[int]:
+    """The save points of a run that ended at some position; the end is one, too."""
+    before = [point for point in points if point <= end]
+    return before if end in before or not points else [*before, end]

@@ -70,6 +70,7 @@ def header(plan: Plan, clock: str) -> dict[str, Any]:
         "updates_per_epoch": plan.updates_per_epoch,
         "worker_samples": [len(shard) for shard in plan.shards],
         "worker_batches_per_epoch": list(plan.batches_per_epoch),
+        "worker_speeds": [plan.speed(worker) for worker in plan.steps],
         "revision": revision(),
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in ("torch", "torchvision", "numpy")},
@@ -127,7 +128,7 @@ class Record:
             self._log.write("  ".join((f"{seconds:.6f} s", *fields)) + "\n")
 
     def _whose(self, push: Push) -> tuple[str, ...]:
-        batches = self.plan.batches_per_epoch[push.worker - 1]
+        batches = self.plan.pushes_per_epoch[push.worker - 1]
         epoch, batch = divmod(push.step - 1, batches)
         return (
             f"Worker_{push.worker}",
@@ -163,6 +164,14 @@ class Record:
         """Log loss and accuracy after an epoch."""
         self._line(seconds, f"validation {epoch}/{self.plan.config.epochs}", *train.fields("train"),
                    *validation.fields("val"))  # fmt: skip
+
+    def evaluation(self, seconds: float, number: str, update: int, test: Score) -> None:
+        """Loss and accuracy on the test set, of the model after some update."""
+        self._line(seconds, f"evaluation {number}", f"after {update}", *test.fields("test"))
+
+    def left(self, seconds: float, worker: int, update: int) -> None:
+        """A worker that has nothing left to do after some update."""
+        self._line(seconds, "left", f"Worker_{worker}", f"after {update}")
 
     def warning(self, seconds: float, text: str) -> None:
         """Log a warning."""

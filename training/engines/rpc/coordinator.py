@@ -11,7 +11,7 @@ import torch
 from interface.errors import DataError
 from training.algorithms import Algorithm
 from training.config import ROWS
-from training.engines.dispatcher import Dispatcher
+from training.engines.dispatcher import Dispatcher, RunShape
 from training.engines.rpc.mailbox import OnTheWire
 from training.observer import Observer
 from training.plan import Plan
@@ -47,9 +47,7 @@ class Coordinator:
         self.plan = plan
         self.mailboxes = mailboxes
         self.observer = observer
-        self.dispatcher = Dispatcher(
-            plan.config.algorithm, algorithm, observer, plan.steps, self._send_model, self._dismiss
-        )
+        self.dispatcher = Dispatcher(RunShape.of(plan), algorithm, observer, self._send_model, self._dismiss)
         self.error: BaseException | None = None
         self.done = os.eventfd(0)
         self.heard: dict[int, float] = {}
@@ -64,7 +62,7 @@ class Coordinator:
 
     @property
     def _seconds(self) -> float:
-        return time.perf_counter() - self._start
+        return time.perf_counter() - self._start - self.observer.paused_seconds
 
     def join(self, worker: int, settings: dict[str, object]) -> torch.futures.Future[Answer]:
         """Admit a worker; the future resolves to its first model. A worker with other settings aborts the run."""
@@ -102,9 +100,8 @@ class Coordinator:
         reply = torch.futures.Future()
         with self._lock:
             if self._closed or push.worker not in self._training:
-                reply.set_result(
-                    self._abort_reason() if self._closed else Refusal("the run continues without this worker")
-                )
+                over = self._closed or self.dispatcher.ended_by is not None
+                reply.set_result(self._last_answer() if over else Refusal("the run continues without this worker"))
                 return reply
             self._replies[push.worker] = reply
             try:
@@ -117,7 +114,9 @@ class Coordinator:
         self._replies.pop(worker).set_result(self.mailboxes[worker].post_snapshot(snapshot))
 
     def _dismiss(self, worker: int) -> None:
-        self._replies.pop(worker).set_result(None)
+        """A worker that still computes when the run ends has no reply to wait for: its next push gets this answer."""
+        if reply := self._replies.pop(worker, None):
+            reply.set_result(None)
         self._leave(worker)
 
     def _leave(self, worker: int) -> None:
@@ -128,6 +127,12 @@ class Coordinator:
     def _fail(self, error: BaseException) -> None:
         self.error = self.error or error
         os.eventfd_write(self.done, 1)
+
+    def check_time(self) -> None:
+        """End the run if its time is over."""
+        with self._lock:
+            if not self.awaited and not self._closed and self.error is None and self._training:
+                self.dispatcher.check_time(self._seconds)
 
     def warn(self, text: str) -> None:
         """Print a warning and write it to the log."""
@@ -170,9 +175,10 @@ class Coordinator:
         with self._lock:  # released afterwards: a push waiting for it would keep RPC from shutting down
             self._closed = True
             for reply in self._replies.values():
-                reply.set_result(self._abort_reason())
+                reply.set_result(self._last_answer())
             self._replies.clear()
             os.close(self.done)
 
-    def _abort_reason(self) -> Refusal:
-        return Refusal(f"the run was aborted: {self.error}")
+    def _last_answer(self) -> Answer:
+        ended = self.error is None and self.dispatcher.ended_by is not None
+        return None if ended else Refusal(f"the run was aborted: {self.error}")

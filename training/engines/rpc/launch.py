@@ -126,7 +126,9 @@ def _train_with_own_workers(coordinator: Coordinator, rendezvous: str, workers: 
     stopped: set[int] = set()
     meet(SERVER, 0, rendezvous, SERVER_THREADS)
     try:
-        while coordinator.done not in (ready := wait_for_any([coordinator.done, *running], WATCH_SECONDS)):
+        interval = watch_interval(coordinator.plan)
+        while coordinator.done not in (ready := wait_for_any([coordinator.done, *running], interval)):
+            coordinator.check_time()
             for sentinel in ready:
                 worker = running.pop(sentinel)
                 coordinator.lose(worker, _how(workers[worker]))
@@ -143,6 +145,11 @@ def _train_with_own_workers(coordinator: Coordinator, rendezvous: str, workers: 
     finally:
         coordinator.close()
         leave()
+
+
+def watch_interval(plan: Plan) -> float:
+    """Seconds between two checks of the workers and the clock."""
+    return WATCH_SECONDS if plan.config.max_seconds is None else min(WATCH_SECONDS, 0.1)
 
 
 def _how(process: BaseProcess) -> str:
@@ -167,9 +174,9 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
     # One thread per worker for pushes, and one that is always free for heartbeats.
     meet(SERVER, 0, _master(plan), len(plan.steps) + 1)
     try:
-        while coordinator.done not in wait_for_any(
-            [coordinator.done], min(WATCH_SECONDS, plan.config.peer_timeout / 4)
-        ):
+        interval = min(watch_interval(plan), plan.config.peer_timeout / 4)
+        while coordinator.done not in wait_for_any([coordinator.done], interval):
+            coordinator.check_time()
             for worker in coordinator.silent(plan.config.peer_timeout):
                 coordinator.lose(worker, f"silent for {plan.config.peer_timeout:g} s")
             if coordinator.awaited and time.monotonic() > deadline:
@@ -246,6 +253,6 @@ def _work(
     answer = ask_server(_join, number, shared_settings(plan))
     while isinstance(answer, Snapshot):
         push = worker.compute(mailbox.open_snapshot(answer), model, samples)
-        time.sleep(delays.next_ms() / 1000)
+        time.sleep(next(delays) / 1000)
         answer = ask_server(_exchange, mailbox.post_push(push))
     return answer
