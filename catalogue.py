@@ -5,7 +5,7 @@ only when needed: `--help` and usage errors do not have to wait for torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import Any
 
@@ -72,6 +72,7 @@ class PartitionRow:
     marker: str
     implementation: str
     by_label: bool = False
+    example: Mapping[str, float] = field(default_factory=dict)
     modes: tuple[str, ...] = ("sync", "async")
 
 
@@ -98,6 +99,7 @@ PARTITIONS = {
         "labels skewed among workers", "label skew",
         "label skew: how the workers share each label is drawn from a Dirichlet distribution with this α "
         "(Hsu et al., arXiv 1909.06335)", "_dirichlet", "D", "common:split_dirichlet",
+        example={"alpha": 0.5, "least": 1},
     ),
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from catalogue import DATASETS, NETWORKS, PARTITIONS, DatasetRow, NetworkRow, PartitionRow
 from toys import Pairs
 from training.algorithms import ALGORITHMS
-from training.timing import DELAY_TYPES, Distribution
+from training.timing import DELAY_TYPES, DelayType
 
 
 def read_noise(row, data_dir):
@@ -47,7 +47,7 @@ PARTITIONS["split_evens"] = PartitionRow(
     "every n-th sample to each worker", "every n-th", "each worker trains on every n-th sample", "_evens", "P",
     "additions:split_evens",
 )  # fmt: skip
-DELAY_TYPES["alternating"] = Distribution("alternating", lambda draws, mean, slowdown: 2 * mean * (draws.normal() > 0))
+DELAY_TYPES["alternating"] = DelayType("alternating", lambda draws, mean, slowdown: 2 * mean * (draws.normal() > 0))
 ALGORITHMS["pairs"] = Pairs
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Different engines must agree, bit for bit where possible."""
 
+import itertools
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 import common
 from conftest import run, train, weights_of
 from training.config import RunConfig
+from training.engines.dispatcher import RunShape
 from training.engines.gradients import GradientPool
 from training.engines.virtual import events
 from training.plan import make_plan
@@ -70,7 +72,7 @@ def test_sync_is_one_worker_with_a_larger_batch():
         outcomes = [algorithm.push(push) for push in pushes]
         assert [outcome.released for outcome in outcomes] == [(), (), (1, 2, 3)]
 
-        batches = torch.cat([next(twin._batches) for twin in twins])
+        batches = torch.cat([next(twin._batches)[0] for twin in twins])
         images, labels = digits.batch(batches)
         joint.gradients.zero_()
         F.nll_loss(joint.network(images), labels).backward()
@@ -101,6 +103,12 @@ class Recorder:
     def push(self, seconds, push, outcome):
         self.updates.append((round(seconds * 1000), push.worker, outcome.update.staleness))
 
+    def leave(self, seconds, worker):
+        pass
+
+    def end(self, rule):
+        self.ended_by = rule
+
 
 def run_schedule(durations_ms: dict[int, float], steps: int, threads: int | None = None, **settings):
     """An asynchronous run on the virtual clock with constant compute times."""
@@ -110,8 +118,9 @@ def run_schedule(durations_ms: dict[int, float], steps: int, threads: int | None
     model = common.build_model("digits", config.network_name, 5)
     recorder = Recorder()
     pool = GradientPool(plan, digits, threads)
-    planned = dict.fromkeys(durations_ms, steps)
-    pool.run(events("asgd", plan.algorithm(model), recorder, planned, durations_ms.get, pool))
+    shape = RunShape("asgd", dict.fromkeys(durations_ms, steps))
+    times = {worker: itertools.repeat(ms) for worker, ms in durations_ms.items()}
+    pool.run(events(shape, plan.algorithm(model), recorder, times, pool))
     return recorder.updates, model.parameters
 
 

@@ -13,6 +13,7 @@ from conftest import ROOT
 from training.algorithms import ALGORITHMS
 from training.config import ROWS
 from training.flags import MODES, Scope, Title
+from training.stopping import STOPPING_RULES
 from training.timing import COMPUTE_TIMES, DELAY_TYPES
 
 EVERYTHING = ("--dataset", "noise", "--network", "Perceptron", "--split_evens", "--algorithm", "pairs", "--delay",
@@ -71,8 +72,9 @@ def test_every_entry_has_all_that_is_to_know():
             values = [getattr(row, fact) for row in PARTITIONS.values()]
             assert len(set(values)) == len(values), fact
     assert [name for name, row in PARTITIONS.items() if not row.suffix] == ["none"]
-    for distribution in (*DELAY_TYPES.values(), *COMPUTE_TIMES.values()):
-        assert distribution.title and callable(distribution.draw)
+    assert all(row.title and callable(row.draw) for row in DELAY_TYPES.values())
+    assert all(callable(row.draw) for row in COMPUTE_TIMES.values())
+    assert all(rule.title for rule in STOPPING_RULES.values())
     assert len({rule.title for rule in ALGORITHMS.values()}) == len(ALGORITHMS)
 
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from conftest import PUBLISHED, needs_published
-from interface.command_line import Interval
+from interface.command_line import Interval, ValueType
 from interface.errors import UsageError
 from training.config import ROWS, RunConfig, algorithms_of, default_of, experiment_of
 from training.flags import DISTRIBUTED, MODES, Scope
@@ -37,9 +37,17 @@ def test_numbers(value, text):
 ODD = (0.005, 0.01, 1.25, 12.5, 125.0, 1e-05, 3.3e-7, 0.30000000000000004, 10.0, 1e20, 1 / 3, 0.2, 1, 3, 6, 11, 42, 0)
 
 
+TEXTS = {
+    "compute_time": ["constant", "exponential", "normal:0.1", "normal:3e-07", "lognormal:0.5", "pareto:2.5"],
+    "worker_speeds": ["0.5 1.0", "1.0 1.0", "3.0", "1e-05 2.0 1e+20", "spread:0.3"],
+}
+
+
 def values_of(name: str) -> list[object]:
     """Some valid values of a flag, odd numbers among them."""
     valid, default = ROWS[name].valid, default_of(name)
+    if name in TEXTS:
+        return TEXTS[name]
     if isinstance(valid, Interval):
         return [valid.kind(value) for value in ODD if valid.kind(value) == value and valid.kind(value) in valid]
     if valid is not None:
@@ -64,7 +72,7 @@ def named(config: RunConfig) -> RunConfig:
     left_out = {
         name: default_of(name)
         for name, row in ROWS.items()
-        if row.scope is not Scope.TRAINING and name not in ("saves_per_epoch", "replay")
+        if row.scope is not Scope.TRAINING and name not in ("saves_per_epoch", "evals_per_epoch", "replay")
     }
     seed = None if config.seed == 42 else config.seed  # a run without a seed has the name of the default seed
     return dataclasses.replace(config, **left_out, seed=seed, replay=config.replay and "unknown")
@@ -87,7 +95,7 @@ def test_repetitions_differ_in_their_names_only_by_seed_and_saves():
     for _ in range(300):
         config = random_config(draw)
         experiment = experiment_of(config)
-        again = dataclasses.replace(config, seed=7, saves_per_epoch=None, data_dir="elsewhere", model_accuracy=True)
+        again = dataclasses.replace(config, seed=7, saves_per_epoch=None, evals_per_epoch=2, data_dir="elsewhere")
         assert experiment_of(again) == experiment
         assert experiment_of(dataclasses.replace(config, epochs=config.epochs + 1)) != experiment
 
@@ -110,8 +118,8 @@ def test_every_setting_that_changes_training_is_in_the_name(name):
 
 
 def test_suffixes_are_told_apart():
-    valid_of = {name: ROWS[name].valid for name in suffixed() if not isinstance(ROWS[name].valid, Interval)}
-    words = [ROWS[name].suffix or choice for name, valid in valid_of.items() for choice in valid or ("",)]
+    valid_of = {name: ROWS[name].valid for name in suffixed() if not isinstance(ROWS[name].valid, ValueType)}
+    words = [f"{ROWS[name].suffix}{choice}" for name, valid in valid_of.items() for choice in valid or ("",)]
     assert "virtual" in words and len(words) == len(set(words))
 
 

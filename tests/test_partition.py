@@ -55,6 +55,30 @@ def test_split_labels_is_equal_and_disjoint(digits, workers):
     assert len(everything.unique()) == len(everything)
 
 
+@pytest.mark.parametrize("workers", [1, 2, 7, 30])
+@pytest.mark.parametrize("alpha", [1e-6, 0.1, 1.0, 1e6])
+def test_label_skew_is_disjoint_complete_and_leaves_nobody_without_a_batch(digits, workers, alpha):
+    indices, generator = torch.arange(len(digits)), make_generator(1, "partition")
+    parameters = {"alpha": alpha, "least": 32}
+    shards = partition_samples("split_dirichlet", indices, digits.labels, workers, generator, **parameters)
+    assert torch.equal(torch.cat(shards).sort().values, indices)
+    assert min(map(len, shards)) >= 32
+
+
+def test_label_skew_grows_as_alpha_falls(digits):
+    def skew(alpha: float) -> float:
+        """The mean distance of the workers' shares of labels from those of the data set."""
+        distances = []
+        for seed in range(5):
+            shards = partition_samples("split_dirichlet", torch.arange(len(digits)), digits.labels, 5,
+                                       make_generator(seed, "partition"), alpha=alpha, least=1)  # fmt: skip
+            shares = [digits.labels[shard].bincount(minlength=10) / len(shard) for shard in shards]
+            distances += [(share - digits.labels.bincount() / len(digits)).abs().sum().item() for share in shares]
+        return sum(distances) / len(distances)
+
+    assert skew(0.05) > 1.2 > skew(0.5) > 0.4 > skew(100.0)
+
+
 @pytest.mark.parametrize("partition", ["split_dataset", "split_labels", "split_labels_unscaled"])
 def test_partitions_depend_on_the_seed(digits, partition):
     first, again, other = (shards_of(digits, partition, 5, seed) for seed in (1, 1, 2))
@@ -72,7 +96,9 @@ def test_subset_and_held_out_part():
 
 @pytest.mark.parametrize("partition", PARTITIONS)
 def test_validation_is_held_out_before_partitioning(digits, partition):
-    plan = make_plan(RunConfig(mode="async", dataset="digits", val=True, partition=partition), 1, digits)
+    alpha = 0.3 if partition == "split_dirichlet" else None
+    config = RunConfig(mode="async", dataset="digits", val=True, partition=partition, split_dirichlet=alpha)
+    plan = make_plan(config, 1, digits)
     trained_on = torch.cat(plan.shards)
     assert len(plan.validation) == round(0.1 * len(digits))
     assert not torch.isin(plan.validation, trained_on).any()

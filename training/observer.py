@@ -162,8 +162,6 @@ class Observer:
             "gradients_per_second": self.gradients / self.seconds if self.seconds else None,
             "mean_staleness": mean,
             "std_staleness": None if variance is None else math.sqrt(variance),
-            if mean is None
-            else math.sqrt(max(0.0, self.staleness_squares / self.updates - mean**2)),
             "max_staleness": self.staleness_max,
             "weight_norm": torch.linalg.vector_norm(self.model.parameters).item(),
             "diverged_at": self._divergence.diverged_at,

@@ -1,8 +1,10 @@
 """Draw which worker trains on what: the number of samples per label and worker, for every partitioning method.
 
 python3 -m analysis.reports.partition_plots --dataset mnist --workers 2 --output plots/partitioning.png
+python3 -m analysis.reports.partition_plots --log runs/{base}_log.log --output partition.png
 """
 
+import argparse
 import textwrap
 from pathlib import Path
 
@@ -12,12 +14,16 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from analysis.reports.training_plots import DPI, OKABE_ITO
+from analysis.reports.training_plots import BLUE, DPI, OKABE_ITO
 from catalogue import DATASETS, DEFAULT_SEED, PARTITIONS
 from common import Dataset, load_dataset, make_generator, partition_samples
 from interface.command_line import ArgumentParser, Interval, run_script
-from interface.errors import UsageError
+from interface.errors import DataError, UsageError
 from interface.files import atomic_write, make_folder
+from training.config import phrase_of
+from training.plan import make_plan
+from training.record.reader import read_log
+from training.record.run_log import RunLog
 
 TITLE_WIDTH = 38  # characters
 EXAMPLES = 10  # images per worker
@@ -30,7 +36,7 @@ def partition_figure(dataset: Dataset, workers: int, seed: int) -> Figure:
     columns = figure.subfigures(1, len(PARTITIONS))
     for column, (name, row) in zip(columns, PARTITIONS.items(), strict=True):
         generator = make_generator(seed, "partition")
-        shards = partition_samples(name, everything, dataset.train.labels, workers, generator)
+        shards = partition_samples(name, everything, dataset.train.labels, workers, generator, **row.example)
         above, below = column.subfigures(2, 1, height_ratios=(6, workers))
         counts = above.subplots()
         draw_counts(counts, dataset, shards)
@@ -76,9 +82,28 @@ def draw_examples(part: SubFigure, dataset: Dataset, shards: list[Tensor], gener
             spine.set(color=OKABE_ITO[worker], linewidth=2)
 
 
+def run_figure(log: RunLog, dataset: Dataset) -> Figure:
+    """The partition of one run: a bubble for each worker and label, as large as the number of samples."""
+    plan = make_plan(log.config, log.seed, dataset.train)
+    labels = len(dataset.classes)
+    counts = torch.stack([dataset.train.labels[shard].bincount(minlength=labels) for shard in plan.shards])
+    workers = len(counts)
+    figure = Figure(figsize=(2.2 + 0.5 * labels, 2.2 + 0.32 * workers), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    x, y = torch.meshgrid(torch.arange(labels), torch.arange(1, workers + 1), indexing="xy")
+    axes.scatter(x.flatten(), y.flatten(), s=260 * (counts / counts.max()).flatten(), color=BLUE, linewidths=0)
+    axes.set_xticks(range(labels), dataset.classes, rotation=45 if max(map(len, dataset.classes)) > 3 else 0)
+    axes.set_yticks(range(1, workers + 1), [f"{worker}  ({int(row.sum()):,})" for worker, row in enumerate(counts, 1)])
+    axes.set(xlabel="label", ylabel="worker (samples)", xlim=(-0.6, labels - 0.4), ylim=(workers + 0.6, 0.4))
+    axes.set_title(f"{phrase_of(log.config, 'partition')}\nlargest bubble: {int(counts.max()):,} samples", fontsize=10)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
 def main() -> None:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
+    add("--log", type=Path, metavar="LOG", help="draw only the partition of the run with this log")
     add(
         "--dataset",
         choices=DATASETS,
@@ -103,14 +128,27 @@ def main() -> None:
     add("--output", type=Path, default=Path("plots/partitioning.png"), metavar="FILE",
         help="the figure (default plots/partitioning.png)")  # fmt: skip
     arguments = parser.parse_args()
-    labels = DATASETS[arguments.dataset].labels
-    if labels % arguments.workers:
-        raise UsageError(f"--workers {arguments.workers} is not valid: it must divide the number of labels, {labels}")
-    figure = partition_figure(load_dataset(arguments.dataset, arguments.data_dir), arguments.workers, arguments.seed)
+    figure = draw_run(arguments.log, arguments.data_dir) if arguments.log else draw_all(arguments)
     make_folder(arguments.output.parent, "--output")
     with atomic_write(arguments.output) as unfinished:
         figure.savefig(unfinished)
     print(f"  {arguments.output}")
+
+
+def draw_run(path: Path, data_dir: str) -> Figure:
+    """The figure of one run. Raises DataError if its log does not contain its seed."""
+    log = read_log(path)
+    if log.seed is None:
+        raise DataError(f"{path}: the log of a published run does not contain its seed: its partition is not known")
+    return run_figure(log, load_dataset(log.config.dataset, data_dir))
+
+
+def draw_all(arguments: argparse.Namespace) -> Figure:
+    """The figure of all partitions. Raises UsageError if the labels cannot be divided among the workers."""
+    labels = DATASETS[arguments.dataset].labels
+    if labels % arguments.workers:
+        raise UsageError(f"--workers {arguments.workers} is not valid: it must divide the number of labels, {labels}")
+    return partition_figure(load_dataset(arguments.dataset, arguments.data_dir), arguments.workers, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class Dispatcher:
                 self._send(worker)
 
     def push(self, seconds: float, push: Push) -> None:
-        """Take a gradient; one after the time limit ends the run. Raises StalledError if afterwards all workers wait."""
+        """Take a gradient; one after the time limit ends the run. Raises StalledError if all workers then wait."""
         self.computing.remove(push.worker)
         self.waiting.add(push.worker)
         if self.check_time(seconds):
