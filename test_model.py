@@ -172,6 +172,14 @@ def describe_course(log: RunLog) -> str:
         inferred = log.header is None and log.config.depends_on_arrival
         how = " (inferred from the order of the log)" if inferred else ""
         course.append(f"staleness mean {staleness.mean():.2f}, max {staleness.max()}{how}")
+    first = next((one for one in log.evaluations if one.first_left), None)
+    if first is not None and first.update < len(log.updates):
+        rest = count(len(log.updates) - first.update, "update")
+        course.append(f"first worker finished {rest} before the end, at test accuracy {first.test_accuracy:.2f} %")
+    rule = (log.result or {}).get("ended_by", "epochs")
+    course += (
+        [f"ended by --{rule if rule == 'max_seconds' else f'stop {rule}'}"] if rule not in ("epochs", None) else []
+    )
     lost = (log.result or {}).get("lost_workers")
     course += [f"lost {', '.join(lost)}"] if lost else []
     return "\n".join([f"Run: {'; '.join(course)}", *(f"Warning in the log: {warning}" for warning in log.warnings)])
@@ -211,8 +219,9 @@ class Report:
 
 
 def draw(log: RunLog, title: str, base: Path, report: Report) -> None:
-    """Draw {base}_training_plots.png and, if the run was validated, {base}_validation_plots.png."""
-    from analysis.reports.training_plots import training_figure, validation_figure
+    """Draw {base}_training_plots.png; for a run with --val {base}_validation_plots.png, with --evals_per_epoch
+    {base}_accuracy_plots.png."""
+    from analysis.reports.training_plots import accuracy_figure, training_figure, validation_figure
 
     status = log.status or "cut short"
     title = f"{title}\n{log.clock} clock, {status}: {count(len(log.updates), 'update')} in {log.seconds:.2f} s"
@@ -221,6 +230,8 @@ def draw(log: RunLog, title: str, base: Path, report: Report) -> None:
         figures["validation"] = validation_figure(log, title)
     else:
         report.add("No validation plots: the log contains no validation")
+    if any(not evaluation.first_left for evaluation in log.evaluations):
+        figures["accuracy"] = accuracy_figure(log, title)
     for name, figure in figures.items():
         path = base.with_name(f"{base.name}_{name}_plots.png")
         with atomic_write(path) as unfinished:

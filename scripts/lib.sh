@@ -39,7 +39,8 @@ plot_dir=                # in drivers that draw: folder for reports and figures 
 dry_run=no               # --dry_run: only print the commands
 
 # Settings of every driver that trains; the defaults are those of the published study.
-training_settings=(dataset train_split lr batch_size epochs seeds clock compute_ms)
+training_settings=(dataset train_split lr batch_size epochs seeds clock compute_ms compute_time worker_speeds
+  communication_ms stop max_seconds local_steps evals_per_epoch)
 dataset=fashion_mnist
 train_split=1
 lr=0.005
@@ -49,6 +50,13 @@ momentum=0.9             # in drivers that do not sweep it
 seeds=(42)
 clock=wall
 compute_ms=              # time per gradient on the virtual clock, ms
+compute_time=            # its distribution, such as lognormal:0.5
+worker_speeds=()         # of each worker on the virtual clock, or spread:CV
+communication_ms=        # time per message on the virtual clock, ms
+stop=epochs              # when a distributed run ends: epochs, first or total
+max_seconds=             # its time limit, s (default: none)
+local_steps=             # of a worker before it pushes (default 1)
+evals_per_epoch=         # test accuracy over time (default: none)
 
 done_when=row            # how to tell that a training run is done: see scripts/sweep.py
 planned=()               # one line per run, in the format of scripts/sweep.py
@@ -143,14 +151,20 @@ plan() {
 
 # train SCRIPT FLAGS...: plan one training run per seed, with the settings of the driver.
 train() {
-  local script=$1 seed time=()
+  local script=$1 seed flags=(${evals_per_epoch:+--evals_per_epoch "$evals_per_epoch"})
   shift
-  if [[ $script != nonDistributed.py && $clock == virtual ]]; then
-    time=(--clock virtual ${compute_ms:+--compute_ms "$compute_ms"})
+  if [[ $script != nonDistributed.py ]]; then
+    [[ $stop == epochs ]] || flags+=(--stop "$stop")
+    flags+=(${max_seconds:+--max_seconds "$max_seconds"} ${local_steps:+--local_steps "$local_steps"})
+    if [[ $clock == virtual ]]; then
+      flags+=(--clock virtual ${compute_ms:+--compute_ms "$compute_ms"} ${compute_time:+--compute_time "$compute_time"}
+        ${worker_speeds[@]+--worker_speeds "${worker_speeds[@]}"}
+        ${communication_ms:+--communication_ms "$communication_ms"})
+    fi
   fi
   for seed in "${seeds[@]}"; do
     plan "$done_when" "$script" --dataset "$dataset" --data_dir "$data_dir" --train_split "$train_split" --lr "$lr" \
-      --batch_size "$batch_size" --epochs "$epochs" "$@" "${time[@]}" --seed "$seed" --subfolder "$results"
+      --batch_size "$batch_size" --epochs "$epochs" "$@" "${flags[@]}" --seed "$seed" --subfolder "$results"
   done
 }
 

@@ -534,10 +534,16 @@ def settings_in_words(config: RunConfig, without: Collection[str] = ()) -> list[
 
 
 def belongs_in_title(config: RunConfig, name: str) -> bool:
-    """Whether the title of a run lists a setting below the headline."""
+    """Whether the title of a run contains a setting, below the headline."""
     row = ROWS[name]
-    changed = row.scope is Scope.TRAINING and getattr(config, name) != default_of(name)
+    changed = row.scope is Scope.TRAINING and not is_usual(config, name)
     return row.title is Title.ALWAYS or (row.title is Title.CHANGED and changed)
+
+
+def is_usual(config: RunConfig, name: str) -> bool:
+    """Whether a setting has its default, given or filled in, that goes without saying."""
+    value, row = getattr(config, name), ROWS[name]
+    return value == default_of(name) or (row.suffix is not None and value == row.fills)
 
 
 def differences_in_words(configs: list[RunConfig]) -> list[list[str]]:

@@ -8,14 +8,17 @@ summary.md for readers, summary.csv for programs.
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.reports.trials import BETTER_THAN_CHANCE, Group, Trials, group
+from analysis.reports.trials import BETTER_THAN_CHANCE, Group, Trials, group, time_to
+from analysis.spread import Spread
 from analysis.tables import markdown_table, write_rows, write_text
-from interface.command_line import ArgumentParser, run_script
+from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError
-from training.config import MODE_TITLES, phrase_of, plain_values, table_cell, table_columns
+from training.config import MODE_TITLES, ROWS, is_usual, phrase_of, plain_values, table_cell, table_columns
+from training.flags import Title
 
 MEASURES = {  # outcome → title, digits
     "test_accuracy": ("test accuracy, %", 2),
@@ -26,6 +29,9 @@ MEASURES = {  # outcome → title, digits
 }
 
 
+TARGETS = (80.0, 85.0)  # test accuracy, percent
+
+
 def settings_of(group: Group) -> dict[str, str]:
     """Setting → its value in a table, of all that shape training, and of the clock."""
     return {name: table_cell(group.config, name) for name in table_columns()} | {"clock": group.clock}
@@ -33,46 +39,74 @@ def settings_of(group: Group) -> dict[str, str]:
 
 def shared_in_words(group: Group, names: Sequence[str]) -> str:
     """What all runs have in common."""
-    phrases = (MODE_TITLES[group.config.mode] if name == "mode" else phrase_of(group.config, name) for name in names)
+    phrases = [MODE_TITLES[group.config.mode]] if "mode" in names else []
+    for name in (name for name in names if name != "mode"):
+        if ROWS[name].title is not Title.CHANGED or not is_usual(group.config, name):
+            phrases.append(phrase_of(group.config, name))
     return ", ".join(phrase for phrase in phrases if phrase)
 
 
-def markdown(groups: list[Group]) -> str:
+def time_cell(group: Group, target: float) -> str:
+    """When the runs of a group first reached a test accuracy, and how many did: the others are censored."""
+    reached = [found[0] for outcome in group.outcomes if (found := time_to(target, outcome))]
+    if not reached:
+        return "never"
+    count = "" if len(reached) == len(group.outcomes) else f" ({len(reached)} of {len(group.outcomes)})"
+    return f"{Spread.of(reached):.1f}{count}"
+
+
+def markdown(groups: list[Group], targets: Sequence[float] = ()) -> str:
     """The table for readers: what all groups share in a line above it, then one row per group."""
     settings = [settings_of(one) for one in groups]
     varying = [name for name in settings[0] if len({one[name] for one in settings}) > 1]
     shared = shared_in_words(groups[0], [name for name in settings[0] if name not in varying])
     headings = [table_columns()[name] for name in varying]
-    titles = [*headings, "runs", *(title for title, _ in MEASURES.values()), "largest staleness", "converged"]
+    targets = [target for target in targets if any(outcome.evaluations for one in groups for outcome in one.outcomes)]
+    times = [f"time to {target:g} %, s" for target in targets]
+    titles = [*headings, "runs", *(title for title, _ in MEASURES.values()), "largest staleness", *times, "converged"]
     rows = [
         [
             *(values[name] for name in varying),
             str(len(one.outcomes)),
             *(f"{one.spread(measure):.{digits}f}" for measure, (_, digits) in MEASURES.items()),
             str(one.max_staleness),
+            *(time_cell(one, target) for target in targets),
             str(one.converged),
         ]
         for values, one in zip(settings, groups, strict=True)
     ]
+    about_times = (
+        " Time to an accuracy: until an evaluation first found it; of the runs that reached it." if times else ""
+    )
     return (
         f"Shared by all runs: {shared}.\n\n"
         "Mean ± sample standard deviation over the seeds, one run per seed. Accuracy and loss: of the final model, on "
         "the whole test or training set; time: of training, on the run's clock; staleness: in updates. A run converged "
         "if its weights and test loss are finite and its test accuracy is more than "
-        f"{BETTER_THAN_CHANCE} times that of a guess.\n\n{markdown_table(titles, rows)}"
+        f"{BETTER_THAN_CHANCE} times that of a guess.{about_times}\n\n{markdown_table(titles, rows)}"
     )
 
 
-def numbers(groups: list[Group]) -> list[Sequence[object]]:
+def numbers(groups: list[Group], targets: Sequence[float] = ()) -> list[Sequence[object]]:
     """The same for programs: every setting; mean and deviation in columns of their own, empty where there is none."""
     spreads = [f"{measure}_{statistic}" for measure in MEASURES for statistic in ("mean", "std")]
     settings = [plain_values(one.config) | {"clock": one.clock} for one in groups]
-    rows: list[Sequence[object]] = [[*settings[0], "runs", *spreads, "max_staleness", "converged"]]
+    times = [f"{what}_to_{target:g}" for target in targets for what in ("seconds", "updates", "reached")]
+    rows: list[Sequence[object]] = [[*settings[0], "runs", *spreads, "max_staleness", *times, "converged"]]
     for values, one in zip(settings, groups, strict=True):
         means = (value for measure in MEASURES for value in dataclasses.astuple(one.spread(measure)))
         texts = [f"{value:.6g}" if math.isfinite(value) else "" for value in means]
-        rows.append([*values.values(), len(one.outcomes), *texts, one.max_staleness, one.converged])
+        reached = [value for target in targets for value in times_to(target, one)]
+        rows.append([*values.values(), len(one.outcomes), *texts, one.max_staleness, *reached, one.converged])
     return rows
+
+
+def times_to(target: float, group: Group) -> tuple[object, object, int]:
+    """Mean seconds and updates to a test accuracy, of the runs that reached it (empty for none), and their number."""
+    found = [time for outcome in group.outcomes if (time := time_to(target, outcome))]
+    if not found:
+        return "", "", 0
+    return *(f"{statistics.fmean(column):.6g}" for column in zip(*found, strict=True)), len(found)
 
 
 def main() -> None:
@@ -81,6 +115,8 @@ def main() -> None:
     add("folder", metavar="FOLDER", type=Path, help="where logs and models are")
     add("--summary_dir", metavar="DIR", type=Path, help="where trials.jsonl and the tables are (default FOLDER)")
     add("--data_dir", metavar="DIR", default="data", help="where data sets lie or are downloaded to (default data)")
+    add("--targets", metavar="F", type=Interval(float, "(0,100]"), nargs="+", default=TARGETS,
+        help="test accuracies, %%, to report the time to, of runs with --evals_per_epoch (default 80 85)")  # fmt: skip
     arguments = parser.parse_args()
     folder = arguments.summary_dir or arguments.folder
 
@@ -90,8 +126,8 @@ def main() -> None:
         raise DataError(f"{arguments.folder}: no complete run to summarise")
     groups = group(trials.rows.values())
     table, for_programs = folder / "summary.md", folder / "summary.csv"
-    write_text(table, markdown(groups))
-    write_rows(for_programs, numbers(groups))
+    write_text(table, markdown(groups, arguments.targets))
+    write_rows(for_programs, numbers(groups, arguments.targets))
     print(f"Summary of {len(trials.rows)} runs of {len(groups)} settings:")
     for path in (table, for_programs, trials.path):
         print(f"  {path}")

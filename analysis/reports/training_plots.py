@@ -87,6 +87,32 @@ def validation_figure(log: RunLog, title: str) -> Figure:
     return figure
 
 
+def accuracy_figure(log: RunLog, title: str) -> Figure:
+    """Test accuracy against time and against updates, for a log with evaluations. title: as in `training_figure`.
+
+    A dotted line marks the moment at which the first worker finished.
+    """
+    figure = Figure(figsize=(12, 4.8), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    curve = [one for one in log.evaluations if not one.first_left]
+    first = next((one for one in log.evaluations if one.first_left), None)
+    for axes, quantity, label in zip(panels, ("seconds", "update"), (f"{log.clock}-clock time (s)", "updates"),
+                                     strict=True):  # fmt: skip
+        values = [getattr(one, quantity) for one in curve]
+        axes.plot(values, [one.test_accuracy for one in curve], color=BLUE, marker="o", markersize=3.5, linewidth=1.3)
+        if first is not None:
+            text = f"first worker finished: {first.test_accuracy:.2f} %"
+            axes.axvline(getattr(first, quantity), color="black", linestyle=":", linewidth=1, label=text)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(label)
+    panels[0].set_ylabel("test accuracy (%)")
+    set_titles(panels[0], "Test accuracy", f"{len(curve)} evaluations, off the run's clock")
+    set_titles(panels[1], "", f"{curve[-1].test_accuracy:.2f} % at the last one")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
+    write_title(figure, title)
+    return figure
+
+
 def describe_best(log: RunLog, best: int) -> str:
     """The epoch after which early stopping would have ended training, with its scores."""
     at = log.validations[best]

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from analysis.spread import Spread
 from catalogue import DATASETS
@@ -42,7 +42,9 @@ class TrialOutcome:
     """What came of a run, and how it came about.
 
     Accuracies in percent and losses (mean negative log-likelihood) of the final model, on the whole test and training
-    set; seconds: of training, on the run's clock; staleness in updates.
+    set; seconds: of training, on the run's clock; real_seconds: on the wall's; staleness in updates;
+    first_left: the moment at which the first worker left; ended_by: the rule that ended the run;
+    evaluations: seconds, update and test accuracy of each evaluation on the way.
     """
 
     test_accuracy: float
@@ -54,7 +56,17 @@ class TrialOutcome:
     mean_staleness: float
     max_staleness: int
     converged: bool
+    gradients: int = 0
     dropped_gradients: int = 0
+    std_staleness: float | None = None
+    ended_by: str = "epochs"
+    first_left_update: int | None = None
+    first_left_seconds: float | None = None
+    first_left_accuracy: float | None = None
+    evaluations: tuple[tuple[float, int, float], ...] = ()
+    real_seconds: float | None = None
+    host: str = ""
+    torch: str = ""
     lost_workers: str = ""
     started: str = ""
     revision: str = ""
@@ -76,6 +88,7 @@ class TrialOutcome:
         chance = 100 / DATASETS[config.dataset].labels
         finite = bool(torch.isfinite(model.parameters).all()) and math.isfinite(test.loss)
         header, result = log.header or {}, log.result or {}
+        first = next((one for one in log.evaluations if one.first_left), None)
         return cls(
             test_accuracy=test.accuracy,
             test_loss=test.loss,
@@ -86,7 +99,19 @@ class TrialOutcome:
             mean_staleness=float(log.updates.staleness.mean()) if len(log.updates) else 0.0,
             max_staleness=int(log.updates.staleness.max(initial=0)),
             converged=finite and test.accuracy > BETTER_THAN_CHANCE * chance,
+            gradients=len(log.gradients),
             dropped_gradients=log.dropped,
+            std_staleness=float(log.updates.staleness.std()) if len(log.updates) else None,
+            ended_by=result.get("ended_by") or "epochs",
+            first_left_update=first.update if first else None,
+            first_left_seconds=first.seconds if first else None,
+            first_left_accuracy=first.test_accuracy if first else None,
+            evaluations=tuple(
+                (one.seconds, one.update, one.test_accuracy) for one in log.evaluations if not one.first_left
+            ),
+            real_seconds=result.get("real_seconds"),
+            host=header.get("host", ""),
+            torch=header.get("versions", {}).get("torch", ""),
             lost_workers=" ".join(result.get("lost_workers", [])),
             started=header.get("started", ""),
             revision=header.get("revision", ""),
@@ -154,12 +179,27 @@ def parse_outcome(found: dict[str, Any]) -> dict[str, Any]:
     """The fields of a TrialOutcome as a line holds them. Raises ValueError for a value of another type."""
     values = dict(found)
     for name, kind in get_type_hints(TrialOutcome).items():
-        value = values.get(name)
-        if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-            values[name] = float(value)
-        elif name in values and type(value) is not kind:
-            raise ValueError(f"{name} {str(value)[:80]!r}")
+        if name in values:
+            values[name] = parse_value(name, values[name], kind)
     return values
+
+
+def parse_value(name: str, value: Any, kind: Any) -> Any:
+    """One value of a line as a field of this type has it. Raises ValueError for a value of another type."""
+    if name == "evaluations":
+        return tuple((float(seconds), int(update), float(accuracy)) for seconds, update, accuracy in value)
+    kinds = get_args(kind) or (kind,)
+    if float in kinds and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return float(value)
+    if type(value) not in kinds:
+        raise ValueError(f"{name} {str(value)[:80]!r}")
+    return value
+
+
+def time_to(target: float, outcome: TrialOutcome) -> tuple[float, int] | None:
+    """Seconds and updates until the test accuracy first was `target` percent; None if no evaluation found it so."""
+    reached = (one for one in outcome.evaluations if one[2] >= target)
+    return next(((seconds, update) for seconds, update, _ in reached), None)
 
 
 def run_of(log: Path) -> str:

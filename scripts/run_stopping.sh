@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# What does the stopping rule do, when one of the workers that own labels is slow?
+#
+#   bash scripts/run_stopping.sh --jobs 2
+#
+# Workers own labels, all are delayed, and worker 1 sleeps twice as long. With --stop epochs it trains alone at the end
+# and the model forgets the labels of the others; the other rules end with the first worker, or let all work to the end.
+# Each rule for each number of workers, with test accuracy over virtual time: 90 runs and a figure.
+# shellcheck disable=SC2329  # `finish` calls what it is given
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+rules=(epochs first total)
+world_sizes=(3 6 11)
+delay=30                     # milliseconds, or small, medium, long
+clock=virtual
+compute_ms=15
+evals_per_epoch=4
+seeds=(1 2 3 4 5 6 7 8 9 10)
+results=results/stopping
+
+read_settings "${training_settings[@]}" plot_dir momentum rules world_sizes delay -- "$@"
+
+all_seeds=("${seeds[@]}")
+for seed in "${all_seeds[@]}"; do  # whole seeds one after the other: an interrupted study is balanced
+  seeds=("$seed")
+  for world_size in "${world_sizes[@]}"; do
+    for stop in "${rules[@]}"; do
+      # shellcheck disable=SC2046  # several words each
+      train dist_async.py $(split split_labels "$world_size") --momentum "$momentum" \
+        --delay --slow_worker_1 $(delay_of "$delay") --delay_type constant
+    done
+  done
+done
+run_planned
+
+# conclude: the summary, and accuracy over time under each rule.
+conclude() {
+  summarise && python3 -m analysis.reports.stopping_plots "$summary_dir" --plot_dir "$plot_dir"
+}
+finish conclude
