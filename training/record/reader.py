@@ -57,7 +57,7 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
                 course.gradient(seconds, pairs)
             elif kind == "validation":
                 validations.append(_own_validation(seconds, value, pairs))
-                _demand(len(validations) == validations[-1].epoch <= config.epochs, "not the next epoch")
+                _demand(len(validations) == validations[-1].epoch <= config.epochs, "unexpected epoch")
             elif kind == "lost":
                 warned.append(course.lose(seconds, pairs))
             elif kind == "warning":
