@@ -1,4 +1,4 @@
-"""Grid search with k-fold cross-validation: the suite's search against a loop over DataLoaders."""
+"""Grid search with k-fold cross-validation: the suite's search compared with a loop over DataLoaders."""
 
 import statistics
 import tempfile
@@ -19,12 +19,12 @@ from cross_validation.search import ResultsFile, SearchData, make_folds, search
 
 FOLDS = 5
 EPOCHS = (2, 4, 6)  # the defaults of kfold.py
-WARM_UP = 5  # mini-batches that the plain loop trains on before it is measured
+WARM_UP = 5  # mini-batches of the plain loop before the measurement
 HOUR = 3600
 
 
 def suite_search(task: Task) -> Sample:
-    """Configurations/h of kfold.py's search, over two learning rates and the default numbers of epochs."""
+    """Configurations/h of the search in kfold.py, with two learning rates and the default numbers of epochs."""
     torch.set_num_threads(1)  # as in kfold.py, which forks
     samples = load_dataset("fashion_mnist", task.data_dir).train
     settings = SearchSettings("fashion_mnist", task.network, "SGD", task.amount, FOLDS, 1, samples.fingerprint())
@@ -41,8 +41,8 @@ def suite_search(task: Task) -> Sample:
 def plain_loop(task: Task, loader_workers: int) -> Sample:
     """Configurations/h of a loop over folds that trains each configuration separately.
 
-    Measures one epoch of training and one evaluation of a fold, scaled to all folds and to the mean number of epochs of
-    a configuration.
+    Measures one training epoch and one evaluation of one fold, and scales them to all folds and to the mean number of
+    epochs per configuration.
     """
     data = decoded(task, train=True)
     folds = KFold(FOLDS, shuffle=True, random_state=0).split(range(task.amount))
@@ -66,7 +66,7 @@ def plain_loop(task: Task, loader_workers: int) -> Sample:
 
 
 def accuracy(network: nn.Module, loader: DataLoader) -> float:
-    """The percentage of a loader's samples classified correctly."""
+    """The percentage of samples of a loader that are classified correctly."""
     network.eval()
     correct = total = 0
     with torch.no_grad():

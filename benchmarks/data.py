@@ -1,4 +1,4 @@
-"""Fashion-MNIST for everybody: the real one, or images of its shape; and as the peers' tensors."""
+"""The data of all benchmarks: Fashion-MNIST, or random images of its shape; as tensors for the peers."""
 
 import random
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TRAIN_IMAGES, TEST_IMAGES = 60_000, 10_000
-MEAN, DEVIATION = 0.2860, 0.3530  # of the training set's pixels, of 1
+MEAN, DEVIATION = 0.2860, 0.3530  # of the pixels of the training set, scaled to [0, 1]
 
 
 def write_stand_in(folder: Path) -> None:
-    """Write random images, always the same, in torchvision's layout and in the numbers and shapes of Fashion-MNIST."""
+    """Write random images from a fixed seed in torchvision's layout, as many and of the same shape as Fashion-MNIST."""
     pixels = random.Random(0)
     raw = folder / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
@@ -42,7 +42,7 @@ def tensors(data_dir: str) -> "tuple[Tensor, Tensor]":
 
 
 def batches(images: "Tensor", labels: "Tensor") -> "Iterator[tuple[Tensor, Tensor]]":
-    """Mini-batches without end, in a new order each epoch."""
+    """Endless mini-batches, reshuffled each epoch."""
     import torch
 
     while True:

@@ -1,4 +1,4 @@
-"""DistributedDataParallel on Gloo, as PyTorch's tutorial "Getting Started with Distributed Data Parallel" has it."""
+"""DistributedDataParallel on Gloo, as in PyTorch's tutorial "Getting Started with Distributed Data Parallel"."""
 
 import os
 import socket
@@ -17,8 +17,8 @@ from benchmarks.measure import Sample, Stopwatch, Task, threads_of
 
 
 def gradients(task: Task) -> Sample:
-    """Processes that average their gradients at each step: gradients/s of all."""
-    torch.set_num_threads(1)  # this process is to be forked: it must have no pool of threads
+    """Total gradients/s of processes that average their gradients at each step."""
+    torch.set_num_threads(1)  # this process will fork: it must not have a thread pool
     gate = multiprocessing.get_context("fork").Barrier(task.workers + 1)
     arguments = (task, free_port(), *tensors(task.data_dir), gate)
     processes = multiprocessing.start_processes(work, arguments, task.workers, join=False, start_method="fork")
@@ -32,13 +32,13 @@ def gradients(task: Task) -> Sample:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """An unused port on this machine."""
     with socket.create_server(("localhost", 0)) as server:
         return server.getsockname()[1]
 
 
 def work(rank: int, task: Task, port: int, images: Tensor, labels: Tensor, gate: Barrier) -> None:
-    """The life of one process."""
+    """The main function of one process."""
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
     distributed.init_process_group("gloo", rank=rank, world_size=task.workers)
     torch.set_num_threads(threads_of(task.workers))

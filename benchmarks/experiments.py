@@ -1,4 +1,4 @@
-"""What is measured against what, and what would be enough: the table of goals as experiments."""
+"""The experiments: what is compared, and the goals."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,9 +8,9 @@ from benchmarks.measure import BATCH_SIZE, Contestant, Task, cores
 
 @dataclass(frozen=True)
 class Goal:
-    """What one contestant is to reach, measured against the best of some others.
+    """A goal for one contestant (the subject), relative to the best of some others (its peers).
 
-    "≥ ×" and "≤ ×": `bound` times their value; "≤ +": `bound` seconds more than theirs.
+    "≥ ×" and "≤ ×": at least or at most `bound` times the peer's value; "≤ +": at most `bound` seconds more.
     """
 
     subject: str
@@ -22,24 +22,24 @@ class Goal:
         return f"{self.sign[0]} {self.text(self.bound, digits='g')}"
 
     def text(self, comparison: float, digits: str = ".2f") -> str:
-        """A result of `compare`, with its unit."""
+        """The text of a result of `compare`, with its unit."""
         return f"{comparison:{digits}} ×" if "×" in self.sign else f"{comparison:+{digits}} s"
 
     def compare(self, subject: float, peer: float) -> float:
-        """How many times as large, or how much larger, a subject's value is than a peer's."""
+        """The ratio, or the difference, of the values of the subject and a peer."""
         return subject / peer if "×" in self.sign else subject - peer
 
     def is_reached(self, comparison: float) -> bool:
-        """Whether a result of `compare` is enough."""
+        """Whether a result of `compare` meets the goal."""
         return comparison >= self.bound if "≥" in self.sign else comparison <= self.bound
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Contestants that are measured in turn, and the goals that tie them.
+    """Contestants that are measured in turn, and the goals that compare them.
 
-    row: its key on the command line; unit: of the values; piece: the work that times refer to; about: what each number
-    is.
+    row: its key on the command line; unit: of the values; piece: the unit of work that times refer to;
+    about: how each number is measured.
     """
 
     row: str
@@ -53,10 +53,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much work a measurement is.
+    """The amount of work per measurement.
 
-    gradients: of each network; virtual: gradients on the virtual clock; test_images: of each network, a point of a
-    landscape; points: of a plain landscape; grid_size: of the suite's; samples: to search on.
+    gradients: per network; virtual: gradients on the virtual clock; test_images: per network, for each point of a
+    landscape; points: of the plain loop's landscape; grid_size: of the suite's landscape; samples: for the grid search.
     """
 
     gradients: dict[str, int]
@@ -72,7 +72,7 @@ QUICK = Effort({"LeNet5": 200, "CNN1": 20}, 1000, {"LeNet5": 500, "CNN1": 250}, 
 
 WORKERS = (("LeNet5", 2), ("LeNet5", 5), ("CNN1", 2))
 LOADER_WORKERS = (0, 2)
-SECONDS_BEYOND_IMPORTS = {2: 1, 10: 2, 40: 6}  # workers → goal of a start
+SECONDS_BEYOND_IMPORTS = {2: 1, 10: 2, 40: 6}  # workers → goal for the start-up time
 
 
 def all_experiments(data_dir: str, effort: Effort) -> list[Experiment]:
@@ -107,9 +107,10 @@ def non_distributed(task: Task) -> Experiment:
         f"nonDistributed.py, {task.network}",
         unit="samples/s",
         piece="gradient",
-        about="nonDistributed.py: by the time stamps of its own log. Bare loop: zero_grad, forward, backward and step "
-        "over standardised tensors in memory, indexed by torch.randperm, with torch.optim.SGD; it logs nothing. "
-        "DataLoader: torchvision's FashionMNIST with ToTensor and Normalize, shuffled, torch's default of threads.",
+        about="nonDistributed.py: from the timestamps in its log. Bare loop: zero_grad, forward, backward and step "
+        "over standardised tensors in memory, indexed by torch.randperm, with torch.optim.SGD; no logging. "
+        "DataLoader: torchvision's FashionMNIST with ToTensor and Normalize, shuffled; torch's default number of "
+        "threads.",
         contestants=(subject, *limits, *loops),
         goals=(
             Goal(subject.name, names(limits), "≥ ×", 0.95),
@@ -127,9 +128,9 @@ def asynchronous(task: Task) -> Experiment:
         f"dist_async.py, {task.network}, {task.workers} workers",
         unit="gradients/s",
         piece="gradient",
-        about="Gradients of all workers together. dist_async.py: over RPC, with --split_dataset, by the time stamps of "
-        "its own log. Hogwild: PyTorch's example mnist_hogwild, a process a worker, over tensors in memory. Ray: the "
-        "page “Parameter Server” of its documentation, over tensors in memory, without its evaluations.",
+        about="Gradients of all workers together. dist_async.py: over RPC, with --split_dataset, from the timestamps "
+        "in its log. Hogwild: PyTorch's example mnist_hogwild, one process per worker, over tensors in memory. Ray: "
+        "the page “Parameter Server” in its documentation, over tensors in memory, without its evaluations.",
         contestants=(subject, limit, ray),
         goals=(
             Goal(subject.name, (limit.name,), "≥ ×", 0.8),
@@ -147,9 +148,9 @@ def synchronous(task: Task) -> Experiment:
         f"dist_sync.py, {task.network}, {task.workers} workers",
         unit="gradients/s",
         piece="gradient",
-        about="Gradients of all workers together, one of each in an update. dist_sync.py: over RPC, with "
-        "--split_dataset, by the time stamps of its own log. DistributedDataParallel: PyTorch's tutorial, on Gloo, a "
-        "process a worker, over tensors in memory. Ray: the same page, its synchronous loop.",
+        about="Gradients of all workers together, one per worker in each update. dist_sync.py: over RPC, with "
+        "--split_dataset, from the timestamps in its log. DistributedDataParallel: PyTorch's tutorial, on Gloo, one "
+        "process per worker, over tensors in memory. Ray: the synchronous loop on the same page.",
         contestants=(subject, ddp, ray),
         goals=(
             Goal(subject.name, (ddp.name,), "≥ ×", 1.2),
@@ -170,8 +171,8 @@ def virtual_clock(data_dir: str, gradients: int) -> Experiment:
         "dist_async.py --clock virtual, LeNet5",
         unit="gradients/s",
         piece="gradient",
-        about="Gradients a second of real time. dist_async.py --clock virtual: all gradients of a run, with "
-        "--split_dataset, from the moment the log is there until it is whole. Hogwild: as above.",
+        about="Gradients per second of real time. dist_async.py --clock virtual: all gradients of a run, with "
+        "--split_dataset, from the creation of the log until it is complete. Hogwild: as above.",
         contestants=(*subjects, limit),
         goals=tuple(Goal(subject.name, (limit.name,), "≥ ×", 1.2) for subject in subjects),
     )
@@ -190,8 +191,8 @@ def start_up(data_dir: str) -> Experiment:
         "Start of dist_async.py",
         unit="s",
         piece="start",
-        about="From launching the command until the first update stands in the log: imports, reading of the data, "
-        "processes, rendezvous, first gradient. Against a process that imports torch and torchvision, and ends.",
+        about="From launching the command until the first update is in the log: imports, reading the data, starting "
+        "processes, rendezvous, first gradient. Compared with a process that only imports torch and torchvision.",
         contestants=(*subjects, imports),
         goals=tuple(Goal(name, (imports.name,), "≤ +", seconds) for name, seconds in goals.items()),
     )
@@ -234,10 +235,10 @@ def landscape(task: Task, effort: Effort) -> Experiment:
         f"loss_landscape.py, {task.network}, {task.amount:,} test images",
         unit="points/s",
         piece="point",
-        about=f"loss_landscape.py: its survey alone, called as the script does, of a grid with {effort.grid_size} "
-        "points a side and of the saved rows. Plain loop: for each point load_state_dict, then a DataLoader with "
-        "ToTensor and Normalize, in batches of the script's size, torch's default of threads; points of a measurement: "
-        f"{effort.points}.",
+        about=f"loss_landscape.py: only its survey, called as in the script, of a grid with {effort.grid_size} "
+        "points per side and of the saved rows. Plain loop: for each point load_state_dict, then a DataLoader with "
+        "ToTensor and Normalize, with the script's batch size and torch's default number of threads; points per "
+        f"measurement: {effort.points}.",
         contestants=(subject, *loops),
         goals=(Goal(subject.name, names(loops), "≥ ×", 10),),
     )
@@ -256,10 +257,10 @@ def cross_validation(task: Task) -> Experiment:
         f"kfold.py, {task.network}, {task.amount:,} samples",
         unit="configurations/h",
         piece="configuration",
-        about="Five folds; 2, 4 and 6 epochs. kfold.py: its search alone, over two learning rates, called as the "
-        "script does; one training serves all three numbers of epochs. Plain loop: KFold, SubsetRandomSampler and a "
-        "DataLoader with ToTensor and Normalize, each configuration for itself; measured over one epoch and one "
-        "evaluation of one fold, and scaled.",
+        about="Five folds; 2, 4 and 6 epochs. kfold.py: only its search, over two learning rates, called as in the "
+        "script; one training run covers all three numbers of epochs. Plain loop: KFold, SubsetRandomSampler and a "
+        "DataLoader with ToTensor and Normalize, each configuration trained separately; measured over one epoch and "
+        "one evaluation of one fold, and scaled.",
         contestants=(subject, *loops),
         goals=(Goal(subject.name, names(loops), "≥ ×", 8),),
     )

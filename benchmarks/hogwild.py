@@ -1,4 +1,4 @@
-"""Hogwild (Niu et al., arXiv 1106.5730) as PyTorch's example mnist_hogwild has it: no server, no lock."""
+"""Hogwild (Niu et al. 2011, arXiv 1106.5730), as in PyTorch's example mnist_hogwild: no server, no lock."""
 
 from itertools import islice
 from threading import Barrier
@@ -13,8 +13,8 @@ from benchmarks.measure import Sample, Stopwatch, Task, threads_of
 
 
 def gradients(task: Task) -> Sample:
-    """Processes that each train the one model in shared memory: gradients/s of all, up to the end of the last."""
-    torch.set_num_threads(1)  # this process is to be forked: it must have no pool of threads
+    """Total gradients/s of processes that train one model in shared memory, until the last process ends."""
+    torch.set_num_threads(1)  # this process will fork: it must not have a thread pool
     context = multiprocessing.get_context("fork")
     network = make_network(task.network)
     network.share_memory()
@@ -33,7 +33,7 @@ def gradients(task: Task) -> Sample:
 
 
 def work(rank: int, task: Task, network: nn.Module, images: Tensor, labels: Tensor, gate: Barrier) -> None:
-    """The life of one process."""
+    """The main function of one process."""
     torch.set_num_threads(threads_of(task.workers))
     torch.manual_seed(rank)
     optimizer, steps = make_optimizer(network), batches(images, labels)

@@ -1,4 +1,4 @@
-"""Loss landscapes: the suite's survey against a loop over state dicts and a DataLoader."""
+"""Loss landscapes: the suite's survey compared with a loop over state dicts and a DataLoader."""
 
 import tempfile
 from pathlib import Path
@@ -22,14 +22,14 @@ SAVED_ROWS = 3
 
 
 def trajectory(network: nn.Module) -> np.ndarray:
-    """Saved weights (rows, parameters) as training might have left them: a random walk, always the same."""
+    """Saved weights (rows, parameters) that resemble a training run: a random walk with a fixed seed."""
     start = parameters_to_vector(network.parameters()).detach().numpy()
     walk = 0.003 * np.random.default_rng(0).standard_normal((SAVED_ROWS, len(start)), dtype=np.float32)
     return start + walk.cumsum(axis=0)
 
 
 def survey(task: Task, grid_size: int) -> Sample:
-    """Points/s of loss_landscape.py's survey, in batches of the default size."""
+    """Points/s of the survey in loss_landscape.py, with the default batch size."""
     weights = trajectory(make_network(task.network))
     settings = SurveySettings(grid_size, BATCH_SIZE, MARGIN, test_samples=task.amount, data_dir=Path(task.data_dir))
     dataset = load_dataset("fashion_mnist", task.data_dir)
@@ -43,12 +43,12 @@ def survey(task: Task, grid_size: int) -> Sample:
 
 
 def plain_loop(task: Task, loader_workers: int, points: int) -> Sample:
-    """Points/s of a loop that loads the weights of each point and evaluates them over a DataLoader."""
+    """Points/s of a loop that loads the weights of each point and evaluates them with a DataLoader."""
     network = make_network(task.network)
     origin, first, second = (state_of(row, network) for row in trajectory(network))
     data = Subset(decoded(task, train=False), range(task.amount))
     loader = DataLoader(data, batch_size=BATCH_SIZE, num_workers=loader_workers)
-    network(next(iter(loader))[0])  # a warm-up
+    network(next(iter(loader))[0])  # warm-up
 
     stopwatch = Stopwatch()
     for x in np.linspace(0, 1, points).tolist():
@@ -60,7 +60,7 @@ def plain_loop(task: Task, loader_workers: int, points: int) -> Sample:
 
 
 def state_of(row: np.ndarray, network: nn.Module) -> dict[str, Tensor]:
-    """The state dict, for a network without buffers, of one row (P,) of saved weights."""
+    """The state dict for one row (P,) of saved weights of a network without buffers."""
     state = network.state_dict()
     parts = torch.from_numpy(row).split([value.numel() for value in state.values()])
     return {name: part.view_as(value) for (name, value), part in zip(state.items(), parts, strict=True)}

@@ -1,4 +1,4 @@
-"""Training without distribution in plain PyTorch: the least that it has to do."""
+"""The minimal non-distributed training loop in plain PyTorch."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -13,18 +13,18 @@ from catalogue import NETWORKS, implementation
 
 
 def make_network(name: str) -> nn.Module:
-    """One of the project's networks, as a plain module."""
+    """One of the suite's networks, as a plain module."""
     torch.manual_seed(0)
     return implementation(NETWORKS, name)(10)
 
 
 def make_optimizer(network: nn.Module) -> torch.optim.SGD:
-    """SGD with torch's defaults."""
+    """torch.optim.SGD with the default options."""
     return torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
 
 
 def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """One step for each mini-batch."""
+    """Take one step per mini-batch."""
     for images, labels in steps:
         optimizer.zero_grad()
         loss = F.nll_loss(network(images), labels)
@@ -33,13 +33,13 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: Iterable[
 
 
 def bare_loop(task: Task, threads: int) -> Sample:
-    """A loop over tensors in memory that does nothing but train: samples/s."""
+    """Samples/s of a loop over tensors in memory that only trains."""
     torch.set_num_threads(threads)
     return timed(task, batches(*tensors(task.data_dir)))
 
 
 def timed(task: Task, steps: Iterable[tuple[Tensor, Tensor]]) -> Sample:
-    """Train from the start, and time all that follows the warm-up: samples/s."""
+    """Samples/s of training a new network, after the warm-up."""
     network = make_network(task.network)
     optimizer = make_optimizer(network)
     steps = iter(steps)

@@ -1,6 +1,6 @@
-"""One measurement: who does what, in a process of its own, and how long that took.
+"""Single measurements of tasks, each in its own process.
 
-Nothing here imports torch, whose pages the measuring process would share with the runs whose memory it measures.
+Nothing here imports torch: the measuring process would share its pages with the runs whose memory it measures.
 """
 
 import dataclasses
@@ -19,25 +19,25 @@ from benchmarks.processes import cpu_seconds, end_descendants, running
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 600  # of one measurement
-BATCH_SIZE, LEARNING_RATE, MOMENTUM = 32, 0.01, 0.9  # of all training
+BATCH_SIZE, LEARNING_RATE, MOMENTUM = 32, 0.01, 0.9  # in all training runs
 
 
 def cores() -> int:
-    """Cores that a process may use."""
+    """The number of cores that a process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def threads_of(workers: int) -> int:
-    """Threads of each of some workers, so that there are no more of them than cores."""
+    """Threads per worker, so that all workers together have no more threads than cores."""
     return max(1, cores() // workers)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the contestants of an experiment do alike.
+    """The task that all contestants of an experiment perform.
 
-    data_dir: of Fashion-MNIST, in torchvision's layout; amount: how many gradients to compute, over all workers
-    (landscape: test images a point; k-fold: samples to search on).
+    data_dir: of Fashion-MNIST, in torchvision's layout; amount: gradients to compute by all workers together
+    (landscape: test images per point; k-fold: samples to search on).
     """
 
     data_dir: str
@@ -47,12 +47,12 @@ class Task:
 
     @property
     def warm_up(self) -> int:
-        """The gradients that are computed before the clock starts, one tenth of all."""
+        """The number of gradients before the clock starts: a tenth of all."""
         return self.amount // 10
 
     @property
     def measured(self) -> int:
-        """The gradients that are timed."""
+        """The number of gradients that are timed."""
         return self.amount - self.warm_up
 
 
@@ -60,8 +60,8 @@ class Task:
 class Sample:
     """One measurement.
 
-    value: in the unit of its experiment; wall_ms, cpu_ms: time of one piece of work (a gradient, say), on the clock and
-    summed over the cores; cpu_ms is NaN where the measurement was too short for it.
+    value: in the unit of its experiment; wall_ms, cpu_ms: wall-clock time and CPU time per piece of work, such as a
+    gradient; cpu_ms is NaN if the measurement was too short for it.
     """
 
     value: float
@@ -70,19 +70,19 @@ class Sample:
 
     @classmethod
     def rate(cls, pieces: float, seconds: float, cpu: float, per_piece: float = 1.0) -> "Sample":
-        """So many pieces of work, each `per_piece` of what is counted, in `seconds` and `cpu` seconds."""
+        """The sample for pieces of work, each worth `per_piece` units, in `seconds` and with `cpu` CPU seconds."""
         return cls(per_piece * pieces / seconds, 1000 * seconds / pieces, 1000 * cpu / pieces)
 
 
 class Stopwatch:
-    """Measures the process that makes it and all its descendants, from then on."""
+    """Measures this process and all its descendants, from the time of construction."""
 
     def __init__(self) -> None:
         self._cpu = cpu_seconds(os.getpid())
         self._start = time.perf_counter()
 
     def read(self) -> tuple[float, float]:
-        """Seconds, and CPU seconds, so far."""
+        """Wall-clock seconds and CPU seconds so far."""
         seconds = time.perf_counter() - self._start
         return seconds, cpu_seconds(os.getpid()) - self._cpu
 
@@ -93,10 +93,10 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Contestant:
-    """Whoever takes part in an experiment.
+    """A contestant in an experiment.
 
-    function: "module.function" of this package, which takes the task and the options and returns a Sample;
-    needs: a package that it cannot do without.
+    function: "module.function" in this package, which takes the task and the options and returns a Sample;
+    needs: a package that it requires.
     """
 
     name: str
@@ -107,15 +107,15 @@ class Contestant:
 
 
 class MeasurementFailedError(Exception):
-    """A measurement that ended without a result; the text says why."""
+    """A measurement ended without a result; the message says why."""
 
 
 @contextmanager
 def nursery(contestants: Sequence[Contestant]) -> Iterator[Callable[[Contestant], Sample]]:
-    """A function that lets one of the contestants do its task once, in a fresh process.
+    """Yield a function that runs the task of one contestant once, in a new process.
 
-    It raises MeasurementFailedError. The processes are forked from one that has imported what all of them need, which
-    would take most of the time otherwise.
+    It raises MeasurementFailedError. The processes are forked from one that has already imported all modules, since the
+    imports would take most of the time otherwise.
     """
     modules = sorted({contestant.function.rpartition(".")[0] for contestant in contestants})
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}

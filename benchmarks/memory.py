@@ -1,4 +1,4 @@
-"""How much memory a run takes."""
+"""The memory use of a run."""
 
 import math
 import time
@@ -12,7 +12,7 @@ LOOK_INTERVAL = 0.02  # seconds
 
 
 def peak(task: Task, script: str, flags: Sequence[str] = ()) -> Sample:
-    """The largest PSS, MiB, that all processes of a run had together, from its start to its end."""
+    """The peak total PSS, MiB, of all processes of a run."""
     largest = 0.0
     start = time.perf_counter()
     with running_script(task, script, flags) as run:

@@ -1,6 +1,6 @@
 """The process that measurements are forked from: `python3 -m benchmarks.nursery MODULE ...`.
 
-It imports modules of this package, then answers each contestant (a line of JSON) with its sample, or with an error.
+It imports modules of this package, then reads one contestant per line (JSON) and answers with its sample or an error.
 """
 
 import dataclasses
@@ -19,17 +19,17 @@ def main() -> None:
     adopt_orphans()
     for module in sys.argv[1:]:
         importlib.import_module(f"benchmarks.{module}")
-    if torch := sys.modules.get("torch"):  # half of which is imported only when the first optimiser is made
+    if torch := sys.modules.get("torch"):  # half of it is imported only when the first optimiser is created
         torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
     for line in sys.stdin:
         print(answer(json.loads(line)), flush=True)
 
 
 def answer(contestant: dict[str, Any]) -> str:
-    """Let a forked process do the work; nothing of it is left afterwards."""
+    """Run a contestant in a forked process, and end all its descendants afterwards."""
     reader, writer = os.pipe()
     if os.fork() == 0:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # answers alone go there
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stdout is only for answers
         with open(writer, "w") as file:
             file.write(json.dumps(contend(contestant)))
         os._exit(0)
@@ -40,16 +40,16 @@ def answer(contestant: dict[str, Any]) -> str:
     with suppress(ChildProcessError):
         while os.wait():
             pass
-    return text or json.dumps({"error": "it was killed: it took too long, or too much memory"})
+    return text or json.dumps({"error": "it was killed because it took too long or used too much memory"})
 
 
 def contend(contestant: dict[str, Any]) -> dict[str, Any]:
-    """The sample, or the error."""
+    """Run a contestant; returns its sample or the error."""
     module, _, function = contestant["function"].rpartition(".")
     work = getattr(importlib.import_module(f"benchmarks.{module}"), function)
     try:
         return dataclasses.asdict(work(Task(**contestant["task"]), **contestant["options"]))
-    except Exception as error:  # whatever a peer may raise
+    except Exception as error:  # peers may raise anything
         lines = str(error).strip().splitlines() or [""]
         return {"error": f"{type(error).__name__}: {lines[-1]}"}
 

@@ -1,4 +1,4 @@
-"""Processes and all that descend from them, seen from outside (proc(5)): CPU time, memory, and their end."""
+"""CPU time, memory and termination of processes with all their descendants, from proc(5)."""
 
 import ctypes
 import os
@@ -15,15 +15,15 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 def family(pid: int) -> list[int]:
     """A process and its living descendants."""
     found = [pid]
-    for member in found:  # grows on the way
+    for member in found:  # the list grows during the loop
         for children in Path(f"/proc/{member}/task").glob("*/children"):
-            with suppress(OSError):  # the thread may just have ended
+            with suppress(OSError):  # the thread may have ended just now
                 found += map(int, children.read_text().split())
     return found
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and its descendants, including those that ended and were waited for."""
+    """CPU time of a process and its descendants, including those that have ended and been waited for."""
     ticks = 0
     for member in family(pid):
         with suppress(OSError):
@@ -43,12 +43,12 @@ def pss_mib(pid: int) -> float:
 
 
 def adopt_orphans() -> None:
-    """From now on, descendants of this process whose parents end become its children."""
+    """Make this process the new parent of all its descendants whose parents end."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_descendants(pid: int) -> None:
-    """Kill all that descend from a process."""
+    """Kill all descendants of a process."""
     for member in family(pid)[1:]:
         with suppress(ProcessLookupError):
             os.kill(member, signal.SIGKILL)
@@ -56,7 +56,7 @@ def end_descendants(pid: int) -> None:
 
 @contextmanager
 def running(command: Sequence[object], **options: object) -> Iterator[subprocess.Popen]:
-    """A process that does not outlive the context, nor do its descendants."""
+    """Run a process; it and its descendants are killed on exit from the context."""
     process = subprocess.Popen([*map(str, command)], **{"stdin": subprocess.DEVNULL} | options)
     try:
         yield process

@@ -1,7 +1,7 @@
-"""Ray's parameter servers, synchronous and asynchronous, as the page "Parameter Server" of its documentation has them.
+"""Ray's synchronous and asynchronous parameter servers, as on the page "Parameter Server" in its documentation.
 
-Different are the network and the data, which are this suite's, and that nothing is evaluated on the way. What that page
-calls an iteration is a round of all workers; at every tenth update it looks at the weights.
+The differences: the network and the data are those of this suite, and nothing is evaluated during training. The
+documentation calls a round of all workers an iteration, and reads the weights at every tenth update.
 """
 
 from collections import deque
@@ -39,7 +39,7 @@ def set_gradients(network: nn.Module, gradients: Gradients) -> None:
 
 
 @ray.remote
-class ParameterServer:
+class RayServer:
     """Holds the model and applies gradients."""
 
     def __init__(self, network: str) -> None:
@@ -59,7 +59,7 @@ class ParameterServer:
 
 @ray.remote
 class DataWorker:
-    """Computes gradients at the weights it is given."""
+    """Computes gradients at the given weights."""
 
     def __init__(self, rank: int, network: str, data_dir: str) -> None:
         self.model = make_network(network)
@@ -76,12 +76,12 @@ class DataWorker:
 
 
 def asynchronous(task: Task) -> Sample:
-    """gradients/s of all workers, each of which goes on as soon as its gradient is applied."""
+    """Total gradients/s of all workers, each of which continues as soon as its gradient is applied."""
     return timed(task, train_asynchronously, gradients_per_update=1)
 
 
 def synchronous(task: Task) -> Sample:
-    """gradients/s of all workers, which wait for one another."""
+    """Total gradients/s of all workers, which wait for each other."""
     return timed(task, train_synchronously, gradients_per_update=task.workers)
 
 
@@ -89,27 +89,27 @@ Train = Callable[[ActorHandle, list[ActorHandle]], Iterator[ray.ObjectRef]]
 
 
 def timed(task: Task, train: Train, gradients_per_update: int) -> Sample:
-    """Start a server and its workers, train, and time all that follows the warm-up."""
+    """Start a server and its workers, train, and time everything after the warm-up."""
     ray.init(include_dashboard=False, log_to_driver=False)
-    server = ParameterServer.remote(task.network)
+    server = RayServer.remote(task.network)
     workers = [DataWorker.remote(rank, task.network, task.data_dir) for rank in range(task.workers)]
     updates = train(server, workers)
-    go_on(updates, task.warm_up // gradients_per_update)
+    wait_for_updates(updates, task.warm_up // gradients_per_update)
     stopwatch = Stopwatch()
-    go_on(updates, task.measured // gradients_per_update)
+    wait_for_updates(updates, task.measured // gradients_per_update)
     sample = stopwatch.rate(task.measured)
     ray.shutdown()
     return sample
 
 
-def go_on(updates: Iterator[ray.ObjectRef], number: int) -> None:
-    """Make some updates, and wait until the last one is there."""
+def wait_for_updates(updates: Iterator[ray.ObjectRef], number: int) -> None:
+    """Start some updates, and wait until the last one is complete."""
     latest = deque(islice(updates, number), maxlen=1)
     ray.get(latest.pop())
 
 
 def train_synchronously(server: ActorHandle, workers: list[ActorHandle]) -> Iterator[ray.ObjectRef]:
-    """Without end: the weights after each update."""
+    """Yield the weights after each update, endlessly."""
     weights = server.get_weights.remote()
     for iteration in count():
         parts = [worker.compute_gradients.remote(weights) for worker in workers]
@@ -120,7 +120,7 @@ def train_synchronously(server: ActorHandle, workers: list[ActorHandle]) -> Iter
 
 
 def train_asynchronously(server: ActorHandle, workers: list[ActorHandle]) -> Iterator[ray.ObjectRef]:
-    """Without end: the weights after each update."""
+    """Yield the weights after each update, endlessly."""
     weights = server.get_weights.remote()
     in_flight = {worker.compute_gradients.remote(weights): worker for worker in workers}
     for update in count():

@@ -1,4 +1,4 @@
-"""Measure the suite against its peers, side by side, and write a page about it.
+"""Compare the speed of the suite with its peers, and write a report.
 
 python3 -m benchmarks.run
 python3 -m benchmarks.run --rows async sync --repeats 7 --data_dir data
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from benchmarks.data import write_stand_in
 from benchmarks.experiments import FULL, QUICK, Experiment, all_experiments
 from benchmarks.measure import MeasurementFailedError, Sample, nursery
-from benchmarks.report import Outcome, describe_machine, report, section
+from benchmarks.report import ExperimentResult, describe_machine, report, section
 
 ROWS = ("nondistributed", "async", "sync", "virtual", "startup", "memory", "landscape", "kfold")
 REPEATS = 5
@@ -28,7 +28,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fashion-mnist-") as folder:
         data = "Fashion-MNIST"
         if arguments.data_dir is None:
-            data = "random images in the numbers and shapes of Fashion-MNIST"
+            data = "random images, as many and of the same shape as in Fashion-MNIST"
             arguments.data_dir = Path(folder)
             write_stand_in(arguments.data_dir)
         effort = QUICK if arguments.quick else FULL
@@ -42,19 +42,19 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line. Not the suite's own parser: that would import torch (see benchmarks/measure.py)."""
+    """Parse the command line."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "benchmarks.run", description=__doc__, formatter_class=formatter, allow_abbrev=False
     )
     add = parser.add_argument
     add("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=f"some of {', '.join(ROWS)} (default all)")
-    add("--repeats", type=int, default=None, metavar="N", help=f"times that everything is measured (default {REPEATS})")
+    add("--repeats", type=int, default=None, metavar="N", help=f"repeats of each measurement (default {REPEATS})")
     add("--data_dir", type=Path, metavar="DIR",
-        help="folder with Fashion-MNIST in torchvision's layout; without it, random images of its shape")  # fmt: skip
-    add("--quick", action="store_true", help="as little as possible, once: shows that it works, and no speed")
+        help="folder with Fashion-MNIST in torchvision's layout (default: random images of its shape)")  # fmt: skip
+    add("--quick", action="store_true", help="measure once and as little as possible, only to check that it works")
     add("--output", type=Path, default=Path("benchmarks/results"), metavar="DIR",
-        help="where the page goes (default benchmarks/results)")  # fmt: skip
+        help="folder for the report (default benchmarks/results)")  # fmt: skip
     arguments = parser.parse_args()
     if arguments.repeats is None:
         arguments.repeats = 1 if arguments.quick else REPEATS
@@ -66,36 +66,36 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def describe_measuring(arguments: argparse.Namespace) -> str:
-    """How often and how long, in a line."""
-    quick = "; --quick: too little work to tell a speed" if arguments.quick else ""
+    """The repeats and their order, in one line."""
+    quick = "; --quick: too little work for meaningful speeds" if arguments.quick else ""
     return (
-        f"repeats: {arguments.repeats}; in each every contestant once, in a fresh process, in an order that moves on "
-        f"by one from repeat to repeat{quick}"
+        f"repeats: {arguments.repeats}; each repeat runs every contestant once, in a new process, in an order that "
+        f"rotates by one from repeat to repeat{quick}"
     )
 
 
 def run(experiments: list[Experiment], arguments: argparse.Namespace, settings: list[str]) -> int:
-    """Do all experiments; after each, print it and write the page. Returns the exit code: 1 if something failed."""
+    """Run all experiments; after each, print it and write the page. Returns the exit code: 1 if something failed."""
     arguments.output.mkdir(parents=True, exist_ok=True)
     page = arguments.output / f"{datetime.now():%Y-%m-%d_%H%M%S}.md"
-    outcomes: list[Outcome] = []
+    results: list[ExperimentResult] = []
     failed = False
     total = arguments.repeats * sum(len(experiment.contestants) for experiment in experiments)
     with tqdm(total=total, unit=" measurements", dynamic_ncols=True, disable=None) as bar:
         for experiment in experiments:
-            outcome = conduct(experiment, arguments.repeats, bar)
-            outcomes.append(outcome)
+            result = conduct(experiment, arguments.repeats, bar)
+            results.append(result)
             unfinished = page.with_suffix(".partial")
-            unfinished.write_text(report(outcomes, settings), encoding="utf-8")
+            unfinished.write_text(report(results, settings), encoding="utf-8")
             unfinished.replace(page)
-            tqdm.write(f"\n{section(outcome)}\n")
-            failed |= any("failed" in reason for reason in outcome.missing.values())
+            tqdm.write(f"\n{section(result)}\n")
+            failed |= any("failed" in reason for reason in result.missing.values())
     print(f"  {page}")
     return int(failed)
 
 
-def conduct(experiment: Experiment, repeats: int, bar: tqdm) -> Outcome:
-    """Measure all contestants in turn, again and again; who fails once is out."""
+def conduct(experiment: Experiment, repeats: int, bar: tqdm) -> ExperimentResult:
+    """Measure all contestants in turn, in each repeat; a contestant that fails is not measured again."""
     missing = {
         contestant.name: f"{contestant.needs} is not installed"
         for contestant in experiment.contestants
@@ -115,7 +115,7 @@ def conduct(experiment: Experiment, repeats: int, bar: tqdm) -> Outcome:
                         missing[contestant.name] = f"failed: {error}"
                         samples.pop(contestant.name, None)
                 bar.update()
-    return Outcome(experiment, dict(samples), missing)
+    return ExperimentResult(experiment, dict(samples), missing)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long it takes until a run has begun."""
+"""The start-up time of a run."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ LOOK_INTERVAL = 0.005  # seconds
 
 
 def first_update(task: Task, script: str, flags: Sequence[str] = ()) -> Sample:
-    """Seconds from launching a command to the first update in its log; then it is ended."""
+    """Seconds from launching a command until the first update in its log; the run is then killed."""
     start = time.perf_counter()
     with running_script(task, script, flags) as run:
         while not run.has_begun():
@@ -26,7 +26,7 @@ def first_update(task: Task, script: str, flags: Sequence[str] = ()) -> Sample:
 
 
 def import_torch(task: Task) -> Sample:
-    """Seconds that a process takes which imports torch and torchvision and does nothing else."""
+    """Seconds taken by a process that only imports torch and torchvision."""
     stopwatch = Stopwatch()
     with running([sys.executable, "-c", "import torch, torchvision"], stderr=subprocess.DEVNULL) as process:
         if process.wait():

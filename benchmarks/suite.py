@@ -1,4 +1,4 @@
-"""The suite's own training scripts, run as a user runs them: real command lines, watched from outside."""
+"""The suite's training scripts, run as real command lines and measured from outside."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from benchmarks.data import TRAIN_IMAGES
 from benchmarks.measure import BATCH_SIZE, LEARNING_RATE, MOMENTUM, ROOT, MeasurementFailedError, Sample, Task
 from benchmarks.processes import cpu_seconds, running
 
-WATCH_INTERVAL = 0.05  # seconds between two looks at a process; longer the more processes, so that they cost little
+WATCH_INTERVAL = 0.05  # seconds between samples, multiplied by the number of processes to limit the overhead
 
 
 def command(task: Task, script: str, flags: Sequence[str], folder: str) -> list[object]:
@@ -33,8 +33,8 @@ def command(task: Task, script: str, flags: Sequence[str], folder: str) -> list[
 
 
 @dataclass(frozen=True)
-class Run:
-    """A script at work in a folder, where it leaves its log; errors: what it says on its standard error."""
+class RunningScript:
+    """A running script; folder: where it writes its log; errors: its stderr."""
 
     process: subprocess.Popen
     folder: Path
@@ -42,16 +42,16 @@ class Run:
 
     @property
     def log_bytes(self) -> int:
-        """The length of its log so far; 0 before there is one."""
+        """The size of its log so far; 0 if there is none yet."""
         with os.scandir(self.folder) as entries:
             return sum(entry.stat().st_size for entry in entries if entry.name.endswith("_log.log"))
 
     def has_begun(self) -> bool:
-        """Whether its log holds an update."""
+        """Whether its log contains an update."""
         return any(b"  update " in log.read_bytes() for log in self.folder.glob("*_log.log"))
 
     def check(self) -> None:
-        """Raises MeasurementFailedError, with the script's own words, if it ended badly."""
+        """Raise MeasurementFailedError, with the script's error message, if it failed."""
         if self.process.poll():
             self.errors.seek(0)
             lines = self.errors.read().decode().strip().splitlines()
@@ -59,25 +59,25 @@ class Run:
 
 
 @contextmanager
-def running_script(task: Task, script: str, flags: Sequence[str]) -> Iterator[Run]:
-    """A script at work on a task; left, it is ended."""
+def running_script(task: Task, script: str, flags: Sequence[str]) -> Iterator[RunningScript]:
+    """Run a script on a task; it is killed on exit from the context."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, tempfile.TemporaryFile() as errors:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": errors, "cwd": folder}
         with running(command(task, script, flags, folder), **quiet) as process:
-            yield Run(process, Path(folder), errors)
+            yield RunningScript(process, Path(folder), errors)
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What was seen of a run at one moment: seconds on the clock, CPU seconds so far, the length of its log so far."""
+    """The state of a run at one moment: wall-clock seconds, CPU seconds and size of the log so far."""
 
     seconds: float
     cpu: float
     log_bytes: int
 
 
-def watch(run: Run, interval: float) -> list[Moment]:
-    """Look at a run every so many seconds, until it ends."""
+def watch(run: RunningScript, interval: float) -> list[Moment]:
+    """Sample the state of a run every `interval` seconds until it ends."""
     moments = []
     while run.process.poll() is None:
         moments.append(Moment(time.perf_counter(), cpu_seconds(run.process.pid), run.log_bytes))
@@ -87,11 +87,11 @@ def watch(run: Run, interval: float) -> list[Moment]:
 
 
 def gradients(task: Task, script: str, flags: Sequence[str] = (), per_gradient: float = 1.0) -> Sample:
-    """Gradients/s of a run (or `per_gradient` times as many of something else), without its start-up.
+    """Gradients/s of a run (or `per_gradient` times as many of another unit), without its start-up.
 
-    Those behind the warm-up, by the time stamps of the run's own log. The log of a virtual clock does not tell real
-    time, and many gradients are computed ahead of their updates: there, it is all gradients, from the moment the log
-    is there until it is whole. CPU time is always taken from outside.
+    Counts the gradients after the warm-up, using the timestamps in the log of the run. On the virtual clock, logs
+    contain no real times, and many gradients are computed ahead of their updates: there it counts all gradients, from
+    the creation of the log until it is complete. CPU time is always measured from outside.
     """
     virtual = "virtual" in flags
     processes = 1 if virtual or script == "nonDistributed.py" else task.workers + 1
@@ -103,23 +103,23 @@ def gradients(task: Task, script: str, flags: Sequence[str] = (), per_gradient: 
         return between(moments[0], moments[whole], task.amount, per_gradient)
     times = [float(line.split(b" ")[0]) for line in log.splitlines() if b"  update " in line]
     seconds = times[-1] - times[len(times) // 10 - 1]
-    cpu_ms = cpu_ms_behind_warm_up(task, moments, log)
+    cpu_ms = cpu_ms_after_warm_up(task, moments, log)
     return dataclasses.replace(Sample.rate(task.measured, seconds, math.nan, per_gradient), cpu_ms=cpu_ms)
 
 
 def done(moments: list[Moment], log: bytes) -> list[int]:
-    """How many gradients the log of a run told of at each moment."""
-    line = b"  gradient " if b"  gradient " in log else b"  update "  # the first one: a synchronous run
+    """The number of gradients in the log of a run at each moment."""
+    line = b"  gradient " if b"  gradient " in log else b"  update "  # gradient lines: a synchronous run
     return [log[: moment.log_bytes].count(line) for moment in moments]
 
 
 def between(first: Moment, last: Moment, pieces: int, per_piece: float = 1.0) -> Sample:
-    """So many gradients in between two moments."""
+    """The sample for pieces of work between two moments."""
     return Sample.rate(pieces, last.seconds - first.seconds, last.cpu - first.cpu, per_piece)
 
 
-def cpu_ms_behind_warm_up(task: Task, moments: list[Moment], log: bytes) -> float:
-    """CPU time of a gradient, ms, in what was seen between the warm-up and the end; NaN if that is too little."""
+def cpu_ms_after_warm_up(task: Task, moments: list[Moment], log: bytes) -> float:
+    """CPU time per gradient, ms, between the warm-up and the end; NaN if there are too few samples."""
     counts = done(moments, log)
     inside = [number for number, count in enumerate(counts) if task.warm_up <= count < task.amount]
     if not inside or counts[inside[0]] == counts[inside[-1]]:

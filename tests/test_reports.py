@@ -290,7 +290,7 @@ def broken_line(model: Path, log: Path, runs: dict) -> None:
         (empty_model, "not a model"),
         (text_as_model, "not a model"),
         (trap_as_model, "not a model"),
-        (list_as_model, "holds no state dict"),
+        (list_as_model, "contains no state dict"),
         (another_network, "not a model of LeNet5"),
         (empty_log, "empty"),
         (text_as_log, "line 1"),

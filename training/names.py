@@ -212,4 +212,4 @@ def base_of(path: str | Path) -> str:
     for ending in ARTIFACTS.values():
         if name.endswith(ending):
             return name.removesuffix(ending)
-    raise UsageError(f"{path}: not a file of a run; the name must end in one of {', '.join(ARTIFACTS.values())}")
+    raise UsageError(f"{path}: not the name of a run's file; it must end in one of {', '.join(ARTIFACTS.values())}")

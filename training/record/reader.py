@@ -58,7 +58,7 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
                 course.gradient(seconds, pairs)
             elif kind == "validation":
                 validations.append(_own_validation(seconds, value, pairs))
-                _demand(len(validations) == validations[-1].epoch <= config.epochs, "not the next epoch")
+                _demand(len(validations) == validations[-1].epoch <= config.epochs, "unexpected epoch")
             elif kind == "evaluation":
                 evaluations.append(_own_evaluation(seconds, value, pairs, len(course.updates)))
             elif kind == "left":

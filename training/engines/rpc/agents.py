@@ -56,7 +56,7 @@ def _make_agent(
 STAR = rpc.backend_registry.register_backend("STAR", rpc.TensorPipeRpcBackendOptions, _make_agent)
 
 
-def meet(name: str, rank: int, rendezvous: str, threads: int) -> None:
+def join_star(name: str, rank: int, rendezvous: str, threads: int) -> None:
     """Join the star at `rendezvous` (a torch init_method URL); threads: for incoming calls.
 
     Raises DataError if the rendezvous fails.

@@ -30,8 +30,8 @@ from training.engines.rpc.agents import (
     SERVER,
     DistantServer,
     ask,
+    join_star,
     leave,
-    meet,
     use_interface_towards,
     wait_for_server,
 )
@@ -124,14 +124,14 @@ def _train_with_own_workers(coordinator: Coordinator, rendezvous: str, workers: 
     _coordinator = coordinator
     running = {process.sentinel: worker for worker, process in workers.items()}
     stopped: set[int] = set()
-    meet(SERVER, 0, rendezvous, SERVER_THREADS)
+    join_star(SERVER, 0, rendezvous, SERVER_THREADS)
     try:
         interval = watch_interval(coordinator.plan)
         while coordinator.done not in (ready := wait_for_any([coordinator.done, *running], interval)):
             coordinator.check_time()
             for sentinel in ready:
                 worker = running.pop(sentinel)
-                coordinator.lose(worker, _how(workers[worker]))
+                coordinator.lose(worker, _exit_reason(workers[worker]))
             now_stopped = {worker for worker in running.values() if _is_stopped(workers[worker])}
             for worker in sorted(now_stopped - stopped):
                 coordinator.warn(f"Worker_{worker} is stopped (SIGSTOP): waiting for it")
@@ -152,7 +152,7 @@ def watch_interval(plan: Plan) -> float:
     return WATCH_SECONDS if plan.config.max_seconds is None else min(WATCH_SECONDS, 0.1)
 
 
-def _how(process: BaseProcess) -> str:
+def _exit_reason(process: BaseProcess) -> str:
     process.join()
     code = process.exitcode
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -172,7 +172,7 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
     deadline = time.monotonic() + RENDEZVOUS_SECONDS
     use_interface_towards(plan.config.master_addr)
     # One thread per worker for pushes, and one that is always free for heartbeats.
-    meet(SERVER, 0, _master(plan), len(plan.steps) + 1)
+    join_star(SERVER, 0, _master(plan), len(plan.steps) + 1)
     try:
         interval = min(watch_interval(plan), plan.config.peer_timeout / 4)
         while coordinator.done not in wait_for_any([coordinator.done], interval):
@@ -206,7 +206,7 @@ def _worker_main(plan: Plan, samples: Samples, number: int, rendezvous: str, mai
     with suppress(OSError):  # if it is not allowed, exchanges take longer
         # Batch scheduling: workers, which compute all the time, yield to the short bursts of the server.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    meet(f"Worker_{number}", number, rendezvous, threads=1)
+    join_star(f"Worker_{number}", number, rendezvous, threads=1)
     try:
         _raise_if_refused(_work(plan, samples, number, mailbox, ask))
     except DataError:  # the server reports why the run ended, or is gone
@@ -223,7 +223,7 @@ def work(plan: Plan, samples: Samples) -> None:
     print(f"Waiting for the server at {_master(plan)}", flush=True)
     wait_for_server(address, port)
     use_interface_towards(address)
-    meet(f"Worker_{number}", number, _master(plan), threads=1)
+    join_star(f"Worker_{number}", number, _master(plan), threads=1)
     server = DistantServer(number, _heartbeat, plan.config.peer_timeout)
     try:
         refusal = _work(plan, samples, number, OnTheWire(), server.ask)
