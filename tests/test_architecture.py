@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "training.worker": ("training.protocol",),
     "training.algorithms": ("training.protocol", "training.flags", "training.server", "interface"),
     "analysis": ("interface", "catalogue", "common", "evaluation", "training.config", "training.flags",
-                 "training.names", "training.record", "training.plan"),
+                 "training.names", "training.record", "training.plan", "training.stopping"),
     "cross_validation": ("interface", "catalogue", "common", "evaluation", "training.optimizers", "analysis.spread",
                          "analysis.tables"),
 }  # fmt: skip

@@ -96,7 +96,7 @@ BINARY = {
 @pytest.mark.parametrize("kind", BINARY)
 def test_logs_in_another_encoding_are_refused(kind, log):
     spoil(log, BINARY[kind])
-    assert_refused(lambda: read_log(log), f"{log}: not a log, but binary data")
+    assert_refused(lambda: read_log(log), f"{log}: not a log: it contains binary data")
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def rewritten(text: str) -> str:
     Of the last three gradients, the first was dropped and the other two were gathered into one update; then Worker_2
     was lost.
     """
-    lines = text.splitlines()
+    lines = [line for line in text.splitlines() if not re.search("  left  |  evaluation ", line)]
     *_, dropped, buffered, last = (number for number, line in enumerate(lines) if "  update " in line)
     fetched = 17  # the version that the workers of the last two gradients had
 
@@ -333,12 +333,12 @@ def test_wrong_headers_are_refused(kind, log):
 @pytest.mark.parametrize("number", [0, 3])
 def test_logs_of_unknown_formats_are_refused(number, log):
     spoil(log, header(format=number))
-    assert_refused(lambda: read_log(log), f"{log}, line 1: ", f"format {number}", "reads 1 and 2")
+    assert_refused(lambda: read_log(log), f"{log}, line 1: ", f"format {number}", "expected 1 or 2")
 
 
 def test_lines_beyond_the_epochs_of_the_header_are_refused(log):
     spoil(log, settings(epochs=1))
-    assert_refused(lambda: read_log(log), f"{log}, line ", "mini-batch 6, not in 1 to 5")
+    assert_refused(lambda: read_log(log), f"{log}, line ", "mini-batch 6 is not in [1,5]")
 
 
 def test_a_list_in_the_first_line_is_no_header(log):
@@ -380,13 +380,13 @@ def test_logs_that_do_not_fit_their_run_are_not_replayed(kind, log):
 @pytest.mark.parametrize("mode", ["synchronous", "classic"])
 def test_only_asynchronous_runs_are_replayed(mode, logs):
     path = getattr(logs, mode)
-    assert_refused(lambda: plan_of_replay(path), f"{path}: ", "only asynchronous runs are replayed")
+    assert_refused(lambda: plan_of_replay(path), f"{path}: ", "only asynchronous runs can be replayed")
 
 
 @needs_published
 def test_published_logs_are_not_replayed():
     path = next(PUBLISHED.glob("*_async_*_log.log"))
-    assert_refused(lambda: config_of_replay(read_log(path), {}), f"{path}: ", "no replay")
+    assert_refused(lambda: config_of_replay(read_log(path), {}), f"{path}: cannot be replayed: ", "no seed")
 
 
 def fetched_later(path: Path, good: Path) -> None:
@@ -398,10 +398,17 @@ def fetched_later(path: Path, good: Path) -> None:
     path.write_text(re.sub(r"staleness ([1-9]\d*)  fetched (\d+)", later, good.read_text(), count=1))
 
 
+def last_one_buffered(path: Path, good: Path) -> None:
+    """A last gradient that is said to wait for an update which never comes."""
+    text = re.sub(r"^.*  (?:left|evaluation) .*\n", "", good.read_text(), flags=re.MULTILINE)
+    last = r"^(.*s)  update 20/20(  Worker_.*)  weight_norm .*\n"
+    path.write_text(re.sub(last, r"\1  gradient 10\2  fate buffered\n", text, flags=re.MULTILINE))
+
+
 IMPOSSIBLE = {  # damage that no single line shows → what the replay says
-    "a version that its worker did not fetch": (fetched_later, "was computed on version 1, in the replay on 0"),
+    "a version that its worker did not fetch": (fetched_later, "was computed on version 1, but on 0 in the replay"),
     "a gradient that its algorithm would not have buffered": (
-        edited(r"^(.*s)  update 20/20(  Worker_.*)  weight_norm .*\n", r"\1  gradient 10\2  fate buffered\n"),
+        last_one_buffered,
         r"gradient 20 led to version 19, in the replay to 20",
     ),
 }
@@ -479,7 +486,7 @@ def test_a_cut_log_is_read_up_to_the_cut(where, logs, log, caplog):
     if updates:
         plan_of_replay(log)
         messages = [record.getMessage() for record in caplog.records]
-        assert messages == ([f"{log} ends at gradient {updates} of 20: replaying these"] if updates < 20 else [])
+        assert messages == ([f"{log} ends at gradient {updates} of 20: replaying only these"] if updates < 20 else [])
     else:
         assert_refused(lambda: plan_of_replay(log), f"{log}: the log has no update")
 

@@ -182,7 +182,7 @@ class _Course:
         step = (epoch - 1) * self._batches[worker] + batch
         _demand(step == self._steps[worker] + 1, f"mini-batch {step} follows mini-batch {self._steps[worker]}")
         within(step, 1, math.inf if self._goes_on else self._epochs * self._batches[worker], "mini-batch")
-        _demand(worker not in self.left, f"Worker_{worker} had left")
+        _demand(worker not in self.left, f"Worker_{worker} left earlier")
         self._steps[worker] = step
         return worker, step
 
