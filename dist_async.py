@@ -5,8 +5,10 @@ python3 dist_async.py --dataset fashion_mnist --world_size 4 --split_dataset --l
 """
 
 import os
+from pathlib import Path
 
 from interface.command_line import run_script
+from interface.errors import UsageError
 from training.config import RunConfig, announce, choose_seed, parse_flags
 
 # Read when torch is imported. Otherwise torch logs a broken connection for each worker that ends.
@@ -16,6 +18,8 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 def main() -> None:
     flags = parse_flags("async", __doc__)
     config = None if "replay" in flags else RunConfig(mode="async", **flags)
+    if "replay" in flags and not Path(flags["replay"]).is_file():
+        raise UsageError(f"--replay {flags['replay']} is not valid: no such file")
 
     # Slow imports: not needed for --help or to report a wrong command line.
     import torch

@@ -146,7 +146,7 @@ find_python() {
 
 # plan PROOF SCRIPT FLAGS...: plan a run; scripts/sweep.py describes PROOF.
 plan() {
-  planned+=("$(printf '%q ' "$@")")
+  planned+=("$(printf "'%s' " "${@//\'/\'\"\'\"\'}")")  # as a POSIX shell, and shlex, reads them in any locale
 }
 
 # train SCRIPT FLAGS...: plan one training run per seed, with the settings of the driver.
@@ -156,11 +156,10 @@ train() {
   if [[ $script != nonDistributed.py ]]; then
     [[ $stop == epochs ]] || flags+=(--stop "$stop")
     flags+=(${max_seconds:+--max_seconds "$max_seconds"} ${local_steps:+--local_steps "$local_steps"})
-    if [[ $clock == virtual ]]; then
-      flags+=(--clock virtual ${compute_ms:+--compute_ms "$compute_ms"} ${compute_time:+--compute_time "$compute_time"}
-        ${worker_speeds[@]+--worker_speeds "${worker_speeds[@]}"}
-        ${communication_ms:+--communication_ms "$communication_ms"})
-    fi
+    [[ $clock == wall ]] || flags+=(--clock "$clock")
+    flags+=(${compute_ms:+--compute_ms "$compute_ms"} ${compute_time:+--compute_time "$compute_time"}
+      ${worker_speeds[@]+--worker_speeds "${worker_speeds[@]}"}
+      ${communication_ms:+--communication_ms "$communication_ms"})
   fi
   for seed in "${seeds[@]}"; do
     plan "$done_when" "$script" --dataset "$dataset" --data_dir "$data_dir" --train_split "$train_split" --lr "$lr" \
@@ -208,7 +207,7 @@ delay_of() {
 
 # sweep FLAGS...: pass the planned runs to scripts/sweep.py.
 sweep() {
-  printf '%s\n' "${planned[@]}" | python3 -m scripts.sweep --summary_dir "$summary_dir" "$@"
+  printf '%s\n' ${planned[@]+"${planned[@]}"} | python3 -m scripts.sweep --summary_dir "$summary_dir" "$@"
 }
 
 # run_planned [JOBS]: execute the planned runs. If one fails, the others and the driver continue.

@@ -24,7 +24,11 @@ distributed() {
     for world_size in "${world_sizes[@]}"; do
       for partition in "${partitions[@]}"; do
         read -ra flags <<<"$(split "$partition" "$world_size")"
-        [[ $network == LeNet5 ]] || flags+=(--alt_model)
+        case $network in
+          LeNet5) ;;
+          CNN1) flags+=(--alt_model) ;;
+          *) refuse "--networks $network is not valid: give some of LeNet5 CNN1" ;;
+        esac
         train "$script" --momentum "$momentum" "${flags[@]}"
       done
     done

@@ -202,7 +202,7 @@ def time_left(seconds: float) -> str:
 
 def parse_plan(lines: Iterable[str]) -> list[PlannedRun]:
     """The runs of a plan, without duplicates."""
-    runs = (PlannedRun.parse(line) for line in lines)
+    runs = (PlannedRun.parse(line) for line in lines if line.strip())
     return list({run.name: run for run in runs}.values())
 
 

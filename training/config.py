@@ -243,12 +243,12 @@ class MachineFlags:
     """Multiple machines"""
 
     master_addr: str = flag(
-        "localhost", "address of rank 0 in a multi-machine run", modes=DISTRIBUTED, scope=Scope.PLACE, local=True,
+        "localhost", "with --rank: address of rank 0", modes=DISTRIBUTED, scope=Scope.PLACE, local=True, needs=RANKED,
         argparse={"metavar": "A"},
     )  # fmt: skip
     master_port: int = flag(
-        29500, "port of rank 0 in a multi-machine run", Interval(int, "[1,65535]"), modes=DISTRIBUTED,
-        scope=Scope.PLACE, local=True,
+        29500, "with --rank: port of rank 0", Interval(int, "[1,65535]"), modes=DISTRIBUTED, scope=Scope.PLACE,
+        local=True, needs=RANKED,
     )  # fmt: skip
     rank: int | None = flag(
         None, "run only this rank here; the others join at the master address", Interval(int, "[0,inf)"),
@@ -434,7 +434,9 @@ def is_valid(value: Any, row: Flag, default: Any) -> bool:
     """Whether a flag takes a value, other than its default."""
     if isinstance(row.valid, ValueType):
         return value in row.valid
-    return isinstance(value, bool if isinstance(default, bool) else str) and (row.valid is None or value in row.valid)
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    return isinstance(value, str) and bool(value) and (row.valid is None or value in row.valid)
 
 
 def what_is_valid(row: Flag, default: Any) -> str:
@@ -443,7 +445,7 @@ def what_is_valid(row: Flag, default: Any) -> str:
         return row.valid.what
     if row.valid is not None:
         return f"one of {', '.join(row.valid)}"
-    return "true or false" if isinstance(default, bool) else "a text"
+    return "true or false" if isinstance(default, bool) else "a text that is not empty"
 
 
 def flag_of(config: RunConfig, name: str) -> str:

@@ -98,6 +98,7 @@ class Observer:
 
     def push(self, seconds: float, push: Push, outcome: Outcome) -> None:
         """A gradient arrived, and led to the update in `outcome`, if there is one."""
+        self.seconds = seconds
         self.gradients += 1
         self.dropped += outcome.dropped
         for watcher in self.watchers:

@@ -121,7 +121,7 @@ class Plan:
 
     def learning_rate(self, updates: int, gradients: int) -> float:
         """The learning rate of the next update, given the numbers of updates and gradients so far."""
-        position = self.position(updates, gradients)
+        position = min(self.position(updates, gradients), self.length - 1)  # an update may follow the last gradient
         if self.config.lrs == "exponential":
             return self.config.lr * 0.9 ** (position // self.epoch_length)
         if self.config.lrs == "cosine_annealing":

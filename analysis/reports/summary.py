@@ -41,7 +41,9 @@ def shared_in_words(group: Group, names: Sequence[str]) -> str:
     """What all runs have in common."""
     phrases = [MODE_TITLES[group.config.mode]] if "mode" in names else []
     for name in (name for name in names if name != "mode"):
-        if ROWS[name].title is not Title.CHANGED or not is_usual(group.config, name):
+        if name == "clock":
+            phrases.append(f"{group.clock} clock")
+        elif ROWS[name].title is not Title.CHANGED or not is_usual(group.config, name):
             phrases.append(phrase_of(group.config, name))
     return ", ".join(phrase for phrase in phrases if phrase)
 

@@ -1,5 +1,6 @@
 """What all engines do with a gradient: pass it to the algorithm, report it, and dispatch the released workers."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -76,6 +77,7 @@ class Dispatcher:
         self.progress = Progress(shape.steps, dict.fromkeys(shape.steps, 0))
         self.waiting: set[int] = set()
         self.lost: set[int] = set()
+        self.started = False
         self.ended_by: str | None = None
 
     @property
@@ -85,6 +87,7 @@ class Dispatcher:
 
     def start(self) -> None:
         """All workers that are not lost fetch the first model."""
+        self.started = True
         for worker in self.shape.steps:
             if worker not in self.lost:
                 self._send(worker)
@@ -120,9 +123,8 @@ class Dispatcher:
         self.computing.discard(worker)
         self.waiting.discard(worker)
         self.listener.lose(seconds, worker, how)
-        self._leave(seconds, worker)
+        self._release(seconds, self._leave(seconds, worker))
         self._check_progress()
-        self._check_end()
 
     def end(self, seconds: float, rule: str) -> None:
         """End the run now: everybody leaves, and gradients that are still being computed are discarded."""
@@ -141,9 +143,9 @@ class Dispatcher:
             raise AssertionError(missing)
 
     def _release(self, seconds: float, workers: Iterable[int]) -> None:
-        for worker in workers:
-            if self.ended_by is not None:
-                return
+        released = deque(workers)  # who leaves may release others, who may leave as well
+        while released and self.ended_by is None:
+            worker = released.popleft()
             if worker not in self.waiting:
                 raise AssertionError(f"algorithm {self.shape.algorithm} released Worker_{worker}, which is not waiting")
             self.waiting.remove(worker)
@@ -154,18 +156,18 @@ class Dispatcher:
             self.dismiss(worker)
             if self.rule.first_ends_run:
                 self.end(seconds, self.shape.stop)
-                return
-            self._leave(seconds, worker)
+            else:
+                released.extend(self._leave(seconds, worker))
         self._check_end()
 
-    def _leave(self, seconds: float, worker: int) -> None:
+    def _leave(self, seconds: float, worker: int) -> tuple[int, ...]:
         outcome = self.algorithm.leave(worker)
         if outcome.update is not None:
             self.listener.update(seconds, outcome.update)
-        self._release(seconds, outcome.released)
+        return outcome.released
 
     def _check_end(self) -> None:
-        if self.ended_by is None and not self.computing and not self.waiting:
+        if self.started and self.ended_by is None and not self.computing and not self.waiting:
             self.ended_by = self.shape.stop
             self.listener.end(self.ended_by)
 

@@ -12,6 +12,7 @@ from training.plan import pushes_of
 from training.record.published import WRONG, read_published, within
 from training.record.run_log import Evaluation, Events, LostWorker, RunLog, Validation
 
+MAX_THREADS = 4096  # of a gradient, on any machine
 FORMATS = (1, 2)  # current and earlier formats of writer.py
 HEADER_TYPES = {"seed": int, "threads_per_gradient": int, "cores": int, "clock": str, "data": str, "started": str,
                 "revision": str, "updates": int | None, "worker_samples": list}  # fmt: skip
@@ -102,7 +103,7 @@ def _own_header(line: str) -> tuple[dict[str, Any], RunConfig]:
         head["seed"] in ROWS["seed"].valid and config.seed in (None, head["seed"]), f"seed {str(head['seed'])[:80]}"
     )
     _demand(all(type(samples) is int for samples in head["worker_samples"]), "samples that are no whole numbers")
-    within(head["threads_per_gradient"], 1, head["cores"], "threads per gradient")
+    within(head["threads_per_gradient"], 1, MAX_THREADS, "threads per gradient")
     batches = [math.ceil(samples / config.batch_size) for samples in head["worker_samples"]]
     _demand(head["worker_batches_per_epoch"] == batches, "mini-batches do not match samples")
     _demand(len(batches) == config.workers, f"{len(batches)} workers, expected {config.workers}")
@@ -121,6 +122,7 @@ class _Course:
         self.updates: list[tuple] = []
         self.gradients: list[tuple] = []
         self.losses: list[LostWorker] = []
+        self._cause = "gradient"  # of an update without one of its own: the last gradient, or a worker "left" or "lost"
         self.left: dict[int, int] = {}  # worker → the updates that it left after
         self._epochs = config.epochs
         self._goes_on = config.stop == "total"  # beyond its epochs
@@ -137,6 +139,7 @@ class _Course:
         fate = pairs.get("fate", "buffered")
         _demand(fate in ("buffered", "dropped"), f"fate {fate!r}")
         self._fetched[worker] = last
+        self._cause = "gradient"
         self.gradients.append(
             (seconds, worker, step, float(pairs["loss"]), stale, fetched, math.nan, last, fate == "dropped")
         )
@@ -155,19 +158,22 @@ class _Course:
         if single:
             self._fetched[worker] = version
             self.gradients.append(row)
-        elif self.gradients:  # the last gradient triggered the update
+        elif self.gradients and self._cause != "lost":  # the last gradient triggered the update
             self.gradients[-1] = (*self.gradients[-1][:-2], version, self.gradients[-1][-1])
-            self._fetched[self.gradients[-1][1]] = version
+            if self._cause == "gradient":  # else its worker may have fetched before others left
+                self._fetched[self.gradients[-1][1]] = version
 
     def lose(self, seconds: float, pairs: dict[str, str]) -> str:
         """Add a worker that died; returns a description."""
         worker, how = self._worker(pairs), pairs["how"]
+        self._cause = "lost"
         self.losses.append(LostWorker(seconds, worker, len(self.gradients), how))
         return f"Worker_{worker} was lost ({how})"
 
     def leave(self, pairs: dict[str, str]) -> None:
         """A worker that has nothing left to do."""
         update = int(pairs["after"])
+        self._cause = "left" if self._cause == "gradient" else self._cause
         self.left[self._worker(pairs)] = within(update, len(self.updates), len(self.updates), "update")
 
     def _worker(self, pairs: dict[str, str]) -> int:

@@ -9,17 +9,19 @@ import array
 import fcntl
 import os
 import queue
+import signal
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as distributed
 import torch.distributed.rpc as rpc
 
-from interface.errors import DataError
+from interface.errors import DataError, UsageError
 
 SERVER = "server"
 ADDRESS = f"addrs/{SERVER}"  # the key of the server's address in an agent's store
@@ -70,9 +72,36 @@ def join_star(name: str, rank: int, rendezvous: str, threads: int) -> None:
         _channels=["basic"],
     )
     try:
-        rpc.init_rpc(name, backend=STAR, rank=rank, rpc_backend_options=options)
+        with ended_by_signals():
+            rpc.init_rpc(name, backend=STAR, rank=rank, rpc_backend_options=options)
     except RuntimeError as error:  # torch's error for all network failures
         raise DataError(f"rendezvous at {rendezvous} failed: {_first_line(error)}") from error
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the process at once, which Python's handlers cannot do while torch waits for a network."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in (number for number in numbers if callable(before[number])):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def check_own_address(address: str) -> None:
+    """Raise UsageError unless `address` is one of this machine's, at which it can listen."""
+    try:
+        with socket.create_server((address, 0)):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"--master_addr {address} is not valid for --rank 0: it is not an address of this machine "
+            f"({error.strerror or error})"
+        ) from error
 
 
 def leave() -> None:

@@ -30,6 +30,7 @@ from training.engines.rpc.agents import (
     SERVER,
     DistantServer,
     ask,
+    check_own_address,
     join_star,
     leave,
     use_interface_towards,
@@ -168,6 +169,7 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
     global _coordinator
     _coordinator = coordinator
     plan = coordinator.plan
+    check_own_address(plan.config.master_addr)
     print(f"Waiting for {plan.config.workers} workers at {_master(plan)}", flush=True)
     deadline = time.monotonic() + RENDEZVOUS_SECONDS
     use_interface_towards(plan.config.master_addr)
