@@ -159,7 +159,7 @@ def load_dataset(name: str, data_dir: str | Path) -> Dataset:
     except Exception as error:  # torchvision, pickle, zlib and urllib each raise their own types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"data set {name}: could be neither read from {data_dir} nor downloaded ({reason[:200]}); "
+            f"data set {name}: could not be read in {data_dir} or downloaded ({reason[:200]}); "
             f"put it there in torchvision's layout, pass its folder with --data_dir, "
             f"or use --dataset digits, which needs no files"
         ) from error

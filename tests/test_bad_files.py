@@ -195,7 +195,7 @@ READ = [  # command, file, damage, exit code
     ("grid_losses", NUMBERS, array_of_traps, 1),
     ("grid_losses", NUMBERS, missing, 2),
     ("replay", LOG, prose, 1),
-    ("replay", LOG, missing, 1),
+    ("replay", LOG, missing, 2),
     ("kfold", CSV, zeros, 1),
     ("kfold", CSV, directory, 1),
     ("summary", TRIALS, garbage, 1),

@@ -122,7 +122,9 @@ class WorkerFlags:
     )  # fmt: skip
     local_steps: int = flag(
         1, "local SGD steps of a worker before it pushes the sum of their gradients", Interval(int, "[1,inf)"),
-        modes=DISTRIBUTED, suffix="local", label="local steps", phrase="{} local steps", argparse={"metavar": "H"},
+        modes=DISTRIBUTED, suffix="local", label="local steps",
+        phrase=lambda config: f"{config.local_steps} local step{'' if config.local_steps == 1 else 's'}",
+        argparse={"metavar": "H"},
     )  # fmt: skip
 
 
@@ -553,9 +555,12 @@ def differences_in_words(configs: list[RunConfig]) -> list[list[str]]:
 
     A setting that does not apply counts as not given.
     """
+    usual = RunConfig(mode="async")
     columns = [[algorithm_in_words(config) for config in configs], [config.network_name for config in configs]]
     for name in (name for name in ROWS if name not in ("algorithm", "alr", "alt_model", "network")):
-        columns.append([phrase_of(config, name) or ROWS[name].off for config in configs])
+        phrases = [phrase_of(config, name) for config in configs]
+        if len({phrase or ROWS[name].off or phrase_of(usual, name) for phrase in phrases}) > 1:
+            columns.append([phrase or ROWS[name].off for phrase in phrases])
     different = [column for column in columns if len(set(column)) > 1]
     return [[column[place] for column in different if column[place]] for place in range(len(configs))]
 
