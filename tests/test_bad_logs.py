@@ -294,7 +294,7 @@ HEADERS = {
     "threads in words": header(threads_per_gradient="two"),
     "no threads": header(threads_per_gradient=0),
     "a negative number of threads": header(threads_per_gradient=-1),
-    "more threads than cores": header(threads_per_gradient=1001, cores=1000),
+    "a million threads": header(threads_per_gradient=1_000_000),
     "data without a fingerprint": header(data=7),
     "no samples": header(worker_samples=None),
     "samples in words": header(worker_samples=["many", "more"]),

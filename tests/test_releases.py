@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import ROOT, weights_of
+from conftest import ROOT, shared_nursery, weights_of
+from nursery import Ended
 from toys import TOYS
 from training.algorithms import ALGORITHMS
 from training.record.reader import read_log
@@ -31,9 +32,10 @@ def command(algorithm: str, folder: Path, *flags: object) -> list[str]:
     return [sys.executable, str(ROOT / "tests/toys.py"), algorithm, *EASY, *map(str, flags), "--subfolder", str(folder)]
 
 
-def toy(algorithm: str, folder: Path, *flags: object) -> subprocess.CompletedProcess:
-    """Train with one of the toys; a run that hangs fails the test by its timeout."""
-    return subprocess.run(command(algorithm, folder, *flags), capture_output=True, text=True, timeout=60)
+def toy(algorithm: str, folder: Path, *flags: object) -> Ended:
+    """Train with one of the toys; a run that hangs fails the test."""
+    given = flags if "--replay" in flags else (*EASY, *flags)
+    return shared_nursery().run("tests/toys.py", algorithm, *given, "--subfolder", folder, timeout=60)
 
 
 def files_of(folder: Path) -> dict[str, Path]:
@@ -43,8 +45,8 @@ def files_of(folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_a_stalled_run_ends_immediately_and_names_the_algorithm_and_the_waiting_workers(clock, tmp_path):
     done = toy("deaf", tmp_path, "--clock", clock)
-    assert done.returncode == 1
-    error = done.stderr.splitlines()[-1]
+    assert done.code == 1
+    error = done.errors.splitlines()[-1]
     assert "algorithm deaf is stalled" in error
     assert re.search(r"\(Worker_1, Worker_2, Worker_3\) after 3 of \d+ gradients", error)
     log = read_log(next(tmp_path.glob("*_log.log")))
@@ -55,16 +57,16 @@ def test_a_stalled_run_ends_immediately_and_names_the_algorithm_and_the_waiting_
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_releasing_a_worker_that_is_not_waiting_is_a_bug(clock, tmp_path):
     done = toy("rude", tmp_path, "--clock", clock)
-    assert done.returncode == 70
-    assert "Traceback" in done.stderr and "algorithm rude released Worker_" in done.stderr
-    assert "this is a bug" in done.stderr.splitlines()[-1]
+    assert done.code == 70
+    assert "Traceback" in done.errors and "algorithm rude released Worker_" in done.errors
+    assert "this is a bug" in done.errors.splitlines()[-1]
 
 
 @pytest.mark.parametrize("clock", CLOCKS)
 @pytest.mark.parametrize("algorithm", ["pairs", "picky", "turns"])
 def test_every_planned_gradient_is_pushed_and_logged(algorithm, clock, tmp_path):
     done = toy(algorithm, tmp_path, "--clock", clock, "--val", "--saves_per_epoch", 3)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.errors
     files = files_of(tmp_path)
     log = read_log(files["log"])
     batches = log.header["worker_batches_per_epoch"]
@@ -80,20 +82,17 @@ def test_every_planned_gradient_is_pushed_and_logged(algorithm, clock, tmp_path)
         assert log.dropped == len(log.gradients) - len(log.updates) > 0
         assert log.gradients.staleness[log.gradients.dropped].min() > 0 and log.updates.staleness.max() == 0
         assert log.result["dropped_gradients"] == log.dropped
-        assert f"{log.dropped} of {len(log.gradients)} gradients dropped" in done.stdout
+        assert f"{log.dropped} of {len(log.gradients)} gradients dropped" in done.output
     else:
         assert log.updates.staleness.max() <= 4  # no worker is more than one turn ahead of the three others
 
 
 @pytest.mark.parametrize("algorithm", ["pairs", "picky", "turns"])
 def test_a_replay_buffers_drops_and_waits_as_the_run_did(algorithm, tmp_path):
-    assert toy(algorithm, tmp_path / "run", "--clock", "wall", "--delay").returncode == 0
+    assert toy(algorithm, tmp_path / "run", "--clock", "wall", "--delay").code == 0
     run = files_of(tmp_path / "run")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/toys.py"), algorithm, "--replay", str(run["log"]), "--subfolder",
-         str(tmp_path / "again")], capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = toy(algorithm, tmp_path / "again", "--replay", run["log"])
+    assert done.code == 0, done.errors
     again = files_of(tmp_path / "again")
     assert weights_of(again) == weights_of(run)
     first, second = (
@@ -104,7 +103,7 @@ def test_a_replay_buffers_drops_and_waits_as_the_run_did(algorithm, tmp_path):
 
 
 def test_figures_and_reports_include_dropped_gradients(tmp_path):
-    assert toy("picky", tmp_path, "--clock", "virtual").returncode == 0
+    assert toy("picky", tmp_path, "--clock", "virtual").code == 0
     files = files_of(tmp_path)
     code = (
         "import toys; toys.ALGORITHMS |= toys.TOYS; import test_model; from interface.command_line import run_script; "
@@ -124,7 +123,7 @@ def test_figures_and_reports_include_dropped_gradients(tmp_path):
 def test_workers_that_wait_for_a_dead_worker_continue_also_in_a_replay(tmp_path):
     """Without `leave`, two workers would wait forever for the turn of the third."""
     process = subprocess.Popen(
-        command("turns", tmp_path / "run", "--epochs", 60, "--lr", 0.01), stdout=subprocess.PIPE,
+        command("turns", tmp_path / "run", "--epochs", 12, "--lr", 0.01), stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -142,11 +141,8 @@ def test_workers_that_wait_for_a_dead_worker_continue_also_in_a_replay(tmp_path)
     log = read_log(run["log"])
     assert log.result["lost_workers"] == ["Worker_2"]
     assert [(loss.worker, loss.how) for loss in log.losses] == [(2, "killed by SIGKILL")]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/toys.py"), "turns", "--replay", str(run["log"]), "--subfolder",
-         str(tmp_path / "again")], capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = toy("turns", tmp_path / "again", "--replay", run["log"])
+    assert done.code == 0, done.errors
     again = files_of(tmp_path / "again")
     assert weights_of(again) == weights_of(run)
     assert read_log(again["log"]).result["lost_workers"] == ["Worker_2"]

@@ -559,7 +559,8 @@ def differences_in_words(configs: list[RunConfig]) -> list[list[str]]:
     columns = [[algorithm_in_words(config) for config in configs], [config.network_name for config in configs]]
     for name in (name for name in ROWS if name not in ("algorithm", "alr", "alt_model", "network")):
         phrases = [phrase_of(config, name) for config in configs]
-        if len({phrase or ROWS[name].off or phrase_of(usual, name) for phrase in phrases}) > 1:
+        without = phrase_of(usual, name) if ROWS[name].title is Title.CHANGED else ""
+        if len({phrase or ROWS[name].off or without for phrase in phrases}) > 1:
             columns.append([phrase or ROWS[name].off for phrase in phrases])
     different = [column for column in columns if len(set(column)) > 1]
     return [[column[place] for column in different if column[place]] for place in range(len(configs))]
