@@ -22,7 +22,7 @@ from analysis.spread import Spread
 from catalogue import DATASETS
 from interface.errors import DataError, UsageError
 from interface.files import make_folder, with_filename
-from training.config import ROWS, RUN_CLOCKS, RunConfig, experiment_of
+from training.config import ROWS, RUN_CLOCKS, RunConfig, default_of, experiment_of
 from training.flags import MODES
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ class Trial:
 
         log = read_log(path)
         outcome = TrialOutcome.of(log, path.with_name(f"{run_of(path)}_model.pt"), data_dir)
-        return cls(run_of(path), log.seed, log.clock, log.config, outcome)
+        config = dataclasses.replace(log.config, data_dir=default_of("data_dir"), subfolder=default_of("subfolder"))
+        return cls(run_of(path), log.seed, log.clock, config, outcome)  # which may be published: without folders
 
     @property
     def experiment(self) -> tuple[RunConfig, str]:
