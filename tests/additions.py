@@ -1,9 +1,11 @@
 """One more of everything: an algorithm, a delay distribution, a partition, a data set and a network, a row each.
 
-python tests/additions.py SCRIPT FLAGS...   runs a script of the suite that knows them.
+python tests/additions.py FILE   runs the commands in a file, one per line; scripts of the suite then know them.
 """
 
+import os
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -51,7 +53,14 @@ DELAY_TYPES["alternating"] = DelayType("alternating", lambda draws, mean, slowdo
 ALGORITHMS["pairs"] = Pairs
 
 if __name__ == "__main__":
-    script = Path(__file__).resolve().parent.parent / sys.argv[1]
-    sys.argv = [str(script), *sys.argv[2:]]
     sys.modules["additions"] = sys.modules["__main__"]
-    runpy.run_path(str(script), run_name="__main__")
+
+    for command in Path(sys.argv[1]).read_text().splitlines():
+        print(f"$ {command}", flush=True)
+        child = os.fork()
+        if child == 0:
+            script, *flags = shlex.split(command)
+            sys.argv = [str(Path(__file__).resolve().parent.parent / script), *flags]
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+            sys.exit(code)

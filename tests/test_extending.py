@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
@@ -16,41 +15,36 @@ from training.flags import MODES, Scope, Title
 from training.stopping import STOPPING_RULES
 from training.timing import COMPUTE_TIMES, DELAY_TYPES
 
-EVERYTHING = ("--dataset", "noise", "--network", "Perceptron", "--split_evens", "--algorithm", "pairs", "--delay",
-              "--delay_type", "alternating")  # fmt: skip
 NAME = "noise_async_3_100_001_00_32_1_SGD_spe4_evens_delay_small_alternating_Perceptron_pairs_virtual"
-
-
-def run(folder: Path, *command: object) -> str:
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests/additions.py", *map(str, command)], cwd=folder, capture_output=True, text=True,
-        timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+COMMANDS = f"""\
+dist_async.py --dataset noise --network Perceptron --split_evens --algorithm pairs --delay --delay_type alternating \
+--clock virtual --saves_per_epoch 4 --seed
+test_model.py {NAME}_model.pt {NAME}_log.log --training_time --pics
+loss_landscape.py {NAME}_model.pt {NAME}_weights.npy --grid_size 3
+analysis/reports/summary.py .
+kfold.py --dataset noise --network Perceptron --k_splits 2 --epochs 1 --learning_rates 0.1 --batch_sizes 32 --jobs 1
+nb_params.py
+analysis/reports/partition_plots.py --dataset digits --output partitions.png
+"""
 
 
 def test_new_entries_are_trained_tested_drawn_and_summarised(tmp_path):
-    run(tmp_path, "dist_async.py", *EVERYTHING, "--clock", "virtual", "--saves_per_epoch", 4, "--seed")
-    files = [f"{NAME}_{end}" for end in ("model.pt", "weights.npy", "log.log")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
-    model, weights, log = files
-    report = run(tmp_path, "test_model.py", model, log, "--training_time", "--pics")
-    assert report.startswith("Perceptron on Noise, paired SGD, 2 workers\n")
-    assert "every n-th sample to each worker, every worker delayed, small delays, alternating delays" in report
-    assert "Perceptron on all 50 test images of noise" in run(
-        tmp_path, "loss_landscape.py", model, weights, "--grid_size", 3
-    )
-    run(tmp_path, "analysis/reports/summary.py", ".")
+    (tmp_path / "commands").write_text(COMMANDS)
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/additions.py", "commands"], cwd=tmp_path, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    output = done.stdout
+    assert "Perceptron on Noise, paired SGD, 2 workers\n" in output
+    assert "every n-th sample to each worker, every worker delayed, small delays, alternating delays" in output
+    assert "Perceptron on all 50 test images of noise" in output
     summary = (tmp_path / "summary.md").read_text()
     assert "asynchronous, Noise, " in summary and "Perceptron, " in summary and "paired SGD" in summary
-    search = ("--k_splits", 2, "--epochs", 1, "--learning_rates", 0.1, "--batch_sizes", 32, "--jobs", 1)
-    best = run(tmp_path, "kfold.py", "--dataset", "noise", "--network", "Perceptron", *search)
-    assert "nonDistributed.py --dataset noise" in best and "--network Perceptron" in best
-    table = run(tmp_path, "nb_params.py")
-    assert re.search(r"Perceptron \(--network Perceptron\) +mnist, fashion_mnist, digits +12,730", table)
-    assert re.search(r"LeNet5 +noise +61,281", table)
-    run(tmp_path, "analysis/reports/partition_plots.py", "--dataset", "digits", "--output", "partitions.png")
+    assert "nonDistributed.py --dataset noise" in output and "--network Perceptron --seed 42" in output
+    assert re.search(r"Perceptron \(--network Perceptron\) +mnist, fashion_mnist, digits +12,730", output)
+    assert re.search(r"LeNet5 +noise +61,281", output)
+    assert (tmp_path / "partitions.png").exists()
 
 
 def test_a_network_that_does_not_take_the_images_is_refused(tmp_path):
