@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
-from analysis.reports.training_plots import DPI, OKABE_ITO, set_titles
+from analysis.reports.training_plots import DPI, OKABE_ITO, set_titles, write_title
 from analysis.reports.trials import Trial, Trials, distinct
 from analysis.tables import markdown_table, write_text
 from interface.command_line import ArgumentParser, run_script
@@ -80,7 +80,7 @@ def describe(runs: Runs) -> str:
 def stopping_figure(runs: Runs) -> Figure:
     """One panel per number of workers: mean test accuracy under each rule, each seed faint."""
     counts = sorted({workers for workers, _ in runs})
-    figure = Figure(figsize=(1 + 3.9 * len(counts), 4.2), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(1 + 3.9 * len(counts), 5), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, len(counts), squeeze=False, sharey=True)[0]
     color_of = dict(zip(STOPPING_RULES, OKABE_ITO, strict=False))
     for axes, workers in zip(panels, counts, strict=True):
@@ -93,6 +93,8 @@ def stopping_figure(runs: Runs) -> Figure:
     key = [Line2D([], [], color=color, label=f"--stop {rule}") for rule, color in color_of.items()]
     end = Line2D([], [], color="0.3", marker="o", linestyle="", label="end of a run")
     figure.legend(handles=[*key, end], loc="outside lower center", ncols=4, frameon=False)
+    seeds = max(len(trials) for trials in runs.values())
+    write_title(figure, f"Test accuracy under each stopping rule, mean of {seeds} seeds (each faint)\n{describe(runs)}")
     return figure
 
 
