@@ -107,7 +107,7 @@ def read_digits(row: DatasetRow, data_dir: Path) -> RawImages:
 
 
 def read_torchvision(row: DatasetRow, data_dir: Path) -> RawImages:
-    """One of torchvision's data sets; torchvision downloads whatever is missing from `data_dir`."""
+    """Load one of the data sets of torchvision, which downloads the files that `data_dir` lacks."""
     from torchvision import datasets
 
     dataset_class = getattr(datasets, row.torchvision)

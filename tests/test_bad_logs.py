@@ -238,7 +238,7 @@ def test_a_lost_worker_that_goes_on_is_refused(log):
 
 
 def test_logs_of_format_1_are_read(logs):
-    """Format 1 had gradients in lines of their own as well, but told neither staleness nor fate: none was dropped."""
+    """Format 1 recorded no staleness and dropped no gradients, but gave each gradient a line of its own, too."""
     text = logs.synchronous.read_text()
     old = re.sub(r"  staleness \d+(  fetched \d+)  fate buffered", r"\1", text).replace('"format": 2', '"format": 1')
     path = Path(logs.synchronous.name)

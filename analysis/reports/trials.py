@@ -145,7 +145,7 @@ class Trial:
 
     @property
     def repetition(self) -> object:
-        """What tells it from the other runs of its experiment: the seed, or the name where the seed is not known."""
+        """The label that sets it apart within its experiment: its seed, or its name if the seed is unknown."""
         return self.name if self.seed is None else self.seed
 
     def line(self) -> str:
