@@ -5,13 +5,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conftest import ROOT, shared_nursery, weights_of
+from live_run import LiveRun
 from nursery import Ended
 from toys import TOYS
 from training.algorithms import ALGORITHMS
@@ -26,10 +26,6 @@ def toys_are_known(monkeypatch):
     """Register the toys in this process, which reads their logs."""
     for name, rule in TOYS.items():
         monkeypatch.setitem(ALGORITHMS, name, rule)
-
-
-def command(algorithm: str, folder: Path, *flags: object) -> list[str]:
-    return [sys.executable, str(ROOT / "tests/toys.py"), algorithm, *EASY, *map(str, flags), "--subfolder", str(folder)]
 
 
 def toy(algorithm: str, folder: Path, *flags: object) -> Ended:
@@ -122,21 +118,10 @@ def test_figures_and_reports_include_dropped_gradients(tmp_path):
 
 def test_workers_that_wait_for_a_dead_worker_continue_also_in_a_replay(tmp_path):
     """Without `leave`, two workers would wait forever for the turn of the third."""
-    process = subprocess.Popen(
-        command("turns", tmp_path / "run", "--epochs", 12, "--lr", 0.01), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 60
-        while not any(path.read_bytes().count(b"  update ") > 30 for path in (tmp_path / "run").glob("*_log.log")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[1]), signal.SIGKILL)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
+    with LiveRun(tmp_path / "run", "tests/toys.py", "turns", *EASY, "--epochs", 12, "--lr", 0.01) as live:
+        os.kill(live.wait_until_training(updates=30)[1], signal.SIGKILL)
+        code, _, errors = live.end()
+    assert code == 0, errors
     run = files_of(tmp_path / "run")
     log = read_log(run["log"])
     assert log.result["lost_workers"] == ["Worker_2"]

@@ -2,15 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conftest import ROOT, train, weights_of
+from conftest import train, weights_of
+from live_run import LiveRun
 from training.record.reader import read_log
 from training.record.run_log import RunLog
 
@@ -95,20 +92,11 @@ def test_a_time_limit(mode, clock, tmp_path):
 
 @pytest.mark.parametrize("rule", ["epochs", "first", "total"])
 def test_a_worker_that_is_killed_under_each_rule(rule, tmp_path):
-    command = [sys.executable, ROOT / "dist_async.py", "--dataset", "digits", "--world_size", 4, "--split_dataset",
-               "--epochs", 20, "--seed", 1, "--stop", rule, "--subfolder", tmp_path]  # fmt: skip
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 60
-        while not any(path.read_bytes().count(b"  update ") > 60 for path in tmp_path.glob("*_log.log")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[2]), signal.SIGKILL)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
+    flags = ("--dataset", "digits", "--world_size", 4, "--split_dataset", "--epochs", 20, "--seed", 1, "--stop", rule)
+    with LiveRun(tmp_path, "dist_async.py", *flags) as live:
+        os.kill(live.wait_until_training(updates=60)[2], signal.SIGKILL)
+        code, _, errors = live.end()
+    assert code == 0, errors
     log = read_log(next(tmp_path.glob("*_log.log")))
     assert log.result["lost_workers"] == ["Worker_3"] and set(log.left) == {1, 2}
     assert log.result["ended_by"] == rule
