@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from live_run import LiveRun
 from nursery import Ended, Nursery
 from test_bad_files import contents
-from test_processes import Run, wait_until_gone
+from test_processes import LONG, wait_until_gone
 from training.names import ARTIFACTS
 from training.record.reader import read_log
 
@@ -357,7 +358,7 @@ def test_memory_does_not_grow_with_the_number_of_updates(clock, epochs, nursery,
 
 
 def test_async_continues_when_two_of_five_workers_are_killed(tmp_path):
-    run = Run("dist_async.py", tmp_path, "--world_size", 6, "--epochs", 15, "--split_dataset")
+    run = LiveRun(tmp_path, "dist_async.py", *LONG, "--world_size", 6, "--epochs", 15, "--split_dataset")
     try:
         workers = run.wait_until_training()
         assert len(workers) == 5
