@@ -155,6 +155,12 @@ def test_a_wrong_command_line_is_refused(driver, arguments, named, tmp_path):
     assert re.fullmatch(rf"run_\w+\.sh: error: .*{named}.*\n", words)
 
 
+@pytest.mark.parametrize("flags", [("--clock", "sundial"), ("--networks", "LeNet5")], ids=" ".join)
+def test_a_mistyped_flag_ends_even_a_dry_run(flags, tmp_path):
+    assert flags[0] in drive("run_delay_exps", "--dry_run", *flags, cwd=tmp_path, code=2, timeout=20)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_value_that_no_run_can_have_ends_the_driver_before_anything_runs(tmp_path):
     words = drive("run_delay_exps", *QUICK, "--world_sizes", 5, cwd=tmp_path, code=2)
     assert "--world_size 5 is not valid with --split_labels" in words

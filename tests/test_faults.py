@@ -379,3 +379,9 @@ def test_async_continues_when_two_of_five_workers_are_killed(tmp_path):
     counts = [len(log.updates.of_worker(number)) for number in range(1, 6)]
     assert [count == whole for count in counts] == [True, False, True, True, False]
     wait_until_gone(workers)
+
+
+@pytest.mark.parametrize("flags", [("--master_addr", "127.0.0.1"), ("--subfolder", "")], ids=lambda flags: flags[0])
+def test_a_flag_without_effect_or_text_is_refused(flags, nursery, tmp_path):
+    nursery.run("dist_async.py", *SMALL.split(), *flags, folder=tmp_path).refused(flags[0])
+    assert list(tmp_path.iterdir()) == []
