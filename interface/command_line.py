@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 import re
 import signal
@@ -50,7 +51,7 @@ class ValueType(ABC):
 
 
 class Interval(ValueType):
-    """Numbers of one type between two bounds, in mathematical notation: ``"(0,1]"``."""
+    """Numbers of one type between two bounds, in mathematical notation: ``"(0,1]"``; ``"[1,inf]"`` includes inf."""
 
     def __init__(self, kind: type, text: str) -> None:
         self.kind = kind
@@ -59,9 +60,11 @@ class Interval(ValueType):
         self.low, self.high = float(low), float(high)
         self.what = f"{'an integer' if kind is int else 'a number'} in {text}"
         self.metavar = "N" if kind is int else "F"
-        self.pattern = r"\d+" if kind is int else r"[-+.\de]+"
+        self.pattern = r"\d+|inf" if kind is int else r"[-+.\de]+|inf"
 
     def __contains__(self, value: Any) -> bool:
+        if value == math.inf:
+            return self.text.endswith("inf]")
         if isinstance(value, bool) or not isinstance(value, (int, self.kind)) or value != value:  # NaN
             return False
         if isinstance(value, int) and value.bit_length() > 63:  # more than torch, numpy and files can hold
@@ -71,13 +74,13 @@ class Interval(ValueType):
         return above and below
 
     def parse(self, text: str) -> Any:
-        value = self.kind(text)
+        value = math.inf if text == "inf" else self.kind(text)
         if value not in self:
             raise ValueError(text)
         return value
 
     def in_name(self, value: Any) -> str:
-        return repr(self.kind(value))
+        return "inf" if value == math.inf else repr(self.kind(value))
 
 
 class Joined(argparse.Action):

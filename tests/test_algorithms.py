@@ -16,12 +16,13 @@ from training.server import ParameterServer
 
 
 def make_algorithm(name: str, momentum: float = 0.0, buffers: int = 0, **flags) -> Algorithm:
-    """An algorithm for two workers and the single weight."""
+    """An algorithm for the single weight, and two workers unless `flags` say otherwise."""
     rule = ALGORITHMS[name]
-    config = RunConfig(mode=rule.mode, algorithm=name, world_size=3, **flags)
+    config = RunConfig(mode=rule.mode, algorithm=name, momentum=momentum, **{"world_size": 3} | flags)
     weight = torch.ones(1)
-    server = ParameterServer(weight, torch.zeros(buffers), SGD(weight, momentum), lambda updates, gradients: 0.5)
-    return rule(server, config, [1, 2])
+    optimizer = SGD(weight, 0.0 if rule.own_momentum else momentum)
+    server = ParameterServer(weight, torch.zeros(buffers), optimizer, lambda updates, gradients: 0.5)
+    return rule(server, config, list(range(1, config.world_size)))
 
 
 class Script:
@@ -29,7 +30,7 @@ class Script:
 
     def __init__(self, algorithm):
         self.algorithm, self.server = algorithm, algorithm.server
-        self.fetched, self.steps, self.updates, self.outcomes = {}, {}, [], []
+        self.fetched, self.steps, self.updates, self.outcomes, self.weights = {}, {}, [], [], []
 
     def fetch(self, *workers):
         for worker in workers:
@@ -54,6 +55,7 @@ class Script:
         self.outcomes.append(outcome)
         if outcome.update:
             self.updates.append(outcome.update)
+            self.weights.append(self.server.parameters.item())
 
     def play(self):
         """Both workers fetch; 1 pushes and fetches; 2 pushes its stale gradient and fetches; 1 and 2 push."""
@@ -141,15 +143,124 @@ def test_average_sums_in_worker_order():
         assert server.parameters.item() == 1.0  # (1e8 + 1) - 1e8 = 0 in float32
 
 
+# Worker 1 pushes three gradients and fetches after each, before worker 2 pushes its first one, which is 1.
+@pytest.mark.parametrize(
+    ("name", "options", "weights", "last"),
+    [
+        ("asgd", {}, [0.5, 0.25, 0.125, -0.375], None),
+        # staleness 3: rate ½/3
+        ("staleness_aware", {}, [0.5, 0.25, 0.125, 0.125 - 1 / 6], 1 / 3),
+        # staleness 3 with 2 workers: rate ½·2/3
+        ("delay_adaptive", {}, [0.5, 0.25, 0.125, 0.125 - 1 / 3], 2 / 3),
+        ("ringmaster", {"max_staleness": 4}, [0.5, 0.25, 0.125, -0.375], None),
+        ("ringmaster", {"max_staleness": 3}, [0.5, 0.25, 0.125], "dropped"),
+        # the mean of 1 and 1; then worker 2 is late, and ½ of worker 1 waits for another one
+        ("rennala", {}, [0.5], "dropped"),
+        # the mean of 1 and 1; then that of ½ and 1
+        ("fedbuff", {"buffer_size": 2, "staleness_weight": "constant"}, [0.5, 0.125], None),
+        # the same, but the gradient of worker 2 is stale by the one update
+        ("fedbuff", {"buffer_size": 2}, [0.5, 0.5 - (0.5 + math.sqrt(0.5)) / 4], math.sqrt(0.5)),
+        # all rows: 1 (three times replaced) and 1
+        ("dude", {}, [0.5], None),
+        ("ringleader", {}, [0.5], None),
+        # worker 1 has all of the gradients, twice its share: rate ¼; worker 2 then a fourth: rate ½·4/2
+        ("rescaled", {}, [0.75, 0.5625, 0.421875, 0.421875 - 1], 2.0),
+        # v₁ = 1, w = ½; ahead ½-¼ = ¼: v₁ = ¾, w = ⅛; ahead ⅛-3/16 = -1/16: v₁ = 5/16, w = -1/32; v₂ = 1
+        ("dana", {"momentum": 0.5}, [0.5, 0.125, -0.03125, -0.53125], None),
+        ("backup", {}, [0.5, 0.25, 0.125], "dropped"),
+        # the counts 3 and 1 have a harmonic mean of 1.5
+        ("malenia", {}, [0.5], None),
+        ("malenia", {"buffer_size": 3}, [0.5], None),
+        ("malenia", {"buffer_size": 4}, [], None),
+    ],
+)  # fmt: skip
+def test_a_late_gradient(name, options, weights, last):
+    script = Script(make_algorithm(name, **options)).fetch(1, 2)
+    for _ in range(3):
+        script.push(1).fetch(1)
+    script.push(2)
+    assert script.weights == pytest.approx(weights, abs=1e-6)
+    assert script.outcomes[-1].dropped == (last == "dropped")
+    if last != "dropped":
+        assert script.outcomes[-1].weight == (last if last is None else pytest.approx(last))
+    assert [outcome.released for outcome in script.outcomes] == [(1,), (1,), (1,), (2,)]
+
+
+def test_ssp_waits_for_the_slowest():
+    script = Script(make_algorithm("ssp", slack=1)).fetch(1, 2).push(1).fetch(1).push(1)
+    assert [outcome.released for outcome in script.outcomes] == [(1,), ()]  # clocks 1 and 0, 2 and 0
+    script.push(2)
+    assert script.outcomes[-1].released == (1, 2)
+    assert script.weights == [0.5, 0.25, -0.25]
+    script.fetch(1, 2).push(1).leave(2)
+    assert [outcome.released for outcome in script.outcomes[-2:]] == [(), (1,)]  # nobody is slower any more
+
+
+def test_dude_replaces_the_row_of_a_worker():
+    script = Script(make_algorithm("dude")).fetch(1, 2).push(1, 2).fetch(2).push(2)
+    assert script.weights == [0.5, 0.5 - (1 + 0.5) / 4]  # rows 1 and 1, then 1 and ½
+    script.leave(2).fetch(1).push(1)  # row 1 alone: its gradient is w = ⅛
+    assert script.weights[-1] == 0.125 / 2
+
+
+def test_a_round_of_ringleader():
+    script = Script(make_algorithm("ringleader")).fetch(1, 2)
+    script.push(1).fetch(1).push(1).fetch(1)  # gathers 1 and 1, on the first model
+    assert script.weights == []
+    script.push(2).fetch(2)  # all are in: the last one steps along the mean of the means 1 and 1
+    assert (script.weights, script.fetched[1].version, script.fetched[2].version) == ([0.5], 0, 1)
+    script.push(2).fetch(2)  # had its step: ½ is for the next round, on the model that it has
+    assert (script.weights, script.fetched[2].version) == ([0.5], 1)
+    script.push(1).fetch(1)  # joins its mean (1, 1, 1) and steps; the round ends
+    assert (script.weights, script.fetched[1].version) == ([0.5, 0.0], 2)
+    script.push(1)  # 0; with the ½ of worker 2 all are in, and it steps along their mean, ¼
+    assert script.weights == [0.5, 0.0, -0.125]
+
+
+def test_ringleader_without_a_worker_that_left():
+    script = Script(make_algorithm("ringleader")).fetch(1, 2).push(1, 2).fetch(2).leave(1)
+    script.push(2).fetch(2).push(2)  # a new round of worker 2 alone, at w = ½ and then ¼
+    assert script.weights == [0.5, 0.25, 0.125]
+
+
+def test_dana_forgets_the_momentum_of_a_worker_that_left():
+    script = Script(make_algorithm("dana", momentum=0.5)).fetch(1, 2).push(1, 2).leave(2).fetch(1)
+    assert script.weights == [0.5, 0.0]
+    assert script.fetched[1].parameters.item() == -0.25  # ahead by ½·½·v₁
+
+
+def test_backup_closes_a_round_without_the_late():
+    script = Script(make_algorithm("backup", world_size=4)).fetch(1, 2, 3).push(1)
+    assert script.outcomes[-1].released == ()
+    script.push(3)
+    assert (script.weights, script.outcomes[-1].released) == ([0.5], (1, 3))
+    script.fetch(1, 3).push(2)
+    assert (script.outcomes[-1].dropped, script.outcomes[-1].released) == (True, (2,))
+    script.fetch(2).push(1, 2)
+    assert (script.weights, script.outcomes[-1].released) == ([0.5, 0.25], (1, 2))
+
+
+def test_malenia_drops_what_is_late_and_does_not_wait_for_who_left():
+    script = Script(make_algorithm("malenia")).fetch(1, 2).push(1).fetch(1).push(2)
+    assert script.weights == [0.5]
+    script.push(1)  # on the first model
+    assert script.outcomes[-1].dropped
+    script.fetch(2).push(2)
+    assert script.weights == [0.5]
+    script.leave(1)
+    assert script.weights == [0.5, 0.25]
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_running_statistics_are_the_mean_of_the_latest_pushes(name):
-    algorithm = make_algorithm(name, buffers=2)
-    server = algorithm.server
-    for step, (first, second) in enumerate([([1.0, 2.0], [3.0, 6.0]), ([5.0, 5.0], [7.0, 9.0])], start=1):
-        for worker, values in ((1, first), (2, second)):
-            algorithm.push(Push(worker, step, server.version, 0.0, torch.zeros(1), torch.tensor(values)))
-        expected = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
-        assert server.fetch(1).buffers.tolist() == expected
+    options = {"backup_workers": 0} if name == "backup" else {}
+    algorithm = make_algorithm(name, buffers=2, **options)
+    statistics = {1: torch.tensor([1.0, 2.0]), 2: torch.tensor([3.0, 6.0])}
+    for step in range(1, 21):
+        for worker in (1, 2):
+            version = algorithm.fetch(worker).version
+            algorithm.push(Push(worker, step, version, 0.0, torch.zeros(1), statistics[worker]))
+    assert algorithm.server.buffers.tolist() == [2.0, 4.0]
 
 
 def test_learning_rate_follows_the_schedule():

@@ -17,7 +17,7 @@ from training.protocol import Outcome
 class Toy(Algorithm):
     """Base class of the toys."""
 
-    mode = "async"
+    mode, purpose = "async", "for tests"
 
     @classmethod
     def updates_per_epoch(cls, batches, config):

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import sys
+import textwrap
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, PARTITIONS, network_name
 from interface.command_line import ArgumentParser, Interval, Joined, ValueType
 from interface.errors import UsageError
 from training.algorithms import ALGORITHMS, Algorithm
-from training.flags import DISTRIBUTED, MODES, Flag, Needs, Scope, Title, flag, row_of
+from training.flags import DISTRIBUTED, MODES, Flag, Needs, Scope, Title, filled, flag, row_of
 from training.stopping import STOPPING_RULES
 from training.timing import DELAY_TYPES, ComputeTimeText, WorkerSpeedsText, listed_speeds
 
@@ -107,10 +108,6 @@ class WorkerFlags:
         modes=DISTRIBUTED, label="workers", title=Title.HEADLINE,
         phrase=lambda config: f"{config.workers} worker{'' if config.workers == 1 else 's'}",
     )  # fmt: skip
-    algorithm: str | None = flag(
-        None, "how the server applies gradients", ALGORITHMS, modes=DISTRIBUTED, suffix="",
-        label="algorithm", phrase=lambda config: ALGORITHMS[config.algorithm].title, title=Title.HEADLINE,
-    )  # fmt: skip
     partition: str = flag(
         "none", "how the training set is split among workers", PARTITIONS, modes=DISTRIBUTED, label="partition",
         phrase=lambda config: PARTITIONS[config.partition].title if config.workers > 1 else "",
@@ -125,6 +122,17 @@ class WorkerFlags:
         modes=DISTRIBUTED, suffix="local", label="local steps",
         phrase=lambda config: f"{config.local_steps} local step{'' if config.local_steps == 1 else 's'}",
         argparse={"metavar": "H"},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmFlags:
+    """Algorithm"""
+
+    algorithm: str | None = flag(
+        None, "what the server does with gradients", ALGORITHMS, modes=DISTRIBUTED, suffix="",
+        label="algorithm", phrase=lambda config: ALGORITHMS[config.algorithm].title, title=Title.HEADLINE,
+        argparse={"metavar": "NAME"},
     )  # fmt: skip
 
 
@@ -265,11 +273,12 @@ class MachineFlags:
 ALGORITHM_GROUPS = tuple(dict.fromkeys(group for algorithm in ALGORITHMS.values() for group in algorithm.flags))
 # This is also the order of the suffixes in the name of a run: inserting a group before others renames runs.
 GROUPS = (
-    *(DataFlags, NetworkFlags, WorkerFlags, StoppingFlags, DelayFlags),
+    *(DataFlags, NetworkFlags, WorkerFlags, AlgorithmFlags, StoppingFlags, DelayFlags),
     *ALGORITHM_GROUPS,
     *(ClockFlags, RepetitionFlags, ResultFlags, MachineFlags),
 )
 ROWS: dict[str, Flag] = {field.name: row_of(field) for group in GROUPS for field in dataclasses.fields(group)}
+OWNERS = {field.name: group for group in ALGORITHM_GROUPS for field in dataclasses.fields(group)}
 
 # ----------------------------------------------------------------------------------------------------
 # The configuration
@@ -289,8 +298,8 @@ class RunConfig(*GROUPS):
     def __post_init__(self) -> None:
         self._check_values()
         self._normalise_network()
-        self._check_combinations()
         self._check_algorithm()
+        self._check_combinations()
 
     def _check_values(self) -> None:
         if self.mode not in MODES:
@@ -344,8 +353,10 @@ class RunConfig(*GROUPS):
         for name, row in ROWS.items():
             if not row.needs.met(self):
                 self._refuse(name, True, row.needs.otherwise)
-            elif getattr(self, name) is None and not (name == "delay_intensity" and self.delay_ms is not None):
-                self._set(name, row.fills)
+            elif name == "delay_intensity" and self.delay_ms is not None:
+                continue
+            elif getattr(self, name) is None and applies(self, name):
+                self._set(name, filled(row, self))
         self._refuse("rank", self.clock == "virtual", "with --clock virtual, which runs in one process")
         self._refuse("replay", self.clock == "virtual", "with --clock virtual: a replay takes all times from the log")
         self._refuse("replay", self.rank is not None, "with --rank: a replay runs in one process")
@@ -371,9 +382,12 @@ class RunConfig(*GROUPS):
         if self.algorithm not in offered:
             raise UsageError(f"--algorithm {self.algorithm} is not valid for {MODE_TITLES[self.mode]} runs: "
                              f"give one of {', '.join(offered)}")  # fmt: skip
-        for group in ALGORITHM_GROUPS:
-            for field in dataclasses.fields(group):
-                self._refuse(field.name, group not in self.rule.flags, f"with --algorithm {self.algorithm}")
+        for name in ROWS:
+            self._refuse(name, not applies(self, name), f"with --algorithm {self.algorithm}")
+        self._refuse("alr", self.rule.own_momentum, f"with --algorithm {self.algorithm}, which makes steps of SGD")
+        if (self.backup_workers or 0) >= self.workers:
+            raise UsageError(f"--backup_workers {self.backup_workers} is not valid: give an integer in "
+                             f"[0,{self.workers - 1}] with {self.workers} workers")  # fmt: skip
 
     def _refuse(self, name: str, when: bool, why: str) -> None:
         if when and getattr(self, name) != default_of(name):
@@ -425,6 +439,13 @@ class RunConfig(*GROUPS):
     def workers(self) -> int:
         """The number of workers: all processes except the server; 1 for a non-distributed run."""
         return self.world_size - 1 if self.distributed else 1
+
+
+def applies(config: RunConfig, name: str) -> bool:
+    """Whether a run has a setting at all: that of its mode, and of its algorithm."""
+    if config.mode not in ROWS[name].modes:
+        return False
+    return name not in OWNERS or OWNERS[name] in config.rule.flags
 
 
 def default_of(name: str) -> Any:
@@ -511,7 +532,7 @@ def plain_values(config: RunConfig) -> dict[str, Any]:
 def phrase_of(config: RunConfig, name: str) -> str:
     """One setting in words; empty if it does not apply to the run."""
     row, value = ROWS[name], getattr(config, name)
-    if config.mode not in row.modes or not row.needs.met(config):
+    if not applies(config, name) or not row.needs.met(config):
         return ""
     if value is None or value is False:
         return row.off
@@ -547,7 +568,7 @@ def belongs_in_title(config: RunConfig, name: str) -> bool:
 def is_usual(config: RunConfig, name: str) -> bool:
     """Whether a setting has its default, given or filled in, that goes without saying."""
     value, row = getattr(config, name), ROWS[name]
-    return value == default_of(name) or (row.suffix is not None and value == row.fills)
+    return value == default_of(name) or (row.suffix is not None and value == filled(row, config))
 
 
 def differences_in_words(configs: list[RunConfig]) -> list[list[str]]:
@@ -577,10 +598,17 @@ def make_parser(mode: str, description: str) -> ArgumentParser:
     for group in GROUPS:
         flags = [field for field in dataclasses.fields(group) if mode in row_of(field).modes]
         if flags:
-            section = parser.add_argument_group(group.__doc__)
+            purposes = algorithms_in_words(mode) if group is AlgorithmFlags else None
+            section = parser.add_argument_group(group.__doc__, purposes)
             for field in flags:
                 add_flag(section, field, mode)
     return parser
+
+
+def algorithms_in_words(mode: str) -> str:
+    """The algorithms of a mode and what each is for, for --help."""
+    return "\n".join(textwrap.indent(ALGORITHMS[name].purpose, " " * 18).replace(" " * 16, f"{name:16}", 1)
+                     for name in algorithms_of(mode))  # fmt: skip
 
 
 def add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field, mode: str) -> None:
@@ -599,7 +627,7 @@ def add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field, mode: s
 def help_of(field: dataclasses.Field, mode: str) -> str:
     """The help text of a flag, with its default and its valid interval."""
     row = row_of(field)
-    used = row.fills if field.default is None else field.default
+    used = None if callable(row.fills) else row.fills if field.default is None else field.default
     if field.name == "algorithm":
         used = algorithms_of(mode)[0]
     default = "" if used is None or isinstance(used, bool) else f" (default {used})"

@@ -44,7 +44,8 @@ class Flag:
     """Everything about a flag except its name and default, which are those of its dataclass field.
 
     valid: an interval, the choices, or None for free text; modes: the training modes that have the flag;
-    needs: the condition for it to have an effect; fills: its value if it has an effect and is not given;
+    needs: the condition for it to have an effect; fills: its value if it has an effect and is not given, or a function
+    of the configuration;
     suffix: what it adds to the published name of a run: this word (booleans, free text), this word and the value
     (numbers), or the value itself ("", for choices); None if the published grammar already covers it;
     unnamed: the value that adds no suffix (default: the value used if the flag is not given);
@@ -72,6 +73,11 @@ class Flag:
 def flag(default: Any, help: str, valid: ValueType | Collection[str] | None = None, **row: Any) -> Any:
     """A dataclass field for a flag; `row`: the other fields of Flag."""
     return dataclasses.field(default=default, metadata={"flag": Flag(help=help, valid=valid, **row)})
+
+
+def filled(row: Flag, config: Any) -> Any:
+    """The value of a flag that has an effect and is not given."""
+    return row.fills(config) if callable(row.fills) else row.fills
 
 
 def row_of(field: dataclasses.Field) -> Flag | None:

@@ -18,9 +18,10 @@ from training.config import (
     ROWS,
     RunConfig,
     algorithms_of,
+    applies,
     default_of,
 )
-from training.flags import MODES
+from training.flags import MODES, filled
 from training.timing import DELAY_TYPES
 
 ARTIFACTS = {"model": "_model.pt", "weights": "_weights.npy", "log": "_log.log"}
@@ -98,7 +99,7 @@ def unnamed_value(config: RunConfig, name: str) -> Any:
         return decode(encode(getattr(config, name) * scale)) / scale
     if name == "algorithm" and config.distributed:
         return algorithms_of(config.mode)[0]
-    used = row.fills if default_of(name) is None else default_of(name)
+    used = filled(row, config) if default_of(name) is None and applies(config, name) else default_of(name)
     return used if row.unnamed is None else row.unnamed
 
 

@@ -130,7 +130,10 @@ class Plan:
 
     def optimizer(self, model: FlatModel) -> SGD | Adam:
         """SGD or Adam over the flat parameters of a model."""
-        return Adam(model.parameters) if self.config.alr else SGD(model.parameters, self.config.momentum)
+        if self.config.alr:
+            return Adam(model.parameters)
+        own_momentum = self.config.distributed and self.config.rule.own_momentum
+        return SGD(model.parameters, 0.0 if own_momentum else self.config.momentum)
 
     def algorithm(self, model: FlatModel) -> Algorithm:
         """The algorithm of a distributed run, with a server for `model`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ class Push:
     """One worker's gradient for one mini-batch.
 
     worker: 1…N; step: the worker's mini-batch, counted from 1; version: of the snapshot it was computed on;
-    loss: mean over the mini-batch; gradient (P,); buffers (B,): the worker's own running statistics.
+    loss: mean over the mini-batch; gradient (P,), empty in a receipt; buffers (B,): the worker's running statistics.
     """
 
     worker: int
@@ -37,12 +38,16 @@ class Push:
     gradient: Tensor
     buffers: Tensor
 
+    def receipt(self) -> Push:
+        """The push without its gradient, for an algorithm that keeps only a sum of gradients."""
+        return dataclasses.replace(self, gradient=self.gradient.new_empty(0))
+
 
 @dataclass(frozen=True, slots=True)
 class Update:
     """One optimiser step of the server.
 
-    version: updates applied so far, including this one; pushes: the gradients applied, in worker order;
+    version: updates applied so far, including this one; pushes: the gradients applied;
     loss: mean over the pushes; weight_norm: Euclidean norm of the new parameters.
     """
 
@@ -64,8 +69,10 @@ class Outcome:
     update: the resulting update, or None; released: the workers that may fetch now, in this order;
     dropped: whether the pushed gradient will never be applied. A gradient that is neither applied nor dropped is
     buffered for a later update.
+    weight: the factor by which the algorithm scaled the gradient or its learning rate; None if it never does.
     """
 
     update: Update | None = None
     released: tuple[int, ...] = ()
     dropped: bool = False
+    weight: float | None = None

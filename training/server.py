@@ -44,13 +44,17 @@ class ParameterServer:
     def fetch(self, worker: int) -> Snapshot:
         """A copy of the global model for `worker`; workers that fetch the same version share one copy."""
         if self._snapshot is None or self._snapshot.version != self.version:
-            rate = self.learning_rate(self.version, self.gradients_pushed)
-            self._snapshot = Snapshot(self.version, self.parameters.clone(), self.buffers.clone(), rate)
+            self._snapshot = Snapshot(self.version, self.parameters.clone(), self.buffers.clone(), self.current_rate)
         return self._snapshot
 
-    def apply(self, gradient: Tensor, pushes: tuple[Push, ...]) -> Update:
-        """Take one optimiser step along `gradient` (P,), which was computed from `pushes`."""
-        self.optimizer.step(gradient, self.learning_rate(self.version, self.gradients_pushed))
+    @property
+    def current_rate(self) -> float:
+        """The learning rate of the next update."""
+        return self.learning_rate(self.version, self.gradients_pushed)
+
+    def apply(self, gradient: Tensor, pushes: tuple[Push, ...], weight: float = 1.0) -> Update:
+        """Take one optimiser step along `gradient` (P,), which was computed from `pushes`; weight: of its rate."""
+        self.optimizer.step(gradient, self.current_rate * weight)
         self.version += 1
         if len(self.buffers):
             self._latest_buffers |= {push.worker: push.buffers for push in pushes}

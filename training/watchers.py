@@ -58,16 +58,18 @@ class LogWriter(Watcher):
         self.gathers = gathers
         self._version = 0
         self._applied: Push | None = None  # the only gradient of the next update
+        self._weight: float | None = None  # of that gradient
 
     def push(self, seconds: float, push: Push, outcome: Outcome) -> None:
         if outcome.update is not None and not self.gathers:
-            self._applied = push
+            self._applied, self._weight = push, outcome.weight
         else:
-            self.record.gradient(seconds, push, self._version, "dropped" if outcome.dropped else "buffered")
+            fate = "dropped" if outcome.dropped else "buffered"
+            self.record.gradient(seconds, push, self._version, fate, outcome.weight)
 
     def update(self, seconds: float, update: Update) -> None:
-        self.record.update(seconds, update, self._applied)
-        self._version, self._applied = update.version, None
+        self.record.update(seconds, update, self._applied, self._weight)
+        self._version, self._applied, self._weight = update.version, None, None
 
     def leave(self, seconds: float, worker: int) -> None:
         self.record.left(seconds, worker, self._version)

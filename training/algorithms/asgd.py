@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interface.command_line import Interval
-from training.algorithms.base import Algorithm
+from training.algorithms.base import OnArrival
 from training.flags import Needs, flag
 from training.protocol import Outcome
 
@@ -66,24 +66,22 @@ class DelayCompensation:
         return push.gradient + strength * square * (parameters - self.backups[push.worker])
 
 
-class Asgd(Algorithm):
+class Asgd(OnArrival):
     """w ← w − α g as soon as a gradient arrives; with --compensation, g' instead of g.
 
     Memory: one copy of the model per version that some worker still computes on.
     """
 
-    title, mode, flags = "asynchronous SGD", "async", (AsgdFlags,)
-    gathers = keeps_gradients = False  # a gradient is applied as soon as it arrives
+    title, flags = "asynchronous SGD", (AsgdFlags,)
+    purpose = """\
+the baseline: each gradient is applied as it arrives, however stale. With --compensation, DC-ASGD:
+a correction for what changed since the worker fetched, for moderate staleness."""
 
     def __init__(self, server: ParameterServer, config: Any, workers: Sequence[int]) -> None:
         super().__init__(server, config, workers)
         self.compensation = None
         if config.compensation:
             self.compensation = DelayCompensation(config.compensation_lambda, config.compensation_mode == "adaptive")
-
-    @classmethod
-    def updates_per_epoch(cls, batches: Sequence[int], config: Any) -> int:
-        return sum(batches)
 
     def fetch(self, worker: int) -> Snapshot:
         snapshot = super().fetch(worker)

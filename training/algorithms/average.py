@@ -20,6 +20,9 @@ class Average(Algorithm):
     """
 
     title, mode = "synchronous SGD", "sync"
+    purpose = """\
+the baseline: each update waits for one gradient of every worker, and all fetch the same model. Exact and
+repeatable, at the speed of the slowest worker."""
     tolerates_lost_workers = False
     keeps_gradients = False  # no worker is released before the mean of the round is applied
 
@@ -43,7 +46,7 @@ class Average(Algorithm):
         return self._close_round()
 
     def _close_round(self) -> Outcome:
-        if not self._round or len(self._round) < len(self._awaited):
+        if not self._round or len(self._round) < self._needed():
             return Outcome()
         pushes = tuple(self._round[worker] for worker in sorted(self._round))
         gradient = pushes[0].gradient
@@ -53,3 +56,7 @@ class Average(Algorithm):
             gradient.div_(len(pushes))
         self._round.clear()
         return Outcome(self.server.apply(gradient, pushes), released=tuple(push.worker for push in pushes))
+
+    def _needed(self) -> int:
+        """The gradients that close the round."""
+        return len(self._awaited)

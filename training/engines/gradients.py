@@ -2,9 +2,11 @@
 
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import suppress
 
 import torch
+from torch import Tensor
 
 from common import Samples, build_model
 from interface.processes import available_cores
@@ -12,6 +14,35 @@ from training.plan import Plan
 from training.protocol import Push, Snapshot
 
 Schedule = Generator[int, Push, None]  # yields the worker whose gradient it needs next, and is sent that gradient
+
+
+class FunctionPool:
+    """Gradients of a function that is not a network, such as a quadratic, computed when they are needed.
+
+    gradient: (worker, parameters (P,)) → gradient (P,) of the worker's next mini-batch.
+    """
+
+    def __init__(self, gradient: Callable[[int, Tensor], Tensor]) -> None:
+        self.gradient = gradient
+        self._snapshots: dict[int, Snapshot] = {}
+        self._steps: dict[int, int] = {}
+
+    def start(self, worker: int, snapshot: Snapshot) -> None:
+        """Start the next gradient of `worker`, at `snapshot`; called by the schedule."""
+        self._snapshots[worker] = snapshot
+
+    def run(self, schedule: Schedule) -> None:
+        """Run a schedule to its end."""
+        with suppress(StopIteration):
+            worker = next(schedule)
+            while True:
+                worker = schedule.send(self._compute(worker))
+
+    def _compute(self, worker: int) -> Push:
+        snapshot = self._snapshots.pop(worker)
+        self._steps[worker] = self._steps.get(worker, 0) + 1
+        gradient = self.gradient(worker, snapshot.parameters)
+        return Push(worker, self._steps[worker], snapshot.version, 0.0, gradient, gradient.new_empty(0))
 
 
 class GradientPool:

@@ -71,14 +71,14 @@ def read_published(path: Path, lines: list[str]) -> RunLog:
             elif kind == "updated":
                 fetched = versions.get(worker, 0)
                 loss, norm = float(found["loss"]), float(found["norm"])
-                updates.append((seconds, worker, step, loss, count - fetched, fetched, norm, count + 1, False))
+                updates.append((seconds, worker, step, loss, count - fetched, fetched, norm, count + 1, False, 1.0))
                 versions[worker] = count + 1
             elif kind == "gradient":
-                gradients.append((seconds, worker, int(found["step"]), np.nan, 0, count, np.nan, count, False))
+                gradients.append((seconds, worker, int(found["step"]), np.nan, 0, count, np.nan, count, False, 1.0))
             elif kind in ("round", "classic"):
                 whose = 0 if kind == "round" else 1
                 loss, norm = float(found["loss"]), float(found["norm"])
-                updates.append((seconds, whose, count + 1, loss, 0, count, norm, count + 1, False))
+                updates.append((seconds, whose, count + 1, loss, 0, count, norm, count + 1, False, 1.0))
             elif kind == "validation":
                 validations.append(
                     Validation(seconds, int(found["epoch"]), *(float(found[name]) for name in

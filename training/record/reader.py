@@ -1,5 +1,6 @@
 """Read logs. Those of this suite (see writer.py) are checked line by line for consistency with the lines before."""
 
+import dataclasses
 import json
 import math
 import sys
@@ -12,6 +13,7 @@ from training.plan import pushes_of
 from training.record.published import WRONG, read_published, within
 from training.record.run_log import Evaluation, Events, LostWorker, RunLog, Validation
 
+VERSION = [field.name for field in dataclasses.fields(Events)].index("version")
 MAX_THREADS = 4096  # of a gradient, on any machine
 FORMATS = (1, 2)  # current and earlier formats of writer.py
 HEADER_TYPES = {"seed": int, "threads_per_gradient": int, "cores": int, "clock": str, "data": str, "started": str,
@@ -126,6 +128,7 @@ class _Course:
         self.left: dict[int, int] = {}  # worker → the updates that it left after
         self._epochs = config.epochs
         self._goes_on = config.stop == "total"  # beyond its epochs
+        self._keeps_models = config.distributed and config.rule.keeps_models
         self._batches = dict(enumerate(pushes_of(head["worker_batches_per_epoch"], config.local_steps), start=1))
         self._steps = dict.fromkeys(self._batches, 0)
         self._fetched = dict.fromkeys(self._batches, 0)  # worker → the earliest version that it can have fetched
@@ -138,11 +141,12 @@ class _Course:
         stale = within(int(pairs.get("staleness", last - fetched)), last - fetched, last - fetched, "staleness")
         fate = pairs.get("fate", "buffered")
         _demand(fate in ("buffered", "dropped"), f"fate {fate!r}")
-        self._fetched[worker] = last
+        self._fetches(worker, fetched, last)
         self._cause = "gradient"
         self.gradients.append(
-            (seconds, worker, step, float(pairs["loss"]), stale, fetched, math.nan, last, fate == "dropped")
-        )
+            (seconds, worker, step, float(pairs["loss"]), stale, fetched, math.nan, last, fate == "dropped",
+             self._weight(pairs))
+        )  # fmt: skip
 
     def update(self, seconds: float, number: str, pairs: dict[str, str]) -> None:
         """Add an update: of the single gradient in its line, or of gradients with their own lines."""
@@ -153,13 +157,14 @@ class _Course:
         worker, step = self._whose(pairs) if single else (0, version)
         fetched = within(int(pairs["fetched"]), self._fetched[worker] if single else 0, last, "version fetched")
         stale = within(int(pairs["staleness"]), last - fetched, last - fetched, "staleness")
-        row = (seconds, worker, step, float(pairs["loss"]), stale, fetched, float(pairs["weight_norm"]), version, False)
+        row = (seconds, worker, step, float(pairs["loss"]), stale, fetched, float(pairs["weight_norm"]), version, False,
+               self._weight(pairs))  # fmt: skip
         self.updates.append(row)
         if single:
-            self._fetched[worker] = version
+            self._fetches(worker, fetched, version)
             self.gradients.append(row)
         elif self.gradients and self._cause != "lost":  # the last gradient triggered the update
-            self.gradients[-1] = (*self.gradients[-1][:-2], version, self.gradients[-1][-1])
+            self.gradients[-1] = (*self.gradients[-1][:VERSION], version, *self.gradients[-1][VERSION + 1 :])
             if self._cause == "gradient":  # else its worker may have fetched before others left
                 self._fetched[self.gradients[-1][1]] = version
 
@@ -175,6 +180,13 @@ class _Course:
         update = int(pairs["after"])
         self._cause = "left" if self._cause == "gradient" else self._cause
         self.left[self._worker(pairs)] = within(update, len(self.updates), len(self.updates), "update")
+
+    def _fetches(self, worker: int, had: int, current: int) -> None:
+        self._fetched[worker] = had if self._keeps_models else current
+
+    @staticmethod
+    def _weight(pairs: dict[str, str]) -> float:
+        return within(float(pairs.get("weight", 1)), 0, sys.float_info.max, "weight")
 
     def _worker(self, pairs: dict[str, str]) -> int:
         worker = int(pairs["worker"].removeprefix("Worker_"))

@@ -18,7 +18,7 @@ class Events:
     seconds: since the start; worker: 1…N (0 for an update with the gradients of several workers);
     step: the worker's mini-batch, counted from 1 (for such an update: its number);
     fetched: the version that the gradient was computed on; staleness: in updates; version: of the model afterwards;
-    dropped: whether the gradient was never applied.
+    dropped: whether the gradient was never applied; weight: the factor by which the algorithm scaled it, or its rate.
     """
 
     seconds: np.ndarray
@@ -30,8 +30,9 @@ class Events:
     weight_norm: np.ndarray
     version: np.ndarray
     dropped: np.ndarray
+    weight: np.ndarray
 
-    TYPES = (float, int, int, float, int, int, float, int, bool)
+    TYPES = (float, int, int, float, int, int, float, int, bool, float)
 
     @classmethod
     def from_rows(cls, rows: list[tuple]) -> "Events":

@@ -7,8 +7,8 @@ the time since the start of training, followed by key-value pairs separated by t
     12.345678 s  update 17/5628  Worker_2  batch 9/938  epoch 1/6  loss 2.29  staleness 1  fetched 15  weight_norm 8.9
 
 A gradient that is not applied immediately has its own line, which states whether it was buffered for a later update or
-dropped. During a run, the names of its files contain `_partial` and the process id; they are renamed when the run is
-complete.
+dropped. `weight` is the factor by which the algorithm scaled a gradient or its learning rate, if it does. During a run,
+the names of its files contain `_partial` and the process id; they are renamed when the run is complete.
 """
 
 import errno
@@ -81,6 +81,10 @@ def header(plan: Plan, clock: str) -> dict[str, Any]:
     }
 
 
+def _weight(weight: float | None) -> tuple[str, ...]:
+    return () if weight is None else (f"weight {weight}",)
+
+
 class Record:
     """Writes the files of one run. A context manager; without a call of `finish`, the files keep their partial names.
 
@@ -137,13 +141,13 @@ class Record:
             f"loss {push.loss}",
         )
 
-    def gradient(self, seconds: float, push: Push, version: int, fate: str) -> None:
+    def gradient(self, seconds: float, push: Push, version: int, fate: str, weight: float | None) -> None:
         """Log a gradient that arrived at `version` and was not applied immediately; fate: "buffered" or "dropped"."""
         stale = version - push.version
         self._line(seconds, f"gradient {push.step}", *self._whose(push), f"staleness {stale}",
-                   f"fetched {push.version}", f"fate {fate}")  # fmt: skip
+                   f"fetched {push.version}", f"fate {fate}", *_weight(weight))  # fmt: skip
 
-    def update(self, seconds: float, update: Update, push: Push | None) -> None:
+    def update(self, seconds: float, update: Update, push: Push | None, weight: float | None) -> None:
         """Log an update of the global model; push: its only gradient, unless `gradient` has already logged it."""
         about = (f"gradients {len(update.pushes)}", f"loss {update.loss}") if push is None else self._whose(push)
         planned = "" if self.plan.updates is None else f"/{self.plan.updates}"
@@ -154,6 +158,7 @@ class Record:
             f"staleness {update.staleness}",
             f"fetched {min(push.version for push in update.pushes)}",
             f"weight_norm {update.weight_norm}",
+            *_weight(weight),
         )
 
     def loss(self, seconds: float, worker: int, how: str) -> None:
