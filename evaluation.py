@@ -43,6 +43,12 @@ def score(log_probabilities: Tensor, labels: Tensor) -> Score:
     return Score(loss, int((log_probabilities.argmax(dim=1) == labels).sum()), len(labels))
 
 
+def label_accuracies(log_probabilities: Tensor, labels: Tensor) -> tuple[float, ...]:
+    """Accuracy in percent of each label, from log-probabilities (n, labels) for labels (n,)."""
+    correct = log_probabilities.argmax(dim=1) == labels
+    return tuple(100 * correct[labels == label].double().mean().item() for label in range(log_probabilities.shape[1]))
+
+
 def evaluate(samples: Samples, model: FlatModel, indices: Tensor | None = None, batch_size: int = BATCH_SIZE) -> Score:
     """Mean loss and accuracy on the samples at `indices` (default: all)."""
     labels = samples.labels if indices is None else samples.labels[indices]

@@ -28,6 +28,17 @@ class Spread:
         return f"{self.mean:{specification}}{deviation}"
 
 
+def interval(values: Sequence[float], digits: int = 1) -> str:
+    """Mean and 95 % confidence interval of a mean (Student's t), without an interval for a single value."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.{digits}f}"
+    from scipy import stats  # slow to import
+
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
 def in_digits(loss: float) -> str:
     """A loss with four decimals; one that exploded, with its power of ten."""
     return f"{loss:.4g}" if abs(loss) > EXPLODED else f"{loss:.4f}"

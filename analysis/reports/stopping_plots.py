@@ -15,10 +15,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy import stats
 
 from analysis.reports.training_plots import DPI, OKABE_ITO, set_titles, write_title
 from analysis.reports.trials import Trial, Trials, distinct
+from analysis.spread import interval
 from analysis.tables import markdown_table, write_text
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import DataError
@@ -42,15 +42,6 @@ def read_runs(folder: Path) -> Runs:
     for trial in sorted(trials, key=lambda one: (one.config.workers, list(STOPPING_RULES).index(one.config.stop))):
         runs[trial.config.workers, trial.config.stop].append(trial)
     return dict(runs)
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean and 95 % confidence interval of a mean (Student's t)."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:.1f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{mean:.1f} ± {half:.1f}"
 
 
 def markdown(runs: Runs) -> str:

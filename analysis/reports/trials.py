@@ -44,7 +44,8 @@ class TrialOutcome:
     Accuracies in percent and losses (mean negative log-likelihood) of the final model, on the whole test and training
     set; seconds: of training, on the run's clock; real_seconds: on the wall's; staleness in updates;
     first_left: the moment at which the first worker left; ended_by: the rule that ended the run;
-    evaluations: seconds, update and test accuracy of each evaluation on the way.
+    evaluations: seconds, update and test accuracy of each evaluation on the way;
+    validation_accuracy: of the last validation, with --val; label_accuracies: test accuracy of each label.
     """
 
     test_accuracy: float
@@ -64,6 +65,8 @@ class TrialOutcome:
     first_left_seconds: float | None = None
     first_left_accuracy: float | None = None
     evaluations: tuple[tuple[float, int, float], ...] = ()
+    validation_accuracy: float | None = None
+    label_accuracies: tuple[float, ...] = ()
     real_seconds: float | None = None
     host: str = ""
     torch: str = ""
@@ -77,14 +80,15 @@ class TrialOutcome:
         import torch
 
         from common import build_model, load_dataset
-        from evaluation import evaluate
+        from evaluation import evaluate, label_accuracies, predict, score
         from training.record.checkpoints import read_model
 
         config = log.config
         dataset = load_dataset(config.dataset, data_dir)
         model = build_model(config.dataset, config.network_name)
         read_model(model_path, model)
-        train, test = evaluate(dataset.train, model), evaluate(dataset.test, model)
+        train, predicted = evaluate(dataset.train, model), predict(dataset.test, model)
+        test = score(predicted, dataset.test.labels)
         chance = 100 / DATASETS[config.dataset].labels
         finite = bool(torch.isfinite(model.parameters).all()) and math.isfinite(test.loss)
         header, result = log.header or {}, log.result or {}
@@ -109,6 +113,8 @@ class TrialOutcome:
             evaluations=tuple(
                 (one.seconds, one.update, one.test_accuracy) for one in log.evaluations if not one.first_left
             ),
+            validation_accuracy=log.validations[-1].val_accuracy if log.validations else None,
+            label_accuracies=label_accuracies(predicted, dataset.test.labels),
             real_seconds=result.get("real_seconds"),
             host=header.get("host", ""),
             torch=header.get("versions", {}).get("torch", ""),
@@ -189,6 +195,8 @@ def parse_value(name: str, value: Any, kind: Any) -> Any:
     """One value of a line as a field of this type has it. Raises ValueError for a value of another type."""
     if name == "evaluations":
         return tuple((float(seconds), int(update), float(accuracy)) for seconds, update, accuracy in value)
+    if name == "label_accuracies":
+        return tuple(map(float, value))
     kinds = get_args(kind) or (kind,)
     if float in kinds and isinstance(value, int | float | str) and not isinstance(value, bool):
         return float(value)

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Which algorithm copes with a slow worker that owns labels?
+#
+#   bash scripts/run_algorithms.sh --jobs 2
+#
+# Ten workers own a label each, and worker 1 has a quarter of the others' speed. All of them work to the end. Each
+# algorithm first gets its learning rate, the one with the highest validation accuracy, then trains with new seeds.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+algorithms=(average backup malenia asgd asgd+compensation staleness_aware delay_adaptive ringmaster rennala fedbuff ssp
+  dude ringleader rescaled dana+momentum=0.9)  # DANA is a rule for momentum; all others train without
+rates=(0.01 0.03 0.1 0.3 1)
+tuning_seeds=(1)
+seeds=(2 3 4 5 6)
+world_size=11
+worker_speeds=(0.25 1 1 1 1 1 1 1 1 1)
+epochs=3
+stop=total
+clock=virtual
+evals_per_epoch=8
+results=results/algorithms
+
+read_settings "${training_settings[@]}" plot_dir algorithms rates tuning_seeds world_size -- "$@"
+new_results=$results new_summary_dir=$summary_dir new_seeds=("${seeds[@]}")
+
+# train_algorithm ALGORITHM FLAGS...: plan its runs; asgd+compensation is --algorithm asgd --compensation.
+train_algorithm() {
+  local algorithm=$1 script=dist_async.py
+  [[ " average backup malenia " != *" $algorithm "* ]] || script=dist_sync.py
+  # shellcheck disable=SC2046,SC2086  # several words each
+  train "$script" $(split split_labels "$world_size") --algorithm ${algorithm/+/ --} "${@:2}"
+}
+
+say "Learning rates"
+results+=/tuning summary_dir+=/tuning seeds=("${tuning_seeds[@]}")
+for lr in "${rates[@]}"; do
+  for algorithm in "${algorithms[@]}"; do
+    train_algorithm "$algorithm" --val
+  done
+done
+run_planned
+
+say "New seeds"
+if [[ $dry_run == no ]]; then
+  best=$(python3 -m analysis.reports.tuning "$summary_dir")
+else
+  best=$(printf '%s\n' "${algorithms[@]/%/ ${rates[0]}}")  # any: only the number of runs counts
+fi
+results=$new_results summary_dir=$new_summary_dir
+for seed in "${new_seeds[@]}"; do  # whole seeds one after the other: an interrupted study is balanced
+  seeds=("$seed")
+  while read -r algorithm lr; do
+    [[ " ${algorithms[*]} " != *" $algorithm "* ]] || train_algorithm "$algorithm"
+  done <<<"$best"
+done
+run_planned
+
+# conclude: the summary, a table with what theory predicts, and accuracy over time of each algorithm.
+conclude() {
+  summarise && python3 -m analysis.reports.algorithm_plots "$summary_dir" --plot_dir "$plot_dir" --data_dir "$data_dir"
+}
+finish conclude
