@@ -5,6 +5,7 @@
 #
 # Ten workers own a label each, and worker 1 has a quarter of the others' speed. All of them work to the end. Each
 # algorithm first gets its learning rate, the one with the highest validation accuracy, then trains with new seeds.
+# shellcheck disable=SC2329  # `finish` calls what it is given
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT"
 
 all_experiments=(undelayed_published delays_published gaussian_published undelayed_wall delays speed_virtual speed_wall
-  momentums close_ups last_updates stopping kfold figures)
+  momentums close_ups last_updates stopping algorithms kfold figures)
 experiments=("${all_experiments[@]}")
 results=results
 summary_dir=summaries
@@ -73,6 +73,7 @@ study "${momentum_study[@]}" --momentums 0.9 0.5 0.0 --landscape_name momentums_
 study close_ups run_close_ups --clock virtual --compute_ms 15 --plot_dir "$plot_dir/close_ups"
 study last_updates run_last_updates --clock virtual --compute_ms 15 --plot_dir "$plot_dir"
 study stopping run_stopping --plot_dir "$plot_dir"
+study algorithms run_algorithms --plot_dir "$plot_dir"
 
 # A grid search writes its rows, tables and figures to a single folder.
 study kfold run_kfold_full --dataset mnist fashion_mnist --networks default --max_samples 6000 --k_splits 5 \

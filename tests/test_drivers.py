@@ -26,8 +26,8 @@ from training.names import run_name
 from training.record.reader import read_log
 
 DRIVERS = (
-    "run_delay_exps", "run_speed_comp", "run_async_momentums", "run_close_ups", "run_last_updates", "run_kfold",
-    "run_kfold_full",
+    "run_delay_exps", "run_speed_comp", "run_async_momentums", "run_close_ups", "run_last_updates", "run_stopping",
+    "run_algorithms", "run_kfold", "run_kfold_full",
 )  # fmt: skip
 QUICK = ("--clock", "virtual", "--dataset", "digits", "--epochs", 1)
 
@@ -424,6 +424,39 @@ def test_last_updates_refuse_runs_that_they_cannot_tell_of(tmp_path):
         arguments = [sys.executable, "-m", "analysis.reports.last_updates", *map(str, logs)]
         done = subprocess.run(arguments, cwd=tmp_path, env=environ, text=True, capture_output=True, timeout=60)
         assert done.returncode == code and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_stopping_rules_are_compared(tmp_path):
+    driver = ("run_stopping", *QUICK, "--world_sizes", 3, "--seeds", 1, 2, "--evals_per_epoch", 2, "--jobs", 2)
+    drive(*driver, "--results", "runs", cwd=tmp_path)
+    assert (tmp_path / "runs/stopping_rules.png").stat().st_size > 0
+    rows = re.findall(
+        r"^\| 2 \| (\w+) \| 2 \| (\d+\.\d ± \d+\.\d) \| ", (tmp_path / "runs/stopping.md").read_text(), re.M
+    )
+    assert [rule for rule, _ in rows] == ["epochs", "first", "total"]
+    assert rows[0][1] == rows[1][1], "until the first worker finishes, these two rules are the same"
+
+
+def test_algorithms_are_tuned_and_then_compared_on_new_seeds(tmp_path):
+    driver = ("run_algorithms", *QUICK, "--lr", 0.01, "--world_size", 6, "--worker_speeds", 0.25, 1, 1, 1, 1,
+              "--algorithms", "asgd+compensation", "ringmaster", "backup", "--rates", 1e-6, 0.02, "--seeds", 2, 3,
+              "--evals_per_epoch", 2, "--jobs", 2)  # fmt: skip
+    drive(*driver, "--results", "runs", cwd=tmp_path)
+    tuning, trials = trials_of(tmp_path / "runs/tuning"), trials_of(tmp_path / "runs")
+    assert sorted((trial.config.lr, trial.seed) for trial in tuning) == [(1e-6, 1)] * 3 + [(0.02, 1)] * 3
+    assert all(trial.outcome.validation_accuracy is not None for trial in tuning)
+    assert [trial.seed for trial in trials].count(3) == 3 and not any(trial.config.val for trial in trials)
+    best = {}
+    for trial in tuning:
+        best.setdefault(trial.config.algorithm, []).append((trial.outcome.validation_accuracy, -trial.config.lr))
+    assert {trial.config.algorithm: trial.config.lr for trial in trials} == {
+        algorithm: -max(found)[1] for algorithm, found in best.items()
+    }
+    assert all(len(trial.outcome.label_accuracies) == 10 for trial in trials)
+    table = (tmp_path / "runs/algorithms.md").read_text()
+    assert re.search(r"^\| ringmaster \| .*lost: its gradients are dropped \| [1-9]", table, re.MULTILINE)
+    assert "| asgd+compensation |" in table and "**" in (tmp_path / "runs/tuning/tuning.md").read_text()
+    assert (tmp_path / "runs/algorithms.png").stat().st_size > 0
 
 
 def test_the_study_is_made_of_the_drivers(tmp_path):
