@@ -1,7 +1,7 @@
 """Atomic writes, folders created on demand, and errors that name the file."""
 
 import errno
-import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +19,14 @@ def make_folder(path: Path, flag: str = "--subfolder") -> Path:
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{flag} {path} is not valid: a file is in its place") from error
     return path
+
+
+def partial_mark() -> str:
+    """What the name of a file contains while it is being written.
+
+    A random number: process ids are not unique among the containers and machines that share a folder.
+    """
+    return f"_partial{secrets.randbelow(10**12)}"
 
 
 @contextmanager
@@ -47,7 +55,7 @@ def removed_on_error(path: Path) -> Iterator[None]:
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path to write to, which is renamed to `path` once it is complete."""
-    unfinished = path.with_name(f"{path.stem}_partial{os.getpid()}{path.suffix}")
+    unfinished = path.with_name(f"{path.stem}{partial_mark()}{path.suffix}")
     with removed_on_error(unfinished), with_filename(path):
         yield unfinished
         unfinished.replace(path)

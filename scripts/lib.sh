@@ -179,7 +179,7 @@ test_run() {
 runs_in() {
   local log
   for log in "$1"/*_log.log; do
-    [[ ! -f $log || $log == *_partial[0-9]*_log.log ]] || printf '%s\n' "${log%_log.log}"
+    [[ ! -f $log || ${log##*/} == *_partial[0-9]*_log.log ]] || printf '%s\n' "${log%_log.log}"
   done
 }
 

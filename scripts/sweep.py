@@ -2,12 +2,15 @@
 
 Reads one command of this suite per line from stdin. The first word is the proof that the run is done. Training runs:
 "row" (a row in trials.jsonl) or "files" (the log as well); other scripts: the last file that they write, or "-" to
-always run them. Each run is forked from this process, which has already imported torch. Runs that are done are skipped;
-if a run fails, the others continue.
+always run them. A file is a proof only for the flags and the content of the files that it was made from, which a hidden
+file beside it holds. Each run is forked from this process, which has already imported torch. Runs that are done are
+skipped; if a run fails, the others continue.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import importlib
 import logging
 import multiprocessing
@@ -18,15 +21,17 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TextIO
 
-from analysis.reports.trials import Trial, Trials
+from analysis.reports.trials import Trial, Trials, header_of
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError
+from interface.files import make_folder
 from interface.processes import available_cores, end_with
 from training.config import RunConfig, make_parser
 from training.names import run_name
@@ -79,8 +84,36 @@ class PlannedRun:
     def is_done(self, trials: Trials) -> bool:
         """Whether the run can be skipped."""
         if self.config:
-            return self.name in trials.rows and (self.proof == "row" or self.log.exists())
-        return Path(self.proof).exists()
+            return self._has_row(trials) and (self.proof == "row" or self.has_log())
+        try:
+            return Path(self.proof).exists() and self.origin.read_text() == self.fingerprint()
+        except OSError:
+            return False
+
+    def _has_row(self, trials: Trials) -> bool:
+        """Whether there is a row, of a run with this seed, and of the run that wrote the log, if there is one."""
+        trial = trials.rows.get(self.name)
+        return trial is not None and trial.config.seed == self.config.seed and not trials.is_outdated(self.log)
+
+    def has_log(self) -> bool:
+        """Whether there is the log of a run with this seed: one without a seed has the name of the default seed."""
+        return self.log.exists() and header_of(self.log).get("config", {}).get("seed") == self.config.seed
+
+    @property
+    def origin(self) -> Path:
+        """The file that holds the fingerprint of what the proof was made from."""
+        proof = Path(self.proof)
+        return proof.with_name(f".{proof.name}.origin")
+
+    def fingerprint(self) -> str:
+        """A digest of the command and the content of its input files."""
+        digest = hashlib.sha256(self.command.encode())
+        for word in self.words[1:]:
+            if Path(word).is_file():
+                with Path(word).open("rb") as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
+        return digest.hexdigest()
 
 
 def execute(run: PlannedRun, trials: Trials, output: int, parent: int) -> None:
@@ -93,7 +126,8 @@ def execute(run: PlannedRun, trials: Trials, output: int, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     sys.argv = [str(ROOT / run.words[0]), *run.words[1:]]
-    if not run.config or not run.log.exists():
+    fingerprint = "" if run.config or run.proof == "-" else run.fingerprint()
+    if not run.config or not run.has_log():
         try:
             runpy.run_path(sys.argv[0], run_name="__main__")
         except SystemExit as end:
@@ -104,6 +138,8 @@ def execute(run: PlannedRun, trials: Trials, output: int, parent: int) -> None:
 
         torch.set_num_threads(available_cores())
         trials.add(Trial.of(run.log, run.config.data_dir))
+    elif fingerprint and Path(run.proof).exists():
+        run.origin.write_text(fingerprint)
 
 
 def warm_up(runs: list[PlannedRun]) -> None:
@@ -130,7 +166,7 @@ class Sweep:
         self.failures: list[str] = []
         self.ended = 0
         self._interrupted = False
-        self._running: dict[multiprocessing.Process, tuple[PlannedRun, object]] = {}
+        self._running: dict[multiprocessing.Process, tuple[PlannedRun, TextIO]] = {}
         self._started = time.monotonic()
 
     def finish(self, jobs: int) -> None:
@@ -174,15 +210,16 @@ class Sweep:
         self.ended += 1
         place = self.skipped + self.ended
         left = (time.monotonic() - self._started) / self.ended * (self.total - place)
-        verdict = "" if process.exitcode == 0 else f"  FAILED: {self._fail(run, process.exitcode, output)}"
+        verdict = ""
+        if process.exitcode:
+            verdict = f"  FAILED: {self._fail(run, process.exitcode, output)}"
+        elif not run.config and run.proof != "-" and not Path(run.proof).exists():
+            verdict = f"  nothing written: {last_line(output)}"
         output.close()
         return f"{place}/{self.total}  {time_left(left)} left  {run.name}{verdict}"
 
-    def _fail(self, run: PlannedRun, code: int, output: object) -> str:
-        output.seek(0)
-        lines = [line for line in output.read().split("\n") if line.strip()]
-        errors = [line for line in lines if ": error: " in line]
-        reason = signal.Signals(-code).name if code < 0 else (errors or lines or ["without an error message"])[-1]
+    def _fail(self, run: PlannedRun, code: int, output: TextIO) -> str:
+        reason = signal.Signals(-code).name if code < 0 else last_line(output, marked=": error: ")
         self.failures.append(f"{run.command}\n    exit code {code}: {reason}")
         return reason
 
@@ -193,11 +230,34 @@ class Sweep:
             process.join()
 
 
+def last_line(output: TextIO, marked: str = "") -> str:
+    """The last line of an output that contains a mark, or if none does, the last one."""
+    output.seek(0)
+    lines = [line for line in output.read().split("\n") if line.strip()]
+    return ([line for line in lines if marked in line] or lines or ["without a message"])[-1]
+
+
 def time_left(seconds: float) -> str:
     """A duration in the format of tqdm: 01:23, 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"
+
+
+@contextmanager
+def alone_in(folders: Iterable[Path]) -> Iterator[None]:
+    """Keep other sweeps out of these folders. Raises DataError if one is at work in any of them."""
+    with ExitStack() as stack:
+        for folder in dict.fromkeys(make_folder(folder).resolve() for folder in folders):
+            lock = os.open(folder, os.O_RDONLY)  # the folder itself, so that no file is left behind
+            stack.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DataError(f"{folder}: another sweep is at work in this folder; wait for its end") from error
+            except OSError:  # a file system that cannot lock folders
+                logging.warning("%s cannot be locked: start no other sweep there", folder)
+        yield
 
 
 def parse_plan(lines: Iterable[str]) -> list[PlannedRun]:
@@ -222,17 +282,17 @@ def main() -> None:
     add("--names", action="store_true", help="only print the names of the runs")
     add("--summary_dir", type=Path, required=True, metavar="DIR", help="folder of trials.jsonl")
     arguments = parser.parse_args()
-    trials = Trials(arguments.summary_dir)
     runs = parse_plan(sys.stdin)
     if arguments.names:
         print(*(run.name for run in runs), sep="\n")
         return
     if arguments.dry_run:
-        print_plan(runs, trials)
+        print_plan(runs, Trials(arguments.summary_dir))
         return
-    sweep = Sweep(runs, trials)
-    print(f"{sweep.total} runs, {sweep.skipped} of them already done", flush=True)
-    sweep.finish(arguments.jobs)
+    with alone_in([arguments.summary_dir, *(Path(run.config.subfolder) for run in runs if run.config)]):
+        sweep = Sweep(runs, Trials(arguments.summary_dir))
+        print(f"{sweep.total} runs, {sweep.skipped} of them already done", flush=True)
+        sweep.finish(arguments.jobs)
     if sweep.failures:
         print(f"{len(sweep.failures)} of {sweep.total} runs failed:", *sweep.failures, sep="\n  ")
         sys.exit(1)

@@ -211,6 +211,16 @@ def time_to(target: float, outcome: TrialOutcome) -> tuple[float, int] | None:
     return next(((seconds, update) for seconds, update, _ in reached), None)
 
 
+def header_of(log: Path) -> dict[str, Any]:
+    """The header of a log, without reading the rest of it; empty for anything else, such as a published log."""
+    try:
+        with log.open(encoding="utf-8") as file:
+            header = json.loads(file.readline())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return header if isinstance(header, dict) else {}
+
+
 def run_of(log: Path) -> str:
     """The name of the run of a log."""
     return log.name.removesuffix(LOG_ENDING)
@@ -255,12 +265,20 @@ class Trials:
             file.write(f"{trial.line()}\n".encode())
         self.rows[trial.name] = trial
 
+    def is_outdated(self, log: Path) -> bool:
+        """Whether the row of a log was measured on an earlier run of that name."""
+        measured, started = self.rows[run_of(log)].outcome.started, header_of(log).get("started")
+        return bool(measured and started and measured != started)
+
     def add_missing(self, folder: Path, data_dir: str) -> int:
-        """Measure the complete runs of a folder without a line; returns how many cannot be, each with a warning."""
+        """Measure the complete runs of a folder without a line, or whose line is that of an earlier run.
+
+        Returns how many cannot be measured, each with a warning.
+        """
         from tqdm import tqdm
 
         logs = sorted(path for path in folder.glob(f"*{LOG_ENDING}") if "_partial" not in path.name)
-        missing = [path for path in logs if run_of(path) not in self.rows]
+        missing = [path for path in logs if run_of(path) not in self.rows or self.is_outdated(path)]
         failures = 0
         for path in tqdm(missing, unit=" runs", dynamic_ncols=True, disable=None):
             try:

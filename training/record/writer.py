@@ -8,7 +8,7 @@ the time since the start of training, followed by key-value pairs separated by t
 
 A gradient that is not applied immediately has its own line, which states whether it was buffered for a later update or
 dropped. `weight` is the factor by which the algorithm scaled a gradient or its learning rate, if it does. During a run,
-the names of its files contain `_partial` and the process id; they are renamed when the run is complete.
+the names of its files contain `_partial` and a number; they are renamed when the run is complete.
 """
 
 import errno
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from evaluation import Score
-from interface.files import make_folder, removed_on_error, with_filename
+from interface.files import make_folder, partial_mark, removed_on_error, with_filename
 from interface.processes import available_cores
 from training.names import ARTIFACTS, run_name
 from training.plan import Plan
@@ -95,6 +95,7 @@ class Record:
         self.plan = plan
         self.folder = make_folder(Path(plan.config.subfolder))
         self.base = run_name(plan.config)
+        self._unfinished = self.base + partial_mark()
         for path in map(self.path, ARTIFACTS):
             if path.is_dir():  # otherwise renaming would fail at the end of the run
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -121,7 +122,7 @@ class Record:
                 file.close()
 
     def _partial(self, kind: str) -> Path:
-        return self.folder / f"{self.base}_partial{os.getpid()}{ARTIFACTS[kind]}"
+        return self.folder / f"{self._unfinished}{ARTIFACTS[kind]}"
 
     def path(self, kind: str) -> Path:
         """The final path of the run's "log", "weights" or "model"."""
