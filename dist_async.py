@@ -56,7 +56,7 @@ def main() -> None:
             virtual.train(plan, samples, algorithm, observer)
         else:
             launch.train(plan, samples, algorithm, observer)
-        observer.finish()
+        observer.finish(replay.partial_because(log) if log else "")
 
 
 if __name__ == "__main__":

@@ -486,7 +486,11 @@ def test_a_cut_log_is_read_up_to_the_cut(where, logs, log, caplog):
     if updates:
         plan_of_replay(log)
         messages = [record.getMessage() for record in caplog.records]
-        assert messages == ([f"{log} ends at gradient {updates} of 20: replaying only these"] if updates < 20 else [])
+        assert messages == (
+            [f"{log} is partial: the log ends at gradient {updates} of 20; replaying {updates} gradients"]
+            if updates < 20
+            else []
+        )
     else:
         assert_refused(lambda: plan_of_replay(log), f"{log}: the log has no update")
 
@@ -508,7 +512,7 @@ def test_a_cut_log_can_be_inspected(run_on_cut_log):
 def test_a_cut_log_is_replayed_up_to_the_cut(run_on_cut_log, log):
     ended = run_on_cut_log("dist_async.py --replay {log} --subfolder out")
     (warning,) = ended.warnings
-    assert f"{log} ends at gradient 8 of 20" in warning and "Finished 8 updates" in ended.output
+    assert f"{log} is partial: the log ends at gradient 8 of 20" in warning and "Finished 8 updates" in ended.output
 
 
 def test_a_log_with_carriage_returns_is_read(logs, log):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 
 import common
 from conftest import run, train, weights_of
+from live_run import LiveRun
 from training.config import RunConfig
 from training.engines.dispatcher import RunShape
 from training.engines.gradients import GradientPool
@@ -202,6 +204,24 @@ def test_replay_of_a_truncated_log(tmp_path):
     assert "ends at gradient 20 of" in done.stderr
     replayed = read_log(next(tmp_path.glob("*_replay_log.log")))
     assert np.array_equal(replayed.updates.weight_norm, read_log(wall["log"]).updates.weight_norm[:20])
+    assert (replayed.status, replayed.result["reason"]) == ("partial", "the log ends at gradient 20 of 90")
+
+
+def test_a_replay_of_a_run_that_was_interrupted_is_partial_too(tmp_path):
+    """It must not pass for a run of all its epochs: the summary sets it apart."""
+    flags = ("--dataset", "digits", "--lr", 0.05, "--momentum", 0.9, "--seed", 1, "--epochs", 60)
+    with LiveRun(tmp_path / "runs", "dist_async.py", *flags) as live:
+        live.wait_until_training(updates=30)
+        live.process.send_signal(signal.SIGINT)
+        assert live.end()[0] == 130
+    (log,) = (tmp_path / "runs").glob("*_log.log")
+    again = train("dist_async.py", tmp_path / "runs", "--replay", log)
+    replayed = read_log(again["log"])
+    assert (replayed.status, replayed.result["reason"]) == ("partial", read_log(log).result["reason"])
+    train("dist_async.py", tmp_path / "runs", "--seed", 2)
+    run("analysis/reports/summary.py", tmp_path / "runs")
+    table = (tmp_path / "runs/summary.md").read_text()
+    assert re.search(r"\| remark \|.*\n.*\n.*\|  \| 1 \|.*\n.*\| partial \| 1 \|", table), table
 
 
 def test_replay_refuses_conflicting_flags_logs_and_data(tmp_path):

@@ -13,7 +13,7 @@ from conftest import ROOT, train
 from test_drivers import drive, trials_of
 
 RUN = ("--epochs", 2, "--clock", "virtual", "--saves_per_epoch", 2)
-TRAIN = ("--dataset digits --epochs 1 --clock virtual --lr 0.05 --momentum 0.9 --subfolder runs").split()
+TRAIN = ["--dataset", "digits", "--clock", "virtual", "--lr", "0.05", "--subfolder", "runs"]
 
 
 def done_in(words: str) -> str:
@@ -97,7 +97,7 @@ def test_files_of_two_containers_have_different_names(tmp_path):
     both = [subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]  # fmt: skip
     for process in both:
-        output, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     from training.record.reader import read_log
 

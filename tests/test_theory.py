@@ -2,12 +2,18 @@
 
 import math
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from quadratics import run_quadratics
 from training.algorithms import ALGORITHMS, Algorithm
+from training.config import RunConfig
+from training.engines.dispatcher import Dispatcher, RunShape
+from training.optimizers import SGD
+from training.protocol import Push
+from training.server import ParameterServer
 
 # Worker 1 has its minimum at 0 and is three times as fast as worker 2, whose minimum is at 1.
 MINIMA, TIMES_MS = [0.0, 1.0], [10.0, 30.0]
@@ -157,3 +163,38 @@ def test_a_table_of_gradients_does_not_drift():
 def test_defaults_of_algorithms_name_themselves():
     for rule in ALGORITHMS.values():
         assert issubclass(rule, Algorithm) and rule.purpose.count("\n") == 1
+
+
+@pytest.mark.parametrize("algorithm", [name for name, row in EXPECTED.items() if row.ends_at == PLAIN_MEAN])
+def test_no_last_step_belongs_to_few_workers(algorithm):
+    """Under --stop total, workers leave only because the run ends: those that remain must not step on their own."""
+    trace = run_quadratics(algorithm, [0.0, 1.0, 5.0], [10.0, 40.0, 90.0], 301, 0.1)
+    settled = torch.stack(trace.weights[-40:-1]).mean(dim=0)
+    spread = torch.stack(trace.weights[-40:-1]).std(dim=0).max().item()
+    assert torch.allclose(trace.weights[-1], settled, atol=0.05 + 3 * spread)
+
+
+def test_workers_do_not_wait_for_one_that_left_when_another_dies():
+    """Worker 4 finds no gradient left to compute, and worker 1 dies before it pushes the last one."""
+    listener = SimpleNamespace(**dict.fromkeys(("push", "update", "leave", "lose"), lambda *event: None))
+    listener.end = listener.push
+    weights = torch.ones(1)
+    server = ParameterServer(weights, torch.zeros(0), SGD(weights, 0.0), lambda *_: 0.1)
+    config = RunConfig(mode="async", algorithm="ssp", slack=0, world_size=5)
+    algorithm = ALGORITHMS["ssp"](server, config, [1, 2, 3, 4])
+    sent = {}
+    dispatcher = Dispatcher(RunShape("ssp", {1: 1, 2: 1, 3: 1, 4: 4}, "total"), algorithm, listener, sent.__setitem__)
+    dispatcher.start()
+
+    def push(*workers):
+        for worker in workers:
+            dispatcher.push(0.0, Push(worker, 1, sent[worker].version, 0.0, torch.ones(1), torch.zeros(0)))
+
+    push(1, 2, 3, 4)  # 4 of 7 gradients; 1, 2 and 3 compute the last ones, and 4 leaves
+    assert dispatcher.computing == {1, 2, 3}
+    push(2, 3)
+    assert dispatcher.waiting == {2, 3}
+    dispatcher.lose(0.0, 1, "killed")  # one of the others does its gradient
+    assert len(dispatcher.computing) == 1
+    push(*dispatcher.computing)
+    assert dispatcher.ended_by == "total" and dispatcher.progress.total == 7

@@ -180,8 +180,11 @@ class Observer:
         return {key: None if isinstance(value, float) and not math.isfinite(value) else value
                 for key, value in result.items()}  # fmt: skip
 
-    def finish(self) -> None:
-        """Save the model, close the record of a complete run, and print a summary and the paths of all files."""
+    def finish(self, partial: str = "") -> None:
+        """Save the model, close the record, and print a summary and the paths of all files.
+
+        partial: for a replay, why the run that it repeats is not complete.
+        """
         for watcher in self.watchers:
             watcher.finish()
         self._close_watchers()
@@ -192,7 +195,7 @@ class Observer:
             print(f"Train accuracy: {score.accuracy:.2f} % ({score.correct}/{score.total}), loss: {score.loss:.4f}")
         if not self.plan.config.no_save_model:
             self.record.save_model(self.model.state_dict())
-        paths = self.record.finish(self.seconds, result)
+        paths = self.record.finish(self.seconds, result, partial)
         whose = " of virtual time" if self.plan.config.clock == "virtual" else ""
         dropped = f", {self.dropped} of {self.gradients} gradients dropped" if self.dropped else ""
         staleness = self.staleness_sum / max(1, self.updates)

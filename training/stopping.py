@@ -32,6 +32,7 @@ class StoppingRule(ABC):
 
     title: str
     first_ends_run = False  # whether the run ends when the first worker leaves
+    leave_together = False  # whether workers leave only because the run ends: none has finished its data before others
 
     @abstractmethod
     def goes_on(self, worker: int, progress: Progress) -> bool:
@@ -76,6 +77,7 @@ class Total(StoppingRule):
     """
 
     title = "all workers together have done their epochs"
+    leave_together = True
 
     def goes_on(self, worker: int, progress: Progress) -> bool:
         return progress.total + len(progress.computing) < sum(progress.steps.values())

@@ -33,15 +33,18 @@ TARGETS = (80.0, 85.0)  # test accuracy, percent
 
 
 def settings_of(group: Group) -> dict[str, str]:
-    """Setting → its value in a table, of all that shape training, and of the clock."""
-    return {name: table_cell(group.config, name) for name in table_columns()} | {"clock": group.clock}
+    """Setting → its value in a table, of all that shape training, of the clock, and what is remarkable."""
+    settings = {name: table_cell(group.config, name) for name in table_columns()}
+    return settings | {"clock": group.clock, "remark": group.remark}
 
 
 def shared_in_words(group: Group, names: Sequence[str]) -> str:
     """What all runs have in common."""
     phrases = [MODE_TITLES[group.config.mode]] if "mode" in names else []
     for name in (name for name in names if name != "mode"):
-        if name == "clock":
+        if name == "remark":
+            phrases.append(group.remark)
+        elif name == "clock":
             phrases.append(f"{group.clock} clock")
         elif ROWS[name].title is not Title.CHANGED or not is_usual(group.config, name):
             phrases.append(phrase_of(group.config, name))
@@ -62,7 +65,7 @@ def markdown(groups: list[Group], targets: Sequence[float] = ()) -> str:
     settings = [settings_of(one) for one in groups]
     varying = [name for name in settings[0] if len({one[name] for one in settings}) > 1]
     shared = shared_in_words(groups[0], [name for name in settings[0] if name not in varying])
-    headings = [table_columns()[name] for name in varying]
+    headings = [(table_columns() | {"remark": "remark"})[name] for name in varying]
     targets = [target for target in targets if any(outcome.evaluations for one in groups for outcome in one.outcomes)]
     times = [f"time to {target:g} %, s" for target in targets]
     titles = [*headings, "runs", *(title for title, _ in MEASURES.values()), "largest staleness", *times, "converged"]
@@ -92,7 +95,7 @@ def markdown(groups: list[Group], targets: Sequence[float] = ()) -> str:
 def numbers(groups: list[Group], targets: Sequence[float] = ()) -> list[Sequence[object]]:
     """The same for programs: every setting; mean and deviation in columns of their own, empty where there is none."""
     spreads = [f"{measure}_{statistic}" for measure in MEASURES for statistic in ("mean", "std")]
-    settings = [plain_values(one.config) | {"clock": one.clock} for one in groups]
+    settings = [plain_values(one.config) | {"clock": one.clock, "remark": one.remark} for one in groups]
     times = [f"{what}_to_{target:g}" for target in targets for what in ("seconds", "updates", "reached")]
     rows: list[Sequence[object]] = [[*settings[0], "runs", *spreads, "max_staleness", *times, "converged"]]
     for values, one in zip(settings, groups, strict=True):

@@ -43,6 +43,7 @@ class TrialOutcome:
 
     Accuracies in percent and losses (mean negative log-likelihood) of the final model, on the whole test and training
     set; seconds: of training, on the run's clock; real_seconds: on the wall's; staleness in updates;
+    status: "partial" for a run without an end, such as the replay of one that was killed;
     first_left: the moment at which the first worker left; ended_by: the rule that ended the run;
     evaluations: seconds, update and test accuracy of each evaluation on the way;
     validation_accuracy: of the last validation, with --val; label_accuracies: test accuracy of each label.
@@ -71,6 +72,7 @@ class TrialOutcome:
     host: str = ""
     torch: str = ""
     lost_workers: str = ""
+    status: str = "complete"
     started: str = ""
     revision: str = ""
 
@@ -119,9 +121,15 @@ class TrialOutcome:
             host=header.get("host", ""),
             torch=header.get("versions", {}).get("torch", ""),
             lost_workers=" ".join(result.get("lost_workers", [])),
+            status=log.status or "partial",
             started=header.get("started", ""),
             revision=header.get("revision", ""),
         )
+
+    @property
+    def remark(self) -> str:
+        """What sets a run apart from one that went to its end with all of its workers."""
+        return "partial" if self.status != "complete" else "lost workers" if self.lost_workers else ""
 
 
 @dataclass(frozen=True)
@@ -145,9 +153,9 @@ class Trial:
         return cls(run_of(path), log.seed, log.clock, config, outcome)  # which may be published: without folders
 
     @property
-    def experiment(self) -> tuple[RunConfig, str]:
-        """Configuration and clock, but for the seed: equal for runs that are repetitions of one another."""
-        return experiment_of(self.config), self.clock
+    def experiment(self) -> tuple[RunConfig, str, str]:
+        """Configuration, clock and remark, but for the seed: equal for runs that are repetitions of one another."""
+        return experiment_of(self.config), self.clock, self.outcome.remark
 
     @property
     def repetition(self) -> object:
@@ -296,10 +304,11 @@ class Trials:
 
 @dataclass(frozen=True)
 class Group:
-    """The outcomes of one experiment, one per seed."""
+    """The outcomes of one experiment, one per seed. remark: of TrialOutcome."""
 
     config: RunConfig
     clock: str
+    remark: str
     outcomes: tuple[TrialOutcome, ...]
 
     def spread(self, measure: str) -> Spread:
@@ -327,8 +336,8 @@ def group(trials: Iterable[Trial]) -> list[Group]:
     outcomes = defaultdict(list)
     for trial in distinct(trials):
         outcomes[trial.experiment].append(trial.outcome)
-    groups = [Group(config, clock, tuple(found)) for (config, clock), found in outcomes.items()]
-    return sorted(groups, key=lambda one: (*sort_key(one.config), one.clock))
+    groups = [Group(*experiment, tuple(found)) for experiment, found in outcomes.items()]
+    return sorted(groups, key=lambda one: (*sort_key(one.config), one.clock, one.remark))
 
 
 def sort_key(config: RunConfig) -> tuple:

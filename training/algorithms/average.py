@@ -33,7 +33,7 @@ repeatable, at the speed of the slowest worker."""
 
     @classmethod
     def updates_per_epoch(cls, batches: Sequence[int], config: Any) -> int | None:
-        if config.stop == "total":  # the last round of an uneven total has fewer gradients
+        if config.stop == "total":  # an uneven total ends in a round that does not close
             return batches[0] if len(set(batches)) == 1 else None
         return max(batches)
 

@@ -79,6 +79,7 @@ class Dispatcher:
         self.lost: set[int] = set()
         self.started = False
         self.ended_by: str | None = None
+        self._ready_to_leave: list[int] = []  # they left, and the algorithm still counts on them
 
     @property
     def computing(self) -> set[int]:
@@ -123,7 +124,10 @@ class Dispatcher:
         self.computing.discard(worker)
         self.waiting.discard(worker)
         self.listener.lose(seconds, worker, how)
-        self._release(seconds, self._leave(seconds, worker))
+        released = list(self._leave(seconds, worker))
+        while self._ready_to_leave:  # they will not do its share
+            released += self._leave(seconds, self._ready_to_leave.pop())
+        self._release(seconds, released)
         self._check_progress()
 
     def end(self, seconds: float, rule: str) -> None:
@@ -156,9 +160,11 @@ class Dispatcher:
             self.dismiss(worker)
             if self.rule.first_ends_run:
                 self.end(seconds, self.shape.stop)
+            elif self.rule.leave_together:
+                self._ready_to_leave.append(worker)
             else:
                 released.extend(self._leave(seconds, worker))
-        self._check_end()
+        self._check_end(seconds)
 
     def _leave(self, seconds: float, worker: int) -> tuple[int, ...]:
         outcome = self.algorithm.leave(worker)
@@ -166,10 +172,11 @@ class Dispatcher:
             self.listener.update(seconds, outcome.update)
         return outcome.released
 
-    def _check_end(self) -> None:
-        if self.started and self.ended_by is None and not self.computing and not self.waiting:
-            self.ended_by = self.shape.stop
-            self.listener.end(self.ended_by)
+    def _check_end(self, seconds: float) -> None:
+        if self.started and self.ended_by is None and not self.computing:
+            complete = self.rule.leave_together and not self.rule.missing(self.progress, set())
+            if complete or not self.waiting:
+                self.end(seconds, self.shape.stop)  # who still waits has nothing to wait for
 
     def _check_progress(self) -> None:
         if self.waiting and not self.computing:

@@ -58,10 +58,17 @@ def fit_plan(plan: Plan, log: RunLog) -> Plan:
         raise DataError(
             f"{log.path}: its workers had {log.header['worker_samples']} samples, but its flags imply {samples}"
         )
-    planned = sum(plan.steps.values())
-    if len(log.gradients) < planned and not log.losses:
-        logging.warning("%s ends at gradient %d of %d: replaying only these", log.path, len(log.gradients), planned)
+    if reason := partial_because(log):
+        logging.warning("%s is partial: %s; replaying %d gradients", log.path, reason, len(log.gradients))
     return plan.with_threads(log.header["threads_per_gradient"])
+
+
+def partial_because(log: RunLog) -> str:
+    """Why the run of a log is not complete; empty if it is."""
+    if log.result is not None:
+        return "" if log.status == "complete" else str(log.result.get("reason", "unknown reason"))
+    planned = log.header["gradients"]
+    return f"the log ends at gradient {len(log.gradients)} of {planned}" if len(log.gradients) < planned else ""
 
 
 def replay(plan: Plan, samples: Samples, log: RunLog, algorithm: Algorithm, observer: Observer) -> None:

@@ -215,9 +215,13 @@ class Record:
             path.write_bytes(content.getbuffer())
         self._written.append("model")
 
-    def finish(self, seconds: float, result: dict[str, Any]) -> list[Path]:
-        """Write the result of a complete run to the log and give all files their final names, the log last."""
-        self._close_log(seconds, {"status": "complete", **result})
+    def finish(self, seconds: float, result: dict[str, Any], partial: str = "") -> list[Path]:
+        """Write the result of a run to the log and give all files their final names, the log last.
+
+        partial: for a replay, why the run that it repeats is not complete.
+        """
+        status = {"status": "partial", "reason": partial} if partial else {"status": "complete"}
+        self._close_log(seconds, status | result)
         self._close()
         for kind in reversed(self._written):
             self._partial(kind).replace(self.path(kind))
