@@ -5,7 +5,10 @@ python3 dist_async.py --dataset fashion_mnist --world_size 4 --split_dataset --l
 """
 
 import os
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
 
 from interface.command_line import run_script
 from interface.errors import UsageError

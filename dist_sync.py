@@ -5,6 +5,10 @@ python3 dist_sync.py --dataset fashion_mnist --world_size 4 --split_dataset --lr
 """
 
 import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
 
 from interface.command_line import run_script
 from training.config import RunConfig, announce, choose_seed, parse_flags

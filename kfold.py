@@ -13,9 +13,12 @@ import argparse
 import logging
 import math
 import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
 
 from analysis.spread import Spread, in_digits
 from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, network_name, networks_for
@@ -107,7 +110,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--seed", type=seed, nargs="?", const=DEFAULT_SEED, default=DEFAULT_SEED, metavar="N",
         help=f"random seed (default {DEFAULT_SEED}, so that the same command resumes a search)")  # fmt: skip
-    add("--subfolder", default=".", metavar="DIR", help="output folder (default .)")
+    add("--subfolder", type=Path, default=".", metavar="DIR", help="output folder (default .)")
     return parser.parse_args()
 
 

@@ -4,7 +4,10 @@
 python3 loss_landscape.py runs/{base}_model.pt runs/{base}_weights.npy --subfolder plots
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
 
 from analysis.landscape.inputs import Files, Source, SurveySettings, add_flags
 from interface.command_line import ArgumentParser, run_script

@@ -5,9 +5,12 @@ python3 loss_landscape_multi.py runs/{base}_model.pt runs/*_weights.npy --subfol
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
 
 from analysis.landscape.inputs import Files, Source, SurveySettings, add_flags
 from interface.command_line import ArgumentParser, run_script

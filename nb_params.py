@@ -4,7 +4,11 @@
 python3 nb_params.py
 """
 
+import sys
 from collections.abc import Iterable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
 
 from catalogue import DATASETS, NETWORKS, implementation, networks_for
 from interface.command_line import ArgumentParser, run_script

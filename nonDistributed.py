@@ -5,7 +5,11 @@ python3 nonDistributed.py --dataset fashion_mnist --lr 0.005 --momentum 0.9 --ep
 """
 
 import os
+import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
 
 from interface.command_line import run_script
 from training.config import RunConfig, announce, choose_seed, parse_flags

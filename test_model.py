@@ -13,8 +13,11 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
 
 from analysis.spread import in_digits
 from catalogue import DATASETS
@@ -92,8 +95,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--classification_report", action="store_true", help="report precision, recall, F1 per class")
     parser.add_argument("--training_time", action="store_true", help="report the training time as MM:SS:mmm")
     parser.add_argument("--pics", action="store_true", help="draw the training plots; needs --training_time")
-    parser.add_argument("--subfolder", default=".", metavar="DIR", help="folder for the report and the figures")
-    parser.add_argument("--data_dir", default="data", metavar="DIR", help="folder of the data sets, or to download to")
+    parser.add_argument("--subfolder", type=Path, default=".", metavar="DIR", help="folder of report and figures")
+    parser.add_argument("--data_dir", type=Path, default="data", metavar="DIR", help="folder of the data sets")
     arguments = parser.parse_args()
     if arguments.pics and not arguments.training_time:
         parser.error("--pics requires --training_time")

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
+from analysis.figures import Figure
 from analysis.reports.training_plots import DPI, set_titles
 from analysis.tables import markdown_table, write_text
 from interface.command_line import ArgumentParser, Interval, run_script

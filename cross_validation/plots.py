@@ -8,9 +8,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from analysis.figures import Figure
 from cross_validation.grid import SearchGrid, SearchSettings
 from cross_validation.search import Result
 from interface.files import atomic_write

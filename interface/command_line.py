@@ -1,6 +1,7 @@
 """Command-line conventions: checked numbers, one clear line per error, a traceback only for bugs."""
 
 import argparse
+import io
 import logging
 import math
 import os
@@ -98,11 +99,15 @@ class Joined(argparse.Action):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argparse parser without abbreviations; it takes the script's docstring and reports errors in one line."""
+    """An argparse parser without abbreviations; it takes the script's docstring and reports errors in one line.
+
+    In a path, ~ is the home folder: a shell does not expand it after =.
+    """
 
     def __init__(self, description: str, **options: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, allow_abbrev=False, formatter_class=formatter, **options)
+        self.register("type", Path, lambda text: Path(text).expanduser())
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> Any:
         """Like argparse's own, but suggests a similar flag for a mistyped one."""
@@ -118,11 +123,14 @@ class ArgumentParser(argparse.ArgumentParser):
         return f"; did you mean {' '.join(meant)}?" if meant else ""
 
     def error(self, message: str) -> NoReturn:
+        greedy = [flag for action in self._actions if action.nargs == "+" for flag in action.option_strings]
+        if message.startswith("the following arguments are required") and set(greedy) & set(sys.argv):
+            message += f"; give them before {' and '.join(greedy)}, which takes all values up to the next flag"
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def interrupt(signal_number: int, frame: object) -> NoReturn:
-    """Treat SIGTERM like Ctrl-C."""
+    """Treat SIGTERM and SIGHUP like Ctrl-C."""
     raise KeyboardInterrupt
 
 
@@ -133,9 +141,12 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     line. Any other exception is a bug in the suite: its traceback is printed, and the exit code is 70.
     """
     script = Path(sys.argv[0]).name
+    open_standard_streams()
     logging.basicConfig(format=f"{script}: %(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, interrupt)
     try:
         try:
             main()
@@ -153,6 +164,23 @@ def run_script(main: Callable[[], None]) -> NoReturn:
         reason = f"{type(error).__name__}: {error}".rstrip(": ")
         report = f"please report it to {ISSUES}, with the lines above and the command"
         sys.exit(complain(script, f"this is a bug in the suite ({reason}); {report}", BUG))
+
+
+def open_standard_streams() -> None:
+    """Let stdin, stdout and stderr exist, and never fail on a character that their encoding does not have.
+
+    A closed one is replaced by /dev/null, so that no other file gets its number.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def flush_output() -> None:

@@ -20,7 +20,8 @@ def available_cores() -> int:
 
 
 def detach_from_terminal(parent: int) -> None:
-    """Ignore Ctrl-C, and end with the process `parent`; to be called first in a forked process."""
+    """Ignore Ctrl-C and hang-ups, and end with the process `parent`; to be called first in a forked process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with(parent, signal.SIGKILL)

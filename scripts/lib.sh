@@ -2,7 +2,7 @@
 # shellcheck disable=SC2034  # the drivers use the variables that are set here
 # Functions and settings shared by the scripts. Source it after `set -euo pipefail`.
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 
 # say TEXT: announce the next step.
 say() {
@@ -144,6 +144,13 @@ find_python() {
   prepare_environment requirements.txt
 }
 
+# module NAME ARGUMENTS...: run a module of this checkout, whatever the folder and the environment contain.
+module() {
+  python3 -c 'import runpy, sys
+sys.path[:] = [sys.argv.pop(1), *filter(None, sys.path)]
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)' "$ROOT" "$@"
+}
+
 # plan PROOF SCRIPT FLAGS...: plan a run; scripts/sweep.py describes PROOF.
 plan() {
   planned+=("$(printf "'%s' " "${@//\'/\'\"\'\"\'}")")  # as a POSIX shell, and shlex, reads them in any locale
@@ -207,7 +214,7 @@ delay_of() {
 
 # sweep FLAGS...: pass the planned runs to scripts/sweep.py.
 sweep() {
-  printf '%s\n' ${planned[@]+"${planned[@]}"} | python3 -m scripts.sweep --summary_dir "$summary_dir" "$@"
+  printf '%s\n' ${planned[@]+"${planned[@]}"} | module scripts.sweep --summary_dir "$summary_dir" "$@"
 }
 
 # run_planned [JOBS]: execute the planned runs. If one fails, the others and the driver continue.
@@ -232,5 +239,5 @@ finish() {
 
 # summarise [FOLDER]: tabulate the training runs in a folder (default: the results).
 summarise() {
-  python3 -m analysis.reports.summary "${1:-$results}" --summary_dir "$summary_dir" --data_dir "$data_dir"
+  module analysis.reports.summary "${1:-$results}" --summary_dir "$summary_dir" --data_dir "$data_dir"
 }

@@ -6,7 +6,7 @@
 # The pages share one copy of plotly.js in their folder.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 grid_size=25
 test_samples=                # number of test images (default: all)

@@ -3,7 +3,7 @@
 # loss landscape. All results go to quickstart/. Needs no network access after installation.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 cd "$ROOT"
 
 prepare_environment requirements.txt

@@ -8,7 +8,7 @@
 # shellcheck disable=SC2329  # `finish` calls what it is given
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 algorithms=(average backup malenia asgd asgd+compensation staleness_aware delay_adaptive ringmaster rennala fedbuff ssp
   dude ringleader rescaled dana+momentum=0.9)  # DANA is a rule for momentum; all others train without
@@ -55,7 +55,7 @@ run_planned
 
 say "New seeds"
 if [[ $dry_run == no ]]; then
-  best=$(python3 -m analysis.reports.tuning "$summary_dir")
+  best=$(module analysis.reports.tuning "$summary_dir")
 else
   best=$(printf '%s\n' "${algorithms[@]/%/ ${rates[0]}}")  # any: only the number of runs counts
 fi
@@ -70,6 +70,6 @@ run_planned
 
 # conclude: the summary, a table with what theory predicts, and accuracy over time of each algorithm.
 conclude() {
-  summarise && python3 -m analysis.reports.algorithm_plots "$summary_dir" --plot_dir "$plot_dir" --data_dir "$data_dir"
+  summarise && module analysis.reports.algorithm_plots "$summary_dir" --plot_dir "$plot_dir" --data_dir "$data_dir"
 }
 finish conclude

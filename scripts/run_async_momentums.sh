@@ -7,7 +7,7 @@
 # of all runs: 5 runs and a landscape.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 momentums=(0.99 0.95 0.9 0.5 0.0)
 world_sizes=(4)

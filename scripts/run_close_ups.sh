@@ -9,7 +9,7 @@
 # shellcheck disable=SC2329  # called by `finish`
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 delays=(30)                  # milliseconds, or small, medium, long
 world_sizes=(3 6 11)
@@ -48,6 +48,6 @@ run_planned
 conclude() {
   # shellcheck disable=SC2086  # one word per run
   logs_of $samples_split
-  summarise && python3 -m analysis.reports.staleness_plots "${logs[@]}" --output "$plot_dir/staleness_distributions.png"
+  summarise && module analysis.reports.staleness_plots "${logs[@]}" --output "$plot_dir/staleness_distributions.png"
 }
 finish conclude

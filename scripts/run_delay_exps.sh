@@ -13,7 +13,7 @@
 # shellcheck disable=SC2329  # the parts are called by name
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 delays=(small medium long)   # or milliseconds
 world_sizes=(2 6 11)

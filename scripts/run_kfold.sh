@@ -7,7 +7,7 @@
 # The searches run one after another, each with --jobs processes. An interrupted search resumes.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 dataset=(mnist fashion_mnist)
 networks=(default)           # default: LeNet5 / ResNet18; alt: CNN1 / CNN2
@@ -49,4 +49,4 @@ for optimizer in "${optimizers[@]}"; do
 done
 
 run_planned 1
-finish python3 -m cross_validation.summary "$results"
+finish module cross_validation.summary "$results"

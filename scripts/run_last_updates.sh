@@ -9,7 +9,7 @@
 # shellcheck disable=SC2329  # called by `finish`
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 delay=30                     # milliseconds, or small, medium, long
 world_sizes=(3 6 11)
@@ -37,7 +37,7 @@ run_planned
 conclude() {
   # shellcheck disable=SC2086  # one word per run
   logs_of $names
-  summarise && python3 -m analysis.reports.last_updates "${logs[@]}" --last "$last" --summary_dir "$summary_dir" \
+  summarise && module analysis.reports.last_updates "${logs[@]}" --last "$last" --summary_dir "$summary_dir" \
     --plot_dir "$plot_dir" --data_dir "$data_dir"
 }
 finish conclude

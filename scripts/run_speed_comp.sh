@@ -7,7 +7,7 @@
 # (which uses world size 3 instead of 2) × LeNet5, CNN1: 1 + 36 runs.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 world_sizes=(2 6 11)
 partitions=(none split_dataset split_labels)

@@ -9,7 +9,7 @@
 # shellcheck disable=SC2329  # `finish` calls what it is given
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 rules=(epochs first total)
 world_sizes=(3 6 11)
@@ -37,6 +37,6 @@ run_planned
 
 # conclude: the summary, and accuracy over time under each rule.
 conclude() {
-  summarise && python3 -m analysis.reports.stopping_plots "$summary_dir" --plot_dir "$plot_dir"
+  summarise && module analysis.reports.stopping_plots "$summary_dir" --plot_dir "$plot_dir"
 }
 finish conclude

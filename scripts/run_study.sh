@@ -8,7 +8,7 @@
 # Logs, models and weights go to results/.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 cd "$ROOT"
 
 all_experiments=(undelayed_published delays_published gaussian_published undelayed_wall delays speed_virtual speed_wall
@@ -81,8 +81,8 @@ study kfold run_kfold_full --dataset mnist fashion_mnist --networks default --ma
 
 if [[ $dry_run == no ]] && wanted figures; then
   say "Tables and figures"
-  python3 -m analysis.reports.partition_plots --data_dir "$data_dir" --output "$plot_dir/partitioning.png"
-  python3 -m analysis.study "$summary_dir" --plot_dir "$plot_dir"
+  module analysis.reports.partition_plots --data_dir "$data_dir" --output "$plot_dir/partitioning.png"
+  module analysis.study "$summary_dir" --plot_dir "$plot_dir"
 fi
 
 if ((${#failed[@]})); then

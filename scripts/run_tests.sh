@@ -2,7 +2,7 @@
 # Install the development requirements, then run the linters and all tests. Arguments are passed to pytest.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 cd "$ROOT"
 
 prepare_environment requirements-dev.txt

@@ -123,7 +123,7 @@ def execute(run: PlannedRun, trials: Trials, output: int, parent: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     logging.getLogger().handlers.clear()  # the script adds its own
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     sys.argv = [str(ROOT / run.words[0]), *run.words[1:]]
     fingerprint = "" if run.config or run.proof == "-" else run.fingerprint()
@@ -175,8 +175,9 @@ class Sweep:
 
         tqdm.monitor_interval = 0  # no monitor thread: this process forks
         warm_up(self.waiting)
-        for number in (signal.SIGINT, signal.SIGTERM):  # a KeyboardInterrupt raised in a finaliser would be lost
-            signal.signal(number, self._interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # one raised in a finaliser would be lost
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._interrupt)
         with tqdm(total=self.total, initial=self.skipped, unit=" runs", dynamic_ncols=True, disable=None) as bar:
             try:
                 while self.waiting or self._running:
@@ -282,6 +283,7 @@ def main() -> None:
     add("--names", action="store_true", help="only print the names of the runs")
     add("--summary_dir", type=Path, required=True, metavar="DIR", help="folder of trials.jsonl")
     arguments = parser.parse_args()
+    sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")  # as paths are
     runs = parse_plan(sys.stdin)
     if arguments.names:
         print(*(run.name for run in runs), sep="\n")

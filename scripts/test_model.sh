@@ -4,7 +4,7 @@
 #   bash scripts/test_model.sh FOLDER --jobs 2
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 read_folder "$@"
 read_settings -- "${@:2}"

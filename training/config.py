@@ -645,7 +645,7 @@ def argparse_options(field: dataclasses.Field, mode: str) -> dict[str, Any]:
         return {"type": row.valid, "metavar": row.valid.metavar, **row.argparse}
     if row.valid is not None:
         return {"choices": algorithms_of(mode) if field.name == "algorithm" else row.valid, **row.argparse}
-    return row.argparse
+    return {"type": os.path.expanduser, **row.argparse}
 
 
 def parse_flags(mode: str, description: str) -> dict[str, Any]:

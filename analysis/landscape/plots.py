@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from plotly.offline import get_plotlyjs
 
+from analysis.figures import Figure
 from analysis.landscape.survey import Landscape, Trajectory
 from interface.files import atomic_write
 

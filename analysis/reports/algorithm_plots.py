@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from analysis.figures import Figure
 from analysis.reports.training_plots import DPI, OKABE_ITO, set_titles, write_title
 from analysis.reports.trials import Trial, Trials, distinct, time_to
 from analysis.reports.tuning import label_of, position

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tqdm import tqdm
 
+from analysis.figures import Figure
 from analysis.reports.training_plots import DPI, OKABE_ITO, set_titles
 from analysis.reports.trials import LOG_ENDING, run_of
 from analysis.spread import Spread

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from analysis.figures import Figure, SubFigure
 from analysis.reports.training_plots import BLUE, DPI, OKABE_ITO
 from catalogue import DATASETS, DEFAULT_SEED, PARTITIONS
 from common import Dataset, load_dataset, make_generator, partition_samples

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figures import Figure
 from analysis.reports.training_plots import BLUE, DPI, VERMILLION, set_titles
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import DataError

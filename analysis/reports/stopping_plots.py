@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.figures import Figure
 from analysis.reports.training_plots import DPI, OKABE_ITO, set_titles, write_title
 from analysis.reports.trials import Trial, Trials, distinct
 from analysis.spread import interval

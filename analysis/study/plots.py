@@ -6,9 +6,9 @@ from itertools import chain, product
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.figures import Figure
 from analysis.reports.training_plots import DPI, OKABE_ITO, annotate, set_titles
 from analysis.study import speed
 from analysis.study.published import (
