@@ -17,7 +17,9 @@ class DatasetRow:
     """Properties of a data set that are known before it is read.
 
     image_shape: (H, W, C); network, alt_network: keys of NETWORKS, trained by default and with --alt_model;
-    torchvision: its class in torchvision.datasets, if any; reader: the function that reads it.
+    torchvision: its class in torchvision.datasets, if any; reader: the function that reads it;
+    checksums: CRC-32 of the published pixels and labels: training images, training labels, test images, test labels.
+    CIFAR has none: torchvision checks its files.
     """
 
     title: str
@@ -27,12 +29,28 @@ class DatasetRow:
     alt_network: str
     torchvision: str | None = None
     reader: str = "common:read_torchvision"
+    checksums: tuple[str, ...] = ()
 
 
 DATASETS = {
-    "mnist": DatasetRow("MNIST", (28, 28, 1), 10, "LeNet5", "CNN1", torchvision="MNIST"),
+    "mnist": DatasetRow(
+        "MNIST",
+        (28, 28, 1),
+        10,
+        "LeNet5",
+        "CNN1",
+        torchvision="MNIST",
+        checksums=("f3639b56", "ba07e8ef", "e4ca5f57", "ee8604d9"),
+    ),
     "fashion_mnist": DatasetRow(
-        "Fashion-MNIST", (28, 28, 1), 10, "LeNet5", "CNN1", "FashionMNIST", reader="common:read_fashion_mnist"
+        "Fashion-MNIST",
+        (28, 28, 1),
+        10,
+        "LeNet5",
+        "CNN1",
+        "FashionMNIST",
+        reader="common:read_fashion_mnist",
+        checksums=("ae65dccd", "2ed6e46a", "12728439", "242bc73f"),
     ),
     "cifar10": DatasetRow("CIFAR-10", (32, 32, 3), 10, "ResNet18", "CNN2", torchvision="CIFAR10"),
     "cifar100": DatasetRow("CIFAR-100", (32, 32, 3), 100, "ResNet18", "CNN2", torchvision="CIFAR100"),

@@ -7,6 +7,8 @@ row per entry; this file implements the functions and classes that the rows name
 import functools
 import gzip
 import hashlib
+import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -115,7 +117,9 @@ def read_torchvision(row: DatasetRow, data_dir: Path) -> RawImages:
     for train in (True, False):
         try:
             part = dataset_class(data_dir, train=train)
-        except RuntimeError:  # torchvision's error for missing or incomplete files
+        except RuntimeError as error:
+            if not str(error).startswith("Dataset not found"):  # a file is there and cannot be read
+                raise
             part = dataset_class(data_dir, train=train, download=True)
         images = torch.as_tensor(part.data)
         images = images.unsqueeze(-1) if images.dim() == 3 else images
@@ -128,7 +132,8 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 def read_fashion_mnist(row: DatasetRow, data_dir: Path) -> RawImages:
     """Fashion-MNIST from `data_dir`, else from Debian's package dataset-fashion-mnist, else downloaded."""
-    if (data_dir / "FashionMNIST").is_dir() or not DEBIAN_FASHION_MNIST.is_dir():
+    found = any(data_dir.glob("FashionMNIST/raw/*ubyte*"))  # a failed download leaves an empty folder
+    if found or not DEBIAN_FASHION_MNIST.is_dir():
         return read_torchvision(row, data_dir)
     from torchvision.datasets import FashionMNIST
 
@@ -146,11 +151,43 @@ def read_fashion_mnist(row: DatasetRow, data_dir: Path) -> RawImages:
     )
 
 
+def is_cut(path: Path) -> bool:
+    """Whether a file in the format of MNIST (magic number, sizes, bytes) does not have the size that it states."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        start = file.read(16)
+    header = np.frombuffer(start[: len(start) // 4 * 4], ">u4")
+    if len(header) < 2 or (header[0] >> 8) != 8 or len(header) <= (dimensions := int(header[0] & 0xFF)):
+        return True
+    stated = 4 * (1 + dimensions) + math.prod(map(int, header[1 : 1 + dimensions]))
+    return path.stat().st_size != stated
+
+
+PUBLISHED_SIZES = {60_000, 10_000}  # of MNIST's and Fashion-MNIST's parts; other sizes are data sets of the user's own
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def check_content(name: str, row: DatasetRow, raw: RawImages, data_dir: str | Path) -> None:
+    """Raise a DataError that names the first file of a published data set that does not have its published content."""
+    parts = (raw.train_images, raw.train_labels, raw.test_images, raw.test_labels)
+    for part, expected, file in zip(parts, row.checksums, IDX_FILES, strict=False):
+        found = f"{zlib.crc32(part.to(torch.uint8).contiguous().numpy()):08x}"
+        if len(part) in PUBLISHED_SIZES and found != expected:
+            path = Path(data_dir) / str(row.torchvision) / "raw" / file
+            raise DataError(
+                f"data set {name}: {path if path.exists() else file} does not have its published content (CRC-32 "
+                f"{found}, expected {expected}): it is damaged or of another data set; remove it to download it again, "
+                f"or give --changed_data if it was changed on purpose"
+            )
+
+
 @functools.cache
-def load_dataset(name: str, data_dir: str | Path) -> Dataset:
+def load_dataset(name: str, data_dir: str | Path, changed: bool = False) -> Dataset:
     """Read, decode and standardise one of DATASETS. Cached per process; forked processes inherit the cache.
 
     Images are standardised with a single mean and standard deviation over all pixels of the training set.
+    changed: whether the content may differ from the published one.
     Raises DataError if the data can be neither read nor downloaded, or has an unexpected type, shape or label.
     """
     row = DATASETS[name]
@@ -158,6 +195,11 @@ def load_dataset(name: str, data_dir: str | Path) -> Dataset:
         raw = resolve_name(row.reader)(row, Path(data_dir))
     except Exception as error:  # torchvision, pickle, zlib and urllib each raise their own types
         reason = " ".join(str(error).split()) or type(error).__name__
+        if damaged := [str(path) for path in Path(data_dir).glob(f"{row.torchvision}/raw/*-ubyte") if is_cut(path)]:
+            raise DataError(
+                f"data set {name}: {', '.join(sorted(damaged))} is damaged ({reason[:200]}): remove it to download it "
+                f"again, or pass another folder with --data_dir"
+            ) from error
         raise DataError(
             f"data set {name}: could not be read in {data_dir} or downloaded ({reason[:200]}); "
             f"put it there in torchvision's layout, pass its folder with --data_dir, "
@@ -174,6 +216,8 @@ def load_dataset(name: str, data_dir: str | Path) -> Dataset:
             )
         if len(labels) == 0 or labels.min() < 0 or labels.max() >= row.labels:
             raise DataError(f"data set {name}: the {part} labels in {data_dir} are not 0 to {row.labels - 1}")
+    if not changed:
+        check_content(name, row, raw, data_dir)
     darkest, brightest = raw.train_images.aminmax()
     if darkest == brightest:
         raise DataError(f"data set {name}: all pixels of the training images in {data_dir} are {darkest}")

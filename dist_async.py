@@ -41,7 +41,7 @@ def main() -> None:
     announce(f"Asynchronous SGD training of {config.workers} workers", config, seed)
 
     torch.set_num_threads(1)  # the server needs only one: leave the cores to the workers
-    dataset = load_dataset(config.dataset, config.data_dir)
+    dataset = load_dataset(config.dataset, config.data_dir, config.changed_data)
     samples = dataset.train
     plan = make_plan(config, seed, samples)
     plan = plan if log is None else replay.fit_plan(plan, log)

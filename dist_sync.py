@@ -34,7 +34,7 @@ def main() -> None:
     announce(f"Synchronous SGD training of {config.workers} workers", config, seed)
 
     torch.set_num_threads(1)  # the server needs only one: leave the cores to the workers
-    dataset = load_dataset(config.dataset, config.data_dir)
+    dataset = load_dataset(config.dataset, config.data_dir, config.changed_data)
     samples = dataset.train
     plan = make_plan(config, seed, samples)
     if config.rank:  # a worker; only the server, rank 0, writes the record

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import shlex
 import sys
 from collections.abc import Iterable
@@ -50,7 +51,8 @@ def main() -> None:
     from cross_validation.search import ResultsFile, rank, search
 
     torch.set_num_threads(1)  # no thread pool, because this process will be forked
-    data = make_search_data(arguments, load_dataset(arguments.dataset, arguments.data_dir).train)
+    dataset = load_dataset(arguments.dataset, arguments.data_dir, arguments.changed_data)
+    data = make_search_data(arguments, dataset.train)
     check_batch_sizes(grid, data)
     print(f"Grid search by k-fold cross-validation with\n{describe(arguments, grid, data.settings)}")
 
@@ -76,10 +78,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--dataset", required=True, choices=DATASETS, help="data set to train on; digits is embedded and needs no file")
     add(
         "--data_dir",
+        type=os.path.expanduser,
         default="data",
         metavar="DIR",
         help="folder of the data sets; missing ones are downloaded to it (default data)",
     )
+    add("--changed_data", action="store_true", default=False,
+        help="accept files of a known data set that do not have their published content")  # fmt: skip
     add("--k_splits", type=splits, default=5, metavar="N", help="number of folds (default 5); [2,samples]")
     add("--alr", action="store_true", default=False, help="Adam instead of SGD")
     add("--momentum", type=momentum, nargs="?", metavar="M",
@@ -238,6 +243,7 @@ def describe_best(best: Result, arguments: argparse.Namespace) -> str:
     command += ["--alt_model"] if arguments.alt_model else []
     command += ["--network", arguments.network] if "network" in arguments else []
     command += ["--data_dir", arguments.data_dir] if arguments.data_dir != "data" else []
+    command += ["--changed_data"] if arguments.changed_data else []
     command += ["--seed", arguments.seed]
     return f"Best: accuracy {best.accuracy:.2f} %, loss {format_loss(best.loss)}: {shlex.join(map(str, command))}"
 

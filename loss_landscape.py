@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAF
 
 from analysis.landscape.inputs import Files, Source, SurveySettings, add_flags
 from interface.command_line import ArgumentParser, run_script
-from training.names import base_of, parse_run_name
+from training.names import base_of
 
 
 def main() -> None:
@@ -20,9 +20,8 @@ def main() -> None:
     parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="saved weights of the run, {base}_weights.npy")
     arguments = parser.parse_args()
 
+    model, weights = Source.of(arguments.model), Source.of(arguments.weights)
     base = base_of(arguments.weights)
-    model = Source(arguments.model, parse_run_name(base_of(arguments.model)))
-    weights = Source(arguments.weights, parse_run_name(base))
 
     # Slow imports, after all that --help and a wrong command line need.
     from analysis.landscape.plots import draw

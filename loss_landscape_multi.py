@@ -16,14 +16,13 @@ from analysis.landscape.inputs import Files, Source, SurveySettings, add_flags
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import UsageError
 from training.config import differences_in_words
-from training.names import base_of, parse_run_name
+from training.names import base_of
 
 
 def main() -> None:
     arguments = parse_arguments()
+    model, weights = Source.of(arguments.model), [Source.of(path) for path in arguments.weights]
     bases = [base_of(path) for path in arguments.weights]
-    model = Source(arguments.model, parse_run_name(base_of(arguments.model)))
-    weights = [Source(path, parse_run_name(base)) for path, base in zip(arguments.weights, bases, strict=True)]
     labels = arguments.labels or default_labels(weights)
     if len(labels) != len(weights):
         raise UsageError(

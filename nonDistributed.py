@@ -36,7 +36,7 @@ def main() -> None:
     seed = choose_seed(config)
     announce("Non-distributed SGD training", config, seed)
 
-    dataset = load_dataset(config.dataset, config.data_dir)
+    dataset = load_dataset(config.dataset, config.data_dir, config.changed_data)
     samples = dataset.train
     plan = make_plan(config, seed, samples)
     torch.set_num_threads(plan.threads_per_gradient)

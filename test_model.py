@@ -50,7 +50,7 @@ def main() -> None:
     read_model(arguments.model, model)
     check_norm(arguments.model, model, log)
     folder = make_folder(Path(arguments.subfolder))
-    dataset = load_dataset(log.config.dataset, arguments.data_dir)
+    dataset = load_dataset(log.config.dataset, arguments.data_dir, log.config.changed_data)
     report = Report()
 
     title = f"{headline(log.config)}\n{describe_settings(log)}"

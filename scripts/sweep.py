@@ -151,9 +151,10 @@ def warm_up(runs: list[PlannedRun]) -> None:
     torch.set_num_threads(1)  # a process that forks must not have a thread pool
     for module in IMPORTED_ONCE:
         importlib.import_module(module)
-    for dataset, data_dir in {(run.config.dataset, run.config.data_dir) for run in runs if run.config}:
+    configs = [run.config for run in runs if run.config]
+    for data in {(config.dataset, config.data_dir, config.changed_data) for config in configs}:
         with suppress(DataError):  # each run will report it
-            load_dataset(dataset, data_dir)
+            load_dataset(*data)
 
 
 class Sweep:

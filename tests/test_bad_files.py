@@ -213,7 +213,7 @@ def test_damaged_files_are_refused(command, file, damage, code, run, copy):
     spoil(copy / file, damage)
     before = contents(copy)
     ended = run(command)
-    ended.refused(*(("data set mnist: ", " in data ", "--data_dir") if file == IMAGES else (file,)))
+    ended.refused(*(("data set mnist: ", f"{IMAGES} is damaged", "--data_dir") if file == IMAGES else (file,)))
     assert ended.code == code
     assert contents(copy) == before
     assert not (copy / "sprung").exists()
@@ -626,7 +626,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_data_refused(name: str) -> None:
-    assert_refused(lambda: load_dataset.__wrapped__(name, "data"), f"data set {name}: ", " in data ")
+    assert_refused(lambda: load_dataset.__wrapped__(name, "data"), f"data set {name}: ")
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=name_of)

@@ -7,7 +7,7 @@ import common
 from catalogue import PARTITIONS
 from common import hold_out, make_generator, partition_samples, take_subset
 from training.config import RunConfig
-from training.plan import make_plan
+from training.plan import Points, make_plan
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_updates_save_points_and_learning_rates_of_a_run(digits):
     plan = make_plan(config, 1, digits)
     assert plan.batches_per_epoch == (15, 15, 15)
     assert (plan.updates_per_epoch, plan.updates) == (45, 135)
-    assert sorted(plan.save_points) == [0, 22, 45, 68, 90, 112, 135]
+    assert plan.save_points.up_to(135) == [0, 22, 45, 68, 90, 112, 135]
     assert plan.learning_rate(0, 0) == config.lr
     last = plan.learning_rate(plan.updates - 1, 0)
     assert 0 < last < 1e-3 * config.lr
@@ -128,3 +128,18 @@ def test_updates_save_points_and_learning_rates_of_a_run(digits):
                                world_size=4, epochs=2), 1, digits)  # fmt: skip
     assert sync.updates_per_epoch == 15
     assert [sync.learning_rate(update, 0) / sync.config.lr for update in (0, 14, 15)] == pytest.approx([1, 1, 0.9])
+
+
+@pytest.mark.parametrize(("count", "length", "first"), [(6, 135, 0), (6, 135, 1), (7, 7, 0), (3, 1000, 1), (0, 50, 0)])
+def test_points_of_a_run_are_found_without_listing_them(count, length, first):
+    points = Points(count, length, first)
+    listed = [round(k * length / count) for k in range(first, count + 1)] if count else []
+    assert points.up_to(length) == listed
+    assert [position for position in range(length + 1) if points.number(position) is not None] == listed
+    assert [points.number(position) for position in listed] == list(range(first, count + 1))[: len(listed)]
+
+
+def test_any_number_of_saves_takes_no_memory():
+    points = Points(10**12, 45 * 10**12, 0)
+    assert points.number(45 * 10**11) == 10**11 and points.number(46) is None
+    assert points.up_to(100) == [0, 45, 90]

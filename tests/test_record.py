@@ -210,3 +210,11 @@ def test_the_error_for_missing_data_suggests_what_to_do(tmp_path, monkeypatch):
         target.write_text("a file where the folder should be")
         with pytest.raises(DataError, match=rf"{name}.*--data_dir.*--dataset digits"):
             common.load_dataset(name, tmp_path)
+
+
+def test_a_checkpoint_of_data_parallel_is_read_with_a_warning(tmp_path, caplog):
+    model, copy = (common.build_model("digits", "LeNet5", seed) for seed in (1, 2))
+    torch.save({f"module.{name}": value for name, value in model.state_dict().items()}, tmp_path / "wrapped.pt")
+    read_model(tmp_path / "wrapped.pt", copy)
+    assert torch.equal(copy.parameters, model.parameters)
+    assert "wrapped.pt: its layers have the prefix module. of DataParallel" in caplog.text

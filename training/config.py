@@ -51,6 +51,10 @@ class DataFlags:
     data_dir: str = flag(
         "data", "folder of the data sets, or to download to", argparse={"metavar": "DIR"}, scope=Scope.PLACE, local=True
     )
+    changed_data: bool = flag(
+        False, "accept files of a known data set that do not have their published content", suffix="changed_data",
+        label="data", phrase="changed data", off="published data",
+    )  # fmt: skip
     train_split: float = flag(
         1.0, "fraction of the training set to use", Interval(float, "(0,1]"), suffix="split",
         label="training set", phrase=lambda config: f"{100 * config.train_split:g} % of the training set",

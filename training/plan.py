@@ -1,6 +1,7 @@
 """A configuration applied to a data set: which samples each worker trains on, and for how long."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,16 +32,40 @@ from training.worker import Worker
 VALIDATION_FRACTION = 0.1
 
 
-def save_points(config: RunConfig, length: int) -> list[int]:
-    """The positions at which a run saves its weights: evenly spaced, from the initialisation (0) to the end."""
-    saves = (config.saves_per_epoch or 0) * config.epochs
-    return [round(save * length / saves) for save in range(saves + 1)] if saves else []
+@dataclass(frozen=True)
+class Points:
+    """Positions of a run that are evenly spaced: round(k · length / count) for k = first … count; none if count is 0.
+
+    They are never listed, as there may be more of them than fit into memory.
+    """
+
+    count: int
+    length: int
+    first: int
+
+    def number(self, position: int) -> int | None:
+        """The k of a position; None if it is not one of the points."""
+        near = position * self.count // self.length
+        found = (k for k in (near, near + 1, near - 1) if self.first <= k <= self.count and self._at(k) == position)
+        return next(found, None) if self.count else None
+
+    def up_to(self, end: int) -> list[int]:
+        """The points that a run passes which ends at some position."""
+        ks = itertools.takewhile(lambda k: self._at(k) <= end, range(self.first, self.count + 1))
+        return list(map(self._at, ks)) if self.count else []
+
+    def _at(self, k: int) -> int:
+        return round(k * self.length / self.count)
 
 
-def eval_points(config: RunConfig, length: int) -> list[int]:
-    """The positions at which a run is evaluated on the test set: evenly spaced, up to the end."""
-    evaluations = (config.evals_per_epoch or 0) * config.epochs
-    return [round(number * length / evaluations) for number in range(1, evaluations + 1)]
+def save_points(config: RunConfig, length: int) -> Points:
+    """The positions at which a run saves its weights, from the initialisation (0) to the end."""
+    return Points((config.saves_per_epoch or 0) * config.epochs, length, first=0)
+
+
+def eval_points(config: RunConfig, length: int) -> Points:
+    """The positions at which a run is evaluated on the test set, up to the end."""
+    return Points((config.evals_per_epoch or 0) * config.epochs, length, first=1)
 
 
 def pushes_of(batches: Sequence[int], local_steps: int) -> tuple[int, ...]:
@@ -110,14 +135,14 @@ class Plan:
         return gradients if self.updates_per_epoch is None else updates
 
     @cached_property
-    def save_points(self) -> frozenset[int]:
+    def save_points(self) -> Points:
         """The positions at which the weights are saved."""
-        return frozenset(save_points(self.config, self.length))
+        return save_points(self.config, self.length)
 
     @cached_property
-    def eval_points(self) -> frozenset[int]:
+    def eval_points(self) -> Points:
         """The positions at which the model is evaluated on the test set."""
-        return frozenset(eval_points(self.config, self.length))
+        return eval_points(self.config, self.length)
 
     def learning_rate(self, updates: int, gradients: int) -> float:
         """The learning rate of the next update, given the numbers of updates and gradients so far."""

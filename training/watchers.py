@@ -104,11 +104,11 @@ class WeightSaver(Watcher):
 
     def reach(self, seconds: float, position: int) -> None:
         self._last = position
-        if position in self.points:
+        if self.points.number(position) is not None:
             self.record.save_weights(self.model.state_vector())
 
     def finish(self) -> None:
-        if self.points and self._last not in self.points:
+        if self.points.count and self.points.number(self._last) is None:
             self.record.save_weights(self.model.state_vector())
 
 
@@ -137,7 +137,7 @@ class Tester(Watcher):
     def __init__(
         self, plan: Plan, evaluate: Callable[[], Score], record: Record, pause: Callable[[], AbstractContextManager]
     ) -> None:
-        self.points = sorted(plan.eval_points)
+        self.points = plan.eval_points
         self.evaluate = evaluate
         self.record = record
         self.pause = pause
@@ -148,9 +148,8 @@ class Tester(Watcher):
         self._updates = update.version
 
     def reach(self, seconds: float, position: int) -> None:
-        if position in self.points:
-            number = f"{self.points.index(position) + 1}/{len(self.points)}"
-            self.record.evaluation(seconds, number, self._updates, self._measure())
+        if (number := self.points.number(position)) is not None:
+            self.record.evaluation(seconds, f"{number}/{self.points.count}", self._updates, self._measure())
 
     def leave(self, seconds: float, worker: int) -> None:
         if self.first_left is None:

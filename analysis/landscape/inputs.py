@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 from interface.command_line import ArgumentParser, Interval
+from interface.errors import UsageError
 from interface.files import make_folder
+from training.names import base_of, parse_run_name
 
 BATCH_SIZE = 250  # images; their feature maps fit into the cache of a core
 MARGIN = 0.2
@@ -85,6 +87,13 @@ class Source:
 
     path: Path
     config: RunName
+
+    @classmethod
+    def of(cls, path: Path) -> "Source":
+        """The file at `path`. Raises UsageError if there is none, or its name is not that of a run's file."""
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file")
+        return cls(path, parse_run_name(base_of(path)))
 
     @property
     def network(self) -> str:

@@ -42,7 +42,9 @@ def prepare(
         logging.warning("nothing to draw: no run has the three usable rows that a plane requires")
         return None
     evaluation = evaluation_of(
-        load_dataset(model.config.dataset, settings.data_dir), model.config.network_name, settings
+        load_dataset(model.config.dataset, settings.data_dir, model.config.changed_data),
+        model.config.network_name,
+        settings,
     )
     try:
         return Survey.around(runs, model_apart(model, network, runs), settings, evaluation.about), evaluation

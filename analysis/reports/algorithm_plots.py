@@ -72,7 +72,7 @@ def described(config: RunConfig) -> str:
 @functools.cache
 def slow_labels(config: RunConfig, seed: int, data_dir: str) -> tuple[int, ...]:
     """The labels of the slowest worker."""
-    samples = load_dataset(config.dataset, data_dir).train
+    samples = load_dataset(config.dataset, data_dir, config.changed_data).train
     plan = make_plan(config, seed, samples)
     slowest = min(plan.steps, key=plan.speed)
     return tuple(samples.labels[plan.shards[slowest - 1]].unique().tolist())
@@ -80,9 +80,9 @@ def slow_labels(config: RunConfig, seed: int, data_dir: str) -> tuple[int, ...]:
 
 def slow_accuracy(trial: Trial, data_dir: str) -> float:
     """Test accuracy on the labels of the slowest worker, percent."""
-    partition = RunConfig(**{name: getattr(trial.config, name) for name in (
-        "mode", "dataset", "train_split", "val", "world_size", "partition", "clock", "worker_speeds", "batch_size")
-    })  # fmt: skip
+    names = ("mode", "dataset", "changed_data", "train_split", "val", "batch_size", "world_size", "partition", "clock",
+             "worker_speeds")  # fmt: skip
+    partition = RunConfig(**{name: getattr(trial.config, name) for name in names})
     return float(np.mean([trial.outcome.label_accuracies[label]
                           for label in slow_labels(partition, trial.seed, data_dir)]))  # fmt: skip
 

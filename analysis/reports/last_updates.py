@@ -74,7 +74,7 @@ def measure(logs: Sequence[RunLog], last: int, data_dir: str) -> list[Ending]:
     be used.
     """
     config = logs[0].config
-    test = load_dataset(config.dataset, data_dir).test
+    test = load_dataset(config.dataset, data_dir, config.changed_data).test
     model = build_model(config.dataset, config.network_name)
     endings = []
     for log in tqdm(logs, unit=" runs", leave=False, dynamic_ncols=True, disable=None):

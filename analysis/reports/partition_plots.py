@@ -140,7 +140,7 @@ def draw_run(path: Path, data_dir: str) -> Figure:
     log = read_log(path)
     if log.seed is None:
         raise DataError(f"{path}: the log of a published run does not contain its seed: its partition is not known")
-    return run_figure(log, load_dataset(log.config.dataset, data_dir))
+    return run_figure(log, load_dataset(log.config.dataset, data_dir, log.config.changed_data))
 
 
 def draw_all(arguments: argparse.Namespace) -> Figure:

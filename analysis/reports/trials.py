@@ -86,7 +86,7 @@ class TrialOutcome:
         from training.record.checkpoints import read_model
 
         config = log.config
-        dataset = load_dataset(config.dataset, data_dir)
+        dataset = load_dataset(config.dataset, data_dir, config.changed_data)
         model = build_model(config.dataset, config.network_name)
         read_model(model_path, model)
         train, predicted = evaluate(dataset.train, model), predict(dataset.test, model)

@@ -1,5 +1,6 @@
 """Read the models and saved weights of runs. Never executes code from a file."""
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from common import FlatModel
 from interface.errors import DataError
+
+WRAPPER = "module."  # before the names of layers that DataParallel or DistributedDataParallel saved
 
 
 def read_model(path: str | Path, model: FlatModel) -> None:
@@ -26,6 +29,9 @@ def read_model(path: str | Path, model: FlatModel) -> None:
         raise DataError(f"{path}: not a model: torch.load failed ({first_line(error)})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{path}: not a model: it contains no state dict")
+    if state and all(str(name).startswith(WRAPPER) for name in state):
+        logging.warning("%s: its layers have the prefix %s of DataParallel, which is left out", path, WRAPPER)
+        state = {str(name).removeprefix(WRAPPER): value for name, value in state.items()}
     network = type(model.network).__name__
     try:
         expected, found = kinds(model.state_dict()), kinds(state)

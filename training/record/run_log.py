@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from training.config import RunConfig
-from training.plan import save_points
+from training.plan import Points, save_points
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class RunLog:
         return np.concatenate([[0], self.gradients.version])[positions]
 
 
-def reached(points: list[int], end: int) -> list[int]:
+def reached(points: Points, end: int) -> list[int]:
     """The save points of a run that ended at some position; the end is one, too."""
-    before = [point for point in points if point <= end]
-    return before if end in before or not points else [*before, end]
+    before = points.up_to(end)
+    return before if end in before or not points.count else [*before, end]
