@@ -45,9 +45,13 @@ def main() -> None:
     samples = dataset.train
     plan = make_plan(config, seed, samples)
     plan = plan if log is None else replay.fit_plan(plan, log)
+    if plan.left_out:
+        print(plan.left_out)
     if config.rank:  # a worker; only the server, rank 0, writes the record
         launch.work(plan, samples)
         return
+    if config.clock == "wall" and log is None:
+        launch.check_machine(config)
     model = build_model(config.dataset, config.network_name, seed)
     algorithm = plan.algorithm(model)
 

@@ -37,9 +37,13 @@ def main() -> None:
     dataset = load_dataset(config.dataset, config.data_dir, config.changed_data)
     samples = dataset.train
     plan = make_plan(config, seed, samples)
+    if plan.left_out:
+        print(plan.left_out)
     if config.rank:  # a worker; only the server, rank 0, writes the record
         launch.work(plan, samples)
         return
+    if config.clock == "wall":
+        launch.check_machine(config)
     model = build_model(config.dataset, config.network_name, seed)
     algorithm = plan.algorithm(model)
 

@@ -2,7 +2,10 @@
 
 import ctypes
 import os
+import resource
 import signal
+
+from interface.errors import UsageError
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -12,6 +15,22 @@ def end_with(parent: int, signal_number: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number)
     if os.getppid() != parent:  # it died before this process could request the signal
         os._exit(1)
+
+
+def allow_open_files(needed: int, what: str) -> None:
+    """Raise the soft limit of open files to the hard one if more are needed.
+
+    Raises UsageError if that is not enough.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY in (soft, hard) or soft >= needed:
+        return
+    if hard < needed:
+        raise UsageError(
+            f"{what} needs about {needed} open files, and the limit is {hard}: raise it (ulimit -Hn {needed}), or use "
+            f"--clock virtual, which runs in one process"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def available_cores() -> int:

@@ -92,6 +92,7 @@ read_settings() {
   summary_dir=${summary_dir:-$results}
   plot_dir=${plot_dir:-$results}
   export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+  unset RANK WORLD_SIZE MASTER_ADDR MASTER_PORT  # set by torchrun and in some containers: runs of a sweep are local
   [[ $dry_run == yes ]] || find_python  # a dry run needs no torch, so it installs nothing
 }
 

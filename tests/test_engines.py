@@ -202,7 +202,7 @@ def test_replay_of_a_truncated_log(tmp_path):
     cut.write_text("".join(lines[:21]) + lines[21][:30])
     done = run("dist_async.py", "--dataset", "digits", "--replay", cut, "--subfolder", tmp_path)
     assert "ends at gradient 20 of" in done.stderr
-    replayed = read_log(next(tmp_path.glob("*_replay_log.log")))
+    replayed = read_log(next(tmp_path.glob("*_replay*_log.log")))
     assert np.array_equal(replayed.updates.weight_norm, read_log(wall["log"]).updates.weight_norm[:20])
     assert (replayed.status, replayed.result["reason"]) == ("partial", "the log ends at gradient 20 of 90")
 

@@ -40,6 +40,7 @@ ODD = (0.005, 0.01, 1.25, 12.5, 125.0, 1e-05, 3.3e-7, 0.30000000000000004, 10.0,
 
 TEXTS = {
     "compute_time": ["constant", "exponential", "normal:0.1", "normal:3e-07", "lognormal:0.5", "pareto:2.5"],
+    "replay": ["some/where", "elsewhere"],
     "worker_speeds": ["0.5 1.0", "1.0 1.0", "3.0", "1e-05 2.0 1e+20", "spread:0.3"],
 }
 
@@ -83,7 +84,9 @@ def named(config: RunConfig) -> RunConfig:
         if row.scope is not Scope.TRAINING and name not in ("saves_per_epoch", "evals_per_epoch", "replay")
     }
     seed = None if config.seed == 42 else config.seed  # a run without a seed has the name of the default seed
-    return dataclasses.replace(config, **left_out, seed=seed, replay=config.replay and "unknown")
+    return dataclasses.replace(
+        config, **left_out, seed=seed, replay=config.replay and ROWS["replay"].valid.in_name(config.replay)
+    )
 
 
 def test_round_trip_and_equal_settings_mean_equal_names():
@@ -148,3 +151,10 @@ def test_partial_runs_are_read_too():
 def test_what_is_no_name(name):
     with pytest.raises(UsageError):
         parse_run_name(name)
+
+
+def test_replays_of_different_logs_have_different_names():
+    names = {run_name(RunConfig(mode="async", replay=path)) for path in ("a_log.log", "b_log.log")}
+    assert len(names) == 2
+    assert all(parse_run_name(name).replay and run_name(parse_run_name(name)) == name for name in names)
+    assert parse_run_name(f"{EXAMPLE}_replay").replay == "unknown", "as an earlier version called it"

@@ -7,9 +7,11 @@ import argparse
 import dataclasses
 import logging
 import os
+import re
 import secrets
 import sys
 import textwrap
+import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +33,24 @@ MODE_TITLES = {"classic": "non-distributed", "sync": "synchronous", "async": "as
 DELAYED = Needs(lambda config: config.delayed, "without --delay or --slow_worker_1")
 VIRTUAL = Needs(lambda config: config.clock == "virtual", "without --clock virtual")
 RANKED = Needs(lambda config: config.rank is not None, "without --rank")
+
+
+class LogPath(ValueType):
+    """The path of a log. Names of runs contain a checksum of it, so that replays of different logs differ."""
+
+    what, text, metavar, pattern = "the path of a log", "", "LOG", r"|[0-9a-f]{8}"
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, str) and bool(value)
+
+    def parse(self, text: str) -> str:
+        return os.path.expanduser(text) or "unknown"  # in the names of earlier versions
+
+    def in_name(self, value: str) -> str:
+        if value == "unknown":
+            return ""
+        return value if re.fullmatch(r"[0-9a-f]{8}", value) else f"{zlib.crc32(value.encode()):08x}"
+
 
 # Set by torchrun: environment variable → flag.
 ENVIRONMENT = {"RANK": "rank", "WORLD_SIZE": "world_size", "MASTER_ADDR": "master_addr", "MASTER_PORT": "master_port"}
@@ -225,8 +245,8 @@ class RepetitionFlags:
         argparse={"nargs": "?", "const": DEFAULT_SEED},
     )  # fmt: skip
     replay: str | None = flag(
-        None, "repeat the run in this log, update by update, in one process", modes=("async",), suffix="replay",
-        label="replay", phrase="replay", title=Title.HEADLINE, scope=Scope.PLACE, argparse={"metavar": "LOG"},
+        None, "repeat the run in this log, update by update, in one process", LogPath(), modes=("async",),
+        suffix="replay", label="replay", phrase="replay", title=Title.HEADLINE, scope=Scope.PLACE,
     )  # fmt: skip
 
 
@@ -635,7 +655,7 @@ def help_of(field: dataclasses.Field, mode: str) -> str:
     if field.name == "algorithm":
         used = algorithms_of(mode)[0]
     default = "" if used is None or isinstance(used, bool) else f" (default {used})"
-    return row.help + default + (f"; {row.valid.text}" if isinstance(row.valid, ValueType) else "")
+    return row.help + default + (f"; {row.valid.text}" if isinstance(row.valid, ValueType) and row.valid.text else "")
 
 
 def argparse_options(field: dataclasses.Field, mode: str) -> dict[str, Any]:
@@ -666,6 +686,7 @@ def parse_flags(mode: str, description: str) -> dict[str, Any]:
 def flags_of_environment(parser: ArgumentParser) -> dict[str, Any]:
     """The settings given by torchrun's environment variables."""
     given = {name: os.environ[variable] for variable, name in ENVIRONMENT.items() if variable in os.environ}
+    print("Taken from the environment, which torchrun sets:", *(f"--{name} {text}" for name, text in given.items()))
     parser.prog += f" ({', '.join(ENVIRONMENT)} in the environment)"
     return vars(parser.parse_args([f"--{name}={value}" for name, value in given.items()]))
 

@@ -130,6 +130,17 @@ class Plan:
         """Positions in the whole run."""
         return self.epoch_length * self.config.epochs
 
+    @property
+    def left_out(self) -> str:
+        """A sentence about samples that no worker has; empty if there are none."""
+        kept = sum(map(len, self.shards))
+        if self.config.partition == "none" or kept == len(self.train):
+            return ""
+        sizes = sorted({len(shard) for shard in self.shards})
+        each = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        return (f"--{self.config.partition}: each worker keeps {each} samples; {len(self.train) - kept} of "
+                f"{len(self.train)} are left out")  # fmt: skip
+
     def position(self, updates: int, gradients: int) -> int:
         """The position of a run after the given numbers of updates and gradients."""
         return gradients if self.updates_per_epoch is None else updates

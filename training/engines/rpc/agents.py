@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch.distributed as distributed
@@ -25,8 +25,10 @@ from interface.errors import DataError, UsageError
 
 SERVER = "server"
 ADDRESS = f"addrs/{SERVER}"  # the key of the server's address in an agent's store
+SERVICE = "asynchronous SGD"  # a key that tells the server's store from those of other programs
 TIMEOUT_SECONDS = 20 * 24 * 3600  # for all calls; torch stores milliseconds in 31 bits
 RENDEZVOUS_SECONDS = 1800  # how long machines wait for each other before training starts
+SERVER_SECONDS = 10  # how long the server takes from opening its port to its first answer, at most
 BEATS = 4  # heartbeats per `peer_timeout`
 SIOCGIFADDR = 0x8915  # linux/sockios.h
 
@@ -49,6 +51,7 @@ def _make_agent(
     rpc.api._init_rpc_states(agent)
     if name == SERVER:
         store.set(ADDRESS, names.get(ADDRESS))
+        store.underlying_store.set(SERVICE, "here")  # without the prefix that init_rpc gives its keys
     else:
         names.set(ADDRESS, store.get(ADDRESS))  # waits for the server
         agent._update_group_membership(rpc.WorkerInfo(SERVER, 0), [], {}, True)
@@ -90,6 +93,18 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def check_loopback() -> None:
+    """Raise DataError if the processes of this machine cannot reach each other."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("127.0.0.1", 9))  # sends nothing
+        except OSError as error:
+            raise DataError(
+                f"the loopback interface does not work ({error.strerror}): bring it up with `ip link set lo up`, or "
+                "use --clock virtual"
+            ) from error
 
 
 def check_own_address(address: str) -> None:
@@ -186,11 +201,29 @@ def wait_for_server(address: str, port: int) -> None:
     while True:
         try:
             socket.create_connection((address, port), timeout=5).close()
-            return
+            break
         except OSError as error:
             if isinstance(error, socket.gaierror) or time.monotonic() > deadline:
                 raise DataError(f"no server at {address}:{port} ({error.strerror or error})") from error
         time.sleep(0.1)
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    # In a thread: torch waits without end for another kind of service, and would not let Ctrl-C through.
+    threading.Thread(target=_look_for_server, args=(address, port, answers), daemon=True).start()
+    with suppress(queue.Empty):
+        if answers.get(timeout=2 * SERVER_SECONDS):
+            return
+    raise DataError(f"no server of this suite at {address}:{port}: another service answers there")
+
+
+def _look_for_server(address: str, port: int, answers: queue.SimpleQueue[bool]) -> None:
+    deadline = time.monotonic() + SERVER_SECONDS
+    try:
+        store = distributed.TCPStore(address, port, is_master=False, wait_for_workers=False)
+        while not (found := store.check([SERVICE])) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        answers.put(found)
+    except RuntimeError:  # torch's error for a service that closes the connection
+        answers.put(False)
 
 
 def _first_line(error: Exception) -> str:

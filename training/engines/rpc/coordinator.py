@@ -20,9 +20,13 @@ from training.protocol import Push, Snapshot
 
 @dataclass(frozen=True)
 class Refusal:
-    """The server's answer to a worker that may not take part, or no longer."""
+    """The server's answer to a worker that may not take part, or no longer.
+
+    is_twin: whether another process of that rank takes part, which the server waits for.
+    """
 
     reason: str
+    is_twin: bool = False
 
 
 Answer = Snapshot | Refusal | None  # None: no mini-batches left
@@ -77,7 +81,7 @@ class Coordinator:
                     reply.set_result(Refusal(reason))
                     return reply
             if worker not in self.awaited or self._closed:
-                reply.set_result(Refusal(f"Worker_{worker} has already joined"))
+                reply.set_result(Refusal(f"Worker_{worker} has already joined", is_twin=True))
                 return reply
             self.heartbeat(worker)
             self._replies[worker] = reply

@@ -23,13 +23,15 @@ from torch.distributed.rpc.functions import async_execution
 
 from common import Samples, build_model
 from interface.errors import DataError
-from interface.processes import available_cores, detach_from_terminal
+from interface.processes import allow_open_files, available_cores, detach_from_terminal
 from training.algorithms import Algorithm
+from training.config import RunConfig
 from training.engines.rpc.agents import (
     RENDEZVOUS_SECONDS,
     SERVER,
     DistantServer,
     ask,
+    check_loopback,
     check_own_address,
     join_star,
     leave,
@@ -43,6 +45,7 @@ from training.plan import Plan
 from training.protocol import Push, Snapshot
 
 SERVER_THREADS = 4  # for the pushes in a local run; more would only wait for each other
+OPEN_FILES, OPEN_FILES_PER_WORKER = 64, 6  # of the server: connections, and one per process
 WATCH_SECONDS = 1  # between checks of the workers
 EXIT_SECONDS = 10  # how long a process may take to exit after the run
 
@@ -75,6 +78,16 @@ def _say_goodbye(worker: int) -> None:
 # ----------------------------------------------------------------------------------------------------
 # The server, rank 0
 # ----------------------------------------------------------------------------------------------------
+
+
+def check_machine(config: RunConfig) -> None:
+    """Raise UsageError or DataError if this machine cannot run the server: open files, loopback interface, address."""
+    needed = OPEN_FILES + OPEN_FILES_PER_WORKER * config.workers
+    allow_open_files(needed, f"--world_size {config.world_size}")
+    if config.rank is None:
+        check_loopback()
+    else:
+        check_own_address(config.master_addr)
 
 
 def train(plan: Plan, samples: Samples, algorithm: Algorithm, observer: Observer) -> None:
@@ -169,7 +182,6 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
     global _coordinator
     _coordinator = coordinator
     plan = coordinator.plan
-    check_own_address(plan.config.master_addr)
     print(f"Waiting for {plan.config.workers} workers at {_master(plan)}", flush=True)
     deadline = time.monotonic() + RENDEZVOUS_SECONDS
     use_interface_towards(plan.config.master_addr)
@@ -187,8 +199,11 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
         if coordinator.error is not None:
             raise coordinator.error
         coordinator.dispatcher.check_complete()
-    except DataError as error:
-        coordinator.error = error
+    except KeyboardInterrupt:
+        coordinator.error = DataError("the server was interrupted")
+        raise
+    except BaseException as error:
+        coordinator.error = error  # which the workers are told
         raise
     finally:
         coordinator.close()
@@ -229,8 +244,9 @@ def work(plan: Plan, samples: Samples) -> None:
     server = DistantServer(number, _heartbeat, plan.config.peer_timeout)
     try:
         refusal = _work(plan, samples, number, OnTheWire(), server.ask)
-        with suppress(DataError):  # the server may already have left
-            server.ask(_say_goodbye, number)
+        if refusal is None or not refusal.is_twin:
+            with suppress(DataError):  # the server may already have left
+                server.ask(_say_goodbye, number)
     finally:
         server.leave()
         leave()
