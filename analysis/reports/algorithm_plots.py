@@ -145,10 +145,10 @@ def draw(runs: Runs) -> Figure:
 
 
 def show_panel(axes: Axes, label: str, trials: Sequence[Trial]) -> None:
-    """Scales and title of one panel."""
+    """The scales and the title of one panel."""
     axes.set(xscale="log", ylim=(0, 100))
     axes.grid(alpha=0.3)
-    set_titles(axes, f"{label}, rate {trials[0].config.lr:g}")
+    set_titles(axes, label, f"rate {trials[0].config.lr:g}")
 
 
 def mean_curve(trials: Sequence[Trial]) -> tuple[np.ndarray, np.ndarray]:
