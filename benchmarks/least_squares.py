@@ -1,6 +1,6 @@
 """All algorithms on a least-squares problem with 40 workers, of which one is 100 times slower.
 
-python3 -m benchmarks.least_squares --output plots
+python3 -m benchmarks.least_squares --output benchmarks/results
 
 f(x) = ‖A x − b‖² / (2 n) with A of shape (10,000, 400) and entries uniform in [0, 1)/√400, the problem on which the
 authors of delay-adaptive SGD (Mishchenko et al. 2022, arXiv 2206.07638) compare asynchronous with mini-batch SGD.
