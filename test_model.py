@@ -82,7 +82,7 @@ def main() -> None:
     path = folder / f"{base}_model_test_performance.txt"
     report.add(f"Written: {path}")
     with atomic_write(path) as unfinished:
-        unfinished.write_text(report.text, encoding="utf-8")
+        unfinished.write_text(report.text, encoding="utf-8", errors="surrogateescape")  # paths of another locale
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -19,8 +19,9 @@ SHARED = ROOT.parent / "shared"
 DATA = SHARED / "data"
 PUBLISHED = SHARED / "published_runs"
 
-# Background jobs of a shell, and all their children, ignore Ctrl-C, which some tests send.
+# Background jobs of a shell ignore Ctrl-C, and those under nohup hang-ups, with all their children; some tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no real data")
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published runs")

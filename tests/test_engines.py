@@ -204,7 +204,7 @@ def test_replay_of_a_truncated_log(tmp_path):
     assert "ends at gradient 20 of" in done.stderr
     replayed = read_log(next(tmp_path.glob("*_replay*_log.log")))
     assert np.array_equal(replayed.updates.weight_norm, read_log(wall["log"]).updates.weight_norm[:20])
-    assert (replayed.status, replayed.result["reason"]) == ("partial", "the log ends at gradient 20 of 90")
+    assert (replayed.status, replayed.result["reason"]) == ("partial", "the log ends at gradient 20 of 46")
 
 
 def test_a_replay_of_a_run_that_was_interrupted_is_partial_too(tmp_path):

@@ -581,6 +581,7 @@ def test_usage_errors_name_the_flag_or_file(runs, tmp_path, capsys):
     other_network.write_bytes(weights.read_bytes())
     nameless = tmp_path / "mine_weights.npy"
     nameless.write_bytes(weights.read_bytes())
+    (tmp_path / "weights.txt").touch()
     for arguments, words in (
         ((model, missing), f"{missing}: no such file"),
         ((tmp_path / model.name, weights), "no such file"),

@@ -434,8 +434,8 @@ def test_workers_have_distinct_colours(workers):
 @needs_data
 @pytest.mark.parametrize("mode", MODES)
 def test_published_runs_score_as_in_their_logs(mode, run_test_model, monkeypatch, tmp_path):
-    def every_40th(name: str, data_dir: str):
-        data = load_dataset(name, data_dir)
+    def every_40th(name: str, data_dir: str, changed: bool):
+        data = load_dataset(name, data_dir, changed)
         thin = {part: Samples(samples.images[::40], samples.labels[::40])
                 for part, samples in (("train", data.train), ("test", data.test))}  # fmt: skip
         return replace(data, **thin)
