@@ -19,7 +19,7 @@ SHARED = ROOT.parent / "shared"
 DATA = SHARED / "data"
 PUBLISHED = SHARED / "published_runs"
 
-# Background jobs of a shell ignore Ctrl-C, and those under nohup hang-ups, with all their children; some tests send them.
+# Background jobs of a shell ignore Ctrl-C, those under nohup hang-ups, and so do their children; some tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
