@@ -81,7 +81,7 @@ def test_a_replay_reproduces_the_run(algorithm, tmp_path):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_record_of_each_algorithm(algorithm, tmp_path):
-    """Adam, momentum, schedules, validation and saved weights work with each algorithm; the log tells its decisions."""
+    """Adam, momentum, schedules, validation and saved weights work with each algorithm; the log has its decisions."""
     rule = ALGORITHMS[algorithm]
     adam = [] if rule.own_momentum else ["--alr", "--momentum", 0, "--lr", 0.001]
     flags = ("--epochs", 2, "--seed", 3, "--world_size", 6, *UNEQUAL_SPEEDS, "--split_labels", "--stop", "total",

@@ -302,6 +302,7 @@ GROUPS = (
     *(ClockFlags, RepetitionFlags, ResultFlags, MachineFlags),
 )
 ROWS: dict[str, Flag] = {field.name: row_of(field) for group in GROUPS for field in dataclasses.fields(group)}
+# The settings that belong to algorithms → their group.
 OWNERS = {field.name: group for group in ALGORITHM_GROUPS for field in dataclasses.fields(group)}
 
 # ----------------------------------------------------------------------------------------------------

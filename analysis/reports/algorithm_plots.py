@@ -27,7 +27,7 @@ from common import load_dataset
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import DataError
 from interface.files import atomic_write, make_folder
-from training.config import RunConfig, settings_in_words
+from training.config import OWNERS, RunConfig, settings_in_words
 from training.plan import make_plan
 
 COLUMNS = 5  # of panels
@@ -61,9 +61,7 @@ def read_runs(folder: Path) -> Runs:
 
 def described(config: RunConfig) -> str:
     """What the runs have in common."""
-    left_out = ("lr", "momentum", "compensation", "seed", "buffer_size", "max_staleness", "slack", "staleness_weight",
-                "backup_workers", "compensation_lambda", "compensation_mode")  # fmt: skip
-    words = settings_in_words(replace(config, evals_per_epoch=None), without=left_out)
+    words = settings_in_words(replace(config, evals_per_epoch=None), without=("lr", "momentum", *OWNERS))
     return ", ".join(
         [f"{config.network_name} on {DATASETS[config.dataset].title}", f"{config.workers} workers", *words]
     )

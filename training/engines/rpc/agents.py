@@ -25,7 +25,7 @@ from interface.errors import DataError, UsageError
 
 SERVER = "server"
 ADDRESS = f"addrs/{SERVER}"  # the key of the server's address in an agent's store
-SERVICE = "asynchronous SGD"  # a key that tells the server's store from those of other programs
+SERVICE = "asynchronous SGD"  # a key that only the store of this suite has
 TIMEOUT_SECONDS = 20 * 24 * 3600  # for all calls; torch stores milliseconds in 31 bits
 RENDEZVOUS_SECONDS = 1800  # how long machines wait for each other before training starts
 SERVER_SECONDS = 10  # how long the server takes from opening its port to its first answer, at most

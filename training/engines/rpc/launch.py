@@ -203,7 +203,7 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
         coordinator.error = DataError("the server was interrupted")
         raise
     except BaseException as error:
-        coordinator.error = error  # which the workers are told
+        coordinator.error = error  # the reason that the workers report
         raise
     finally:
         coordinator.close()
