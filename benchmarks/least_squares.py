@@ -26,11 +26,12 @@ from tqdm import tqdm
 
 from analysis.figures import Figure
 from analysis.reports.training_plots import DPI, set_titles
+from analysis.reports.tuning import position
 from analysis.tables import markdown_table, write_text
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.files import atomic_write, make_folder
 from interface.processes import available_cores
-from training.algorithms import ALGORITHMS
+from training.algorithms import ALGORITHMS, Algorithm
 from training.config import RunConfig
 from training.engines.dispatcher import RunShape
 from training.engines.gradients import FunctionPool
@@ -42,14 +43,21 @@ from training.worker import mini_batches
 SAMPLES, FEATURES, WORKERS, BATCH_SIZE = 10_000, 400, 40, 256
 COMPUTE_MS, SLOWDOWN = 10.0, 100.0
 NOISE = {"homogeneous": 1e-5, "heterogeneous": 0.3}  # standard deviation, so that shards have different minima
-FLAGS = {"dana": {"momentum": 0.9}}
+FLAGS = {"dana": {"momentum": 0.9}, "asgd+compensation": {"compensation": True}}
+LABELS = sorted([*ALGORITHMS, "asgd+compensation"], key=position)
 EVERY = 100  # gradients between two measurements of the gap
+POINTS_PER_DECADE = 20  # of time, in the figure
 
 
-def rates_of(algorithm: str) -> list[float]:
+def rule_of(label: str) -> type[Algorithm]:
+    """The algorithm of a label."""
+    return ALGORITHMS[label.partition("+")[0]]
+
+
+def rates_of(label: str) -> list[float]:
     """The learning rates to try: higher ones where an update averages gradients or the staleness divides the rate."""
-    high = ALGORITHMS[algorithm].gathers or algorithm == "staleness_aware"
-    return [2 ** (k / 3) for k in (range(0, 17) if high else range(-14, 3))]
+    high = rule_of(label).gathers or label == "staleness_aware"
+    return [2 ** (k / 3) for k in (range(2, 14) if high else range(-20, 3))]
 
 
 @dataclass(frozen=True)
@@ -77,8 +85,8 @@ class Problem:
 
     def gradient(self, batch: Tensor, points: Tensor) -> Tensor:
         """The gradients (r, d) of a mini-batch at points (r, d)."""
-        rows = self.matrix[batch]
-        return (points @ rows.T - self.values[batch]) @ rows / len(batch)
+        rows = self.matrix.index_select(0, batch)
+        return (points @ rows.T - self.values.index_select(0, batch)) @ rows / len(batch)
 
     def gap(self, points: Tensor) -> Tensor:
         """f − min f at points (r, d)."""
@@ -127,13 +135,14 @@ def compute_times(worker: int, seed: int) -> Iterator[float]:
         yield from generator.exponential(mean, 1000)
 
 
-def train(data: str, algorithm: str, seed: int, gradients: int) -> tuple[np.ndarray, np.ndarray]:
+def train(data: str, label: str, seed: int, gradients: int) -> tuple[np.ndarray, np.ndarray]:
     """Seconds (t,) and gaps (t, r) of all rates."""
     torch.set_num_threads(1)
-    problem, rule = Problem.draw(data, seed), ALGORITHMS[algorithm]
+    problem, rule = Problem.draw(data, seed), rule_of(label)
     workers = list(range(1, WORKERS + 1))
-    config = RunConfig(mode=rule.mode, algorithm=algorithm, world_size=WORKERS + 1, **FLAGS.get(algorithm, {}))
-    rates = torch.tensor(rates_of(algorithm)).repeat_interleave(FEATURES)
+    name = label.partition("+")[0]
+    config = RunConfig(mode=rule.mode, algorithm=name, world_size=WORKERS + 1, **FLAGS.get(label, {}))
+    rates = torch.tensor(rates_of(label)).repeat_interleave(FEATURES)
     parameters = torch.zeros(len(rates))
     server = ParameterServer(parameters, torch.zeros(0), PlainSGD(parameters), lambda updates, pushed: rates)
     batches = {
@@ -145,7 +154,7 @@ def train(data: str, algorithm: str, seed: int, gradients: int) -> tuple[np.ndar
         return problem.gradient(next(batches[worker]), points.view(-1, FEATURES)).flatten()
 
     pool, curve = FunctionPool(gradient), Curve(problem, server)
-    shape = RunShape(algorithm, dict.fromkeys(workers, gradients // WORKERS), "total")
+    shape = RunShape(name, dict.fromkeys(workers, gradients // WORKERS), "total")
     times = {worker: compute_times(worker, seed) for worker in workers}
     pool.run(events(shape, rule(server, config, workers), curve, times, pool))
     return np.array(curve.seconds), torch.stack(curve.gaps).numpy()
@@ -164,9 +173,9 @@ class Tuned:
     curves: list[tuple[np.ndarray, np.ndarray]]
 
     @classmethod
-    def of(cls, algorithm: str, runs: list[tuple[np.ndarray, np.ndarray]]) -> "Tuned":
+    def of(cls, label: str, runs: list[tuple[np.ndarray, np.ndarray]]) -> "Tuned":
         """From the curves of all rates, one per seed."""
-        rates = rates_of(algorithm)
+        rates = rates_of(label)
         last = np.stack([gaps[-len(gaps) // 10 :].mean(axis=0) for _, gaps in runs])
         best = int(np.nan_to_num(last, nan=np.inf).mean(axis=0).argmin())
         curves = [(seconds, gaps[:, best]) for seconds, gaps in runs]
@@ -177,25 +186,32 @@ class Tuned:
         """Mean virtual time of the whole run."""
         return float(np.mean([seconds[-1] for seconds, _ in self.curves]))
 
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """Times (t,) and gaps (t,): geometric means over the seeds and the points of a logarithmic axis of time."""
+        seconds, gaps = (np.concatenate(parts) for parts in zip(*self.curves, strict=True))
+        points, place = np.unique(np.round(POINTS_PER_DECADE * np.log10(seconds)), return_inverse=True)
+        means = np.bincount(place, np.log(gaps)) / np.bincount(place)
+        return 10 ** (points / POINTS_PER_DECADE), np.exp(means)
+
 
 Results = dict[str, dict[str, Tuned]]  # data → algorithm → its tuned runs
 
 
 def train_all(seeds: list[int], gradients: int) -> Results:
     """Train everything on all cores."""
-    jobs = [(data, algorithm, seed) for data in NOISE for algorithm in ALGORITHMS for seed in seeds]
+    jobs = [(data, label, seed) for data in NOISE for label in LABELS for seed in seeds]
     runs: dict[tuple[str, str], list] = {}
     with ProcessPoolExecutor(available_cores()) as pool:
         waiting = [pool.submit(train, *job, gradients) for job in jobs]
         for job, future in zip(jobs, tqdm(waiting, unit=" runs", disable=None), strict=True):
             runs.setdefault(job[:2], []).append(future.result())
-    return {data: {algorithm: Tuned.of(algorithm, runs[data, algorithm]) for algorithm in ALGORITHMS} for data in NOISE}
+    return {data: {label: Tuned.of(label, runs[data, label]) for label in LABELS} for data in NOISE}
 
 
 def markdown(results: Results, seeds: list[int], gradients: int) -> str:
     """One row per algorithm, in the order of the gap on homogeneous data."""
     rows = []
-    for algorithm in sorted(ALGORITHMS, key=lambda name: np.mean(results["homogeneous"][name].gaps)):
+    for algorithm in sorted(LABELS, key=lambda name: np.mean(results["homogeneous"][name].gaps)):
         row = [algorithm]
         for data in NOISE:
             tuned = results[data][algorithm]
@@ -219,14 +235,12 @@ def draw(results: Results) -> Figure:
     panels = figure.subplots(1, len(results), sharey=True)
     for axes, (data, tuned) in zip(panels, results.items(), strict=True):
         for number, (algorithm, found) in enumerate(tuned.items()):
-            seconds = found.curves[0][0]
-            gaps = [np.interp(seconds, *curve) for curve in found.curves]
             axes.loglog(
-                seconds, np.exp(np.mean(np.log(gaps), axis=0)), label=algorithm, color=f"C{number % 10}",
-                linestyle="-" if number < 10 else "--",
-            )  # fmt: skip
+                *found.curve(), label=algorithm, color=f"C{number % 10}", linestyle="-" if number < 10 else "--"
+            )
         axes.set_xlabel("virtual-clock time (s)")
-        set_titles(axes, f"{data.capitalize()} data")
+        seeds = f"{len(next(iter(tuned.values())).gaps)} seeds"
+        set_titles(axes, f"{data.capitalize()} data", f"{WORKERS} workers, one {SLOWDOWN:g} times slower; {seeds}")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("f − min f, geometric mean over seeds")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)

@@ -243,8 +243,13 @@ def test_published_accuracies_stand_beside_those_measured_for_the_same_setting(s
         (3, 91.0, dataclasses.replace(same, dataset="mnist")),
         (42, 92.0, same),  # of another experiment
         (2, 64.0, dataclasses.replace(same, saves_per_epoch=3)),  # the same run once more
+        (1, 85.0, dataclasses.replace(same, momentum=0.95)),  # values that the study does not plan
+        (1, 86.0, dataclasses.replace(uncompensated(same), momentum=0.95)),
+        (1, 87.0, dataclasses.replace(same, momentum=0.95, partition="none")),
+        (1, 88.0, dataclasses.replace(uncompensated(same), momentum=0.95, partition="none")),
     )
-    for name, (seed, accuracy, config) in zip("abcdef", runs, strict=True):
+    for number, (seed, accuracy, config) in enumerate(runs):
+        name = f"run{number}"
         outcome = dataclasses.replace(trial.outcome, test_accuracy=accuracy, converged=seed != 1)
         Trials(tmp_path / name).add(Trial(name, seed, "virtual", dataclasses.replace(config, seed=seed), outcome))
     header, *rows = (ROOT / "summaries/published.csv").read_text().splitlines()

@@ -2,15 +2,23 @@
 
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from conftest import DATA, ROOT, train, weights_of
+from training.algorithms import ALGORITHMS
 from training.record.reader import read_log
 
 FLAGS = ("--dataset", "digits", "--lr", 0.05, "--momentum", 0.9, "--seed", 1, "--split_dataset", "--peer_timeout", 3)
@@ -57,11 +65,14 @@ class Hosts:
         ip("-n", self.switch, "link", "set", f"port{number}", "down")
 
 
+@dataclass
 class Loopback:
-    """A replacement for `Hosts` where namespaces are not allowed."""
+    """A replacement for `Hosts` where namespaces are not allowed: all ranks on this machine."""
+
+    own_address: str = "127.0.0.1"
 
     def address(self, number: int) -> str:
-        return "127.0.0.1"
+        return self.own_address
 
     def on(self, number: int) -> list[str]:
         return []
@@ -124,8 +135,8 @@ class Rank:
 def start(network, tmp_path):
     ranks = []
 
-    def start(script: str, rank: int, *flags: object, **how: bool) -> Rank:
-        ranks.append(Rank(network, tmp_path, script, rank, *flags, **how))
+    def start(script: str, rank: int, *flags: object, on: Hosts | Loopback = network, **how: bool) -> Rank:
+        ranks.append(Rank(on, tmp_path, script, rank, *flags, **how))
         return ranks[-1]
 
     yield start
@@ -144,6 +155,23 @@ def test_workers_may_start_before_the_server_and_train_as_on_one_machine(torchru
         assert rank.end()[0] == 0, rank.output.read_text()
     local = train("dist_sync.py", tmp_path / "local", "--seed", 1, "--split_dataset")
     assert weights_of(server.files()) == weights_of(local)
+
+
+@pytest.mark.parametrize("address", ["::1", "localhost", "127.0.0.2"])
+def test_the_address_of_the_server_may_be(address, start):
+    """127.0.0.2 stands for a secondary address: the loopback interface has another one first."""
+    ranks = [start("dist_async.py", rank, on=Loopback(address)) for rank in range(3)]
+    for rank in ranks:
+        assert rank.end()[0] == 0, rank.output.read_text()
+
+
+@pytest.mark.parametrize("algorithm", ["rennala", "ringleader", "dude", "malenia", "backup"])
+def test_algorithms_that_make_workers_wait_or_keep_their_gradients(algorithm, start):
+    script = f"dist_{ALGORITHMS[algorithm].mode}.py"
+    ranks = [start(script, rank, "--algorithm", algorithm, "--stop", "total") for rank in range(3)]
+    for rank in ranks:
+        assert rank.end()[0] == 0, rank.output.read_text()
+    assert read_log(ranks[0].files()["log"]).status == "complete"
 
 
 def test_a_run_that_spanned_machines_is_replayed_on_one(start, tmp_path):
@@ -217,3 +245,66 @@ def test_a_killed_server_ends_its_workers(start):
     for worker in workers:
         code, output = worker.end(10)
         assert code == 1 and "server" in output.strip().split("\n")[-1]
+
+
+@contextmanager
+def other_service(kind: str) -> Iterator[None]:
+    """Something else that listens on PORT: a store of another job of torch's, a web server, or one that is mute."""
+    if kind == "store":
+        store = TCPStore("127.0.0.1", PORT, is_master=True, wait_for_workers=False)
+        yield
+        del store
+    elif kind == "web server":
+        with ThreadingHTTPServer(("127.0.0.1", PORT), BaseHTTPRequestHandler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield
+            server.shutdown()
+    else:
+        with socket.create_server(("127.0.0.1", PORT)):
+            yield
+
+
+@pytest.mark.parametrize("kind", ["store", "web server", "mute"])
+def test_another_service_on_the_port(kind, start):
+    with other_service(kind):
+        code, output = start("dist_async.py", 1, on=Loopback()).end(60)
+    assert code == 1 and f"no server of this suite at tcp://127.0.0.1:{PORT}" in output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_meets_another_service_can_be_ended(number, start):
+    with other_service("mute"):
+        worker = start("dist_async.py", 1, on=Loopback())
+        worker.wait_until("Waiting for the server")
+        worker.process.send_signal(number)
+        assert worker.end(10)[0] == 130
+
+
+def test_a_rank_that_is_started_twice_is_refused_without_harm_to_the_first(start):
+    server, first = (start("dist_async.py", rank) for rank in range(2))
+    server.wait_until("Worker_1 has joined")
+    code, output = start("dist_async.py", 1).end()
+    assert code == 1 and "Worker_1 has already joined" in output.splitlines()[-1]
+    other = start("dist_async.py", 2)
+    for rank in (server, first, other):
+        assert rank.end()[0] == 0
+    assert read_log(server.files()["log"]).result["lost_workers"] == []
+
+
+def test_an_interrupted_server_tells_its_workers(start):
+    server, *workers = (start("dist_async.py", rank, "--epochs", 2000) for rank in range(3))
+    server.wait_until_training()
+    server.process.send_signal(signal.SIGINT)
+    assert server.end(10)[0] == 130
+    for worker in workers:
+        code, output = worker.end(10)
+        assert code == 1 and "the server was interrupted" in output.splitlines()[-1]
+
+
+def test_a_machine_without_a_loopback_interface(network, tmp_path):
+    if isinstance(network, Loopback):
+        pytest.skip("network namespaces are not allowed here")
+    ip("-n", network.names[0], "link", "set", "lo", "down")
+    command = [*network.on(0), sys.executable, ROOT / "dist_async.py", "--dataset", "digits", "--subfolder", tmp_path]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "ip link set lo up" in done.stderr.splitlines()[-1]

@@ -1,8 +1,8 @@
 """Figures of the study: what was measured, with the published single runs beside it. Reads rows, never trains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, replace
-from itertools import chain, product
+from itertools import chain, cycle, product
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -94,20 +94,23 @@ def staleness_figure(results: Results) -> Figure:
     """Accuracy against mean staleness of every asynchronous setting without compensation."""
     figure, axes = accuracy_panels(1, 2)
     panel_of = {"equally fast workers": axes[0, 0], "worker 1 slow": axes[0, 1]}
-    for setting, group in results.measured.items():
-        if setting.depends_on_arrival and not setting.compensation:
-            slow = setting.slow_worker_1
-            accuracy, staleness = group.spread("test_accuracy"), group.spread("mean_staleness").mean
-            panel_of["worker 1 slow" if slow else "equally fast workers"].errorbar(
-                staleness + (MOMENTUM_VALUES.index(setting.momentum) - 1.5) * DODGE,
-                accuracy.mean, np.nan_to_num(accuracy.deviation),
-                color=OKABE_ITO[MOMENTUM_VALUES.index(setting.momentum)], alpha=0.8, **marker(setting.partition),
-            )  # fmt: skip
+    drawn = {
+        setting: group
+        for setting, group in results.measured.items()
+        if setting.depends_on_arrival and not setting.compensation
+    }
+    colors = momentum_colors(drawn)
+    for setting, group in drawn.items():
+        accuracy, staleness = group.spread("test_accuracy"), group.spread("mean_staleness").mean
+        panel_of["worker 1 slow" if setting.slow_worker_1 else "equally fast workers"].errorbar(
+            staleness, accuracy.mean, np.nan_to_num(accuracy.deviation),
+            color=colors[setting.momentum], alpha=0.8, **marker(setting.partition),
+        )  # fmt: skip
     for title, panel in panel_of.items():
         draw_control(panel, results)
         panel.set_xlabel("mean staleness (updates)")
         set_titles(panel, title)
-    return with_key(figure, *momentum_key(), *partition_key(SPLITS), control_key())
+    return with_key(figure, *momentum_key(colors), *partition_key(partitions_of(drawn)), control_key())
 
 
 def compensation_figure(results: Results) -> Figure:
@@ -115,18 +118,20 @@ def compensation_figure(results: Results) -> Figure:
     figure, axes = accuracy_panels(1, 2)
     published = {(setting, 0): accuracy for setting, accuracy in results.published.items()}
     titles = {"measured, same seed": results.by_seed, "published: without effect, so noise alone": published}
+    drawn = [setting for accuracies in titles.values() for setting, _ in accuracies if setting.compensation]
+    colors = momentum_colors(drawn)
     for panel, (title, accuracies) in zip(axes[0], titles.items(), strict=True):
         panel.axline((50, 50), slope=1, color="0.6", linewidth=0.8, zorder=0)
         for (setting, seed), accuracy in accuracies.items():
             without = accuracies.get((uncompensated(setting), seed))
             if setting.compensation and without is not None:
-                color = OKABE_ITO[MOMENTUM_VALUES.index(setting.momentum)]
+                color = colors[setting.momentum]
                 panel.errorbar(without, accuracy, color=color, alpha=0.8, **marker(setting.partition))
         panel.set_xlabel(f"{ACCURACY}, no compensation")
         panel.set_xlim(0, 100)
         set_titles(panel, title)
     axes[0, 0].set_ylabel("with compensation")
-    return with_key(figure, *momentum_key(), *partition_key(SPLITS))
+    return with_key(figure, *momentum_key(colors), *partition_key(partitions_of(drawn)))
 
 
 def speed_figure(results: Results) -> Figure:
@@ -228,10 +233,21 @@ def marker(partition: str) -> dict[str, object]:
     return {"marker": PARTITIONS[partition].marker, "markersize": 5, "linewidth": 0.8, "capsize": 2}
 
 
-def momentum_key() -> list[Line2D]:
+def momentum_colors(settings: Iterable[RunConfig]) -> dict[float, str]:
+    """A colour for each of the studied momentum values, and for every other one that the settings have."""
+    values = sorted({*MOMENTUM_VALUES, *(setting.momentum for setting in settings)})
+    return dict(zip(values, cycle(OKABE_ITO), strict=False))
+
+
+def momentum_key(colors: Mapping[float, str]) -> list[Line2D]:
     """Which colour is which momentum."""
     return [Line2D([], [], color=color, linewidth=3, label=f"momentum {momentum:g}")
-            for color, momentum in zip(OKABE_ITO, MOMENTUM_VALUES, strict=False)]  # fmt: skip
+            for momentum, color in colors.items()]  # fmt: skip
+
+
+def partitions_of(settings: Iterable[RunConfig]) -> list[str]:
+    """The studied partitions, and every other one that the settings have."""
+    return list(dict.fromkeys([*SPLITS, *(setting.partition for setting in settings)]))
 
 
 def partition_key(partitions: Sequence[str]) -> list[Line2D]:

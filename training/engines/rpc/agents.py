@@ -6,6 +6,7 @@ of one, and no process waits for one that has died.
 """
 
 import array
+import ctypes
 import fcntl
 import os
 import queue
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as distributed
@@ -30,7 +32,7 @@ TIMEOUT_SECONDS = 20 * 24 * 3600  # for all calls; torch stores milliseconds in 
 RENDEZVOUS_SECONDS = 1800  # how long machines wait for each other before training starts
 SERVER_SECONDS = 10  # how long the server takes from opening its port to its first answer, at most
 BEATS = 4  # heartbeats per `peer_timeout`
-SIOCGIFADDR = 0x8915  # linux/sockios.h
+SIOCGIFCONF = 0x8912  # linux/sockios.h
 
 # Kept alive until this process leaves: workers on other machines connect to the server's store.
 _store: distributed.Store | None = None
@@ -110,13 +112,19 @@ def check_loopback() -> None:
 def check_own_address(address: str) -> None:
     """Raise UsageError unless `address` is one of this machine's, at which it can listen."""
     try:
-        with socket.create_server((address, 0)):
+        family, _, _, _, endpoint = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
+        with socket.create_server(endpoint[:2], family=family):
             pass
     except OSError as error:
         raise UsageError(
             f"--master_addr {address} is not valid for --rank 0: it is not an address of this machine "
             f"({error.strerror or error})"
         ) from error
+
+
+def url_of(address: str, port: int) -> str:
+    """The rendezvous at an address, as torch's init_method; IPv6 addresses stand in brackets."""
+    return f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
 
 
 def leave() -> None:
@@ -175,24 +183,34 @@ def use_interface_towards(address: str) -> None:
 
     By default, torch would use the address to which this machine's host name happens to resolve.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((address, 9))  # sends nothing: UDP only looks up the route
-        except OSError as error:
-            raise DataError(f"--master_addr {address}: no route to host ({error.strerror})") from error
-        own_address = probe.getsockname()[0]
-        for _, interface in socket.if_nameindex():
-            if _address_of(interface, probe) == own_address:
-                os.environ.setdefault("TP_SOCKET_IFNAME", interface)
-
-
-def _address_of(interface: str, any_socket: socket.socket) -> str | None:
-    request = array.array("b", struct.pack("256s", interface.encode()))
     try:
-        fcntl.ioctl(any_socket, SIOCGIFADDR, request)
-    except OSError:  # the interface has no address
-        return None
-    return socket.inet_ntoa(request.tobytes()[20:24])
+        family, kind, _, _, endpoint = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(endpoint)  # sends nothing: UDP only looks up the route
+            own_address = probe.getsockname()[0]
+    except OSError as error:
+        raise DataError(f"--master_addr {address}: no route to host ({error.strerror})") from error
+    for interface, its_address in _own_addresses():
+        if its_address == own_address:
+            os.environ.setdefault("TP_SOCKET_IFNAME", interface)
+
+
+def _own_addresses() -> Iterator[tuple[str, str]]:
+    """Interface and address of each address of this machine, secondary ones included."""
+    size = ctypes.sizeof(ctypes.c_void_p)
+    entry_bytes = 24 + 2 * size  # struct ifreq: a name of 16 bytes, then a socket address in a union of 16 or 24
+    entries = array.array("B", bytes(entry_bytes * 1024))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("iP", len(entries), entries.buffer_info()[0])
+        (used,) = struct.unpack_from("i", fcntl.ioctl(any_socket, SIOCGIFCONF, request))
+    for start in range(0, used, entry_bytes):
+        entry = entries[start : start + entry_bytes].tobytes()
+        label = entry[:16].split(b"\0")[0].decode()  # of an alias: eth0:1
+        yield label.partition(":")[0], socket.inet_ntoa(entry[20:24])
+    with suppress(OSError):  # a kernel without IPv6
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            digits, *_, interface = line.split()
+            yield interface, socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits))
 
 
 def wait_for_server(address: str, port: int) -> None:
@@ -204,7 +222,7 @@ def wait_for_server(address: str, port: int) -> None:
             break
         except OSError as error:
             if isinstance(error, socket.gaierror) or time.monotonic() > deadline:
-                raise DataError(f"no server at {address}:{port} ({error.strerror or error})") from error
+                raise DataError(f"no server at {url_of(address, port)} ({error.strerror or error})") from error
         time.sleep(0.1)
     answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
     # In a thread: torch waits without end for another kind of service, and would not let Ctrl-C through.
@@ -212,7 +230,7 @@ def wait_for_server(address: str, port: int) -> None:
     with suppress(queue.Empty):
         if answers.get(timeout=2 * SERVER_SECONDS):
             return
-    raise DataError(f"no server of this suite at {address}:{port}: another service answers there")
+    raise DataError(f"no server of this suite at {url_of(address, port)}: another service answers there")
 
 
 def _look_for_server(address: str, port: int, answers: queue.SimpleQueue[bool]) -> None:

@@ -35,6 +35,7 @@ from training.engines.rpc.agents import (
     check_own_address,
     join_star,
     leave,
+    url_of,
     use_interface_towards,
     wait_for_server,
 )
@@ -254,7 +255,7 @@ def work(plan: Plan, samples: Samples) -> None:
 
 
 def _master(plan: Plan) -> str:
-    return f"tcp://{plan.config.master_addr}:{plan.config.master_port}"
+    return url_of(plan.config.master_addr, plan.config.master_port)
 
 
 def _raise_if_refused(refusal: Refusal | None) -> None:
