@@ -1,20 +1,17 @@
 """A training that runs while a test watches it, and kills its processes."""
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from nursery import ROOT
+from conftest import shared_nursery
 
 
 class LiveRun:
     """A training script in its own process."""
 
     def __init__(self, folder: Path, script: str, *arguments: object) -> None:
-        command = [sys.executable, str(ROOT / script), *map(str, arguments), "--subfolder", str(folder)]
         self.folder = folder
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = shared_nursery().start(script, *arguments, "--subfolder", folder, timeout=300)
 
     def wait_until_training(self, updates: int = 20) -> list[int]:
         """Wait until the log contains more than `updates` updates; returns the process ids of the workers, in order."""
@@ -43,13 +40,20 @@ class LiveRun:
                     return forked
         raise AssertionError("no workers")
 
+    def wait_for_message(self) -> str:
+        """Wait until it writes to stderr; returns what it wrote."""
+        deadline = time.monotonic() + 60
+        while not (written := self.process.errors.read_text()).endswith("\n"):
+            assert time.monotonic() < deadline and self.process.poll() is None, "no message"
+            time.sleep(0.01)
+        return written
+
     def end(self, timeout: float = 60) -> tuple[int, str, str]:
-        out, error = self.process.communicate(timeout=timeout)
-        return self.process.returncode, out, error
+        ended = self.process.wait(timeout)
+        return ended.code, ended.output, ended.errors
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
 
     def __enter__(self) -> "LiveRun":
         return self

@@ -4,6 +4,7 @@ Starting a script takes seconds, mostly for `import torch`. The script itself ru
 arguments, working directory, output and exit code.
 """
 
+import ctypes
 import gc
 import importlib
 import json
@@ -12,12 +13,14 @@ import os
 import re
 import resource
 import runpy
+import select
 import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -61,33 +64,97 @@ class Ended:
         return self
 
 
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a command line runs in.
+
+    folder: its working directory; timeout: seconds after which it is killed; output: a file for stdout, such as
+    /dev/full; file_size: limit on the size of files, bytes; cores: the number of cores that it may use;
+    network: the name of its network namespace; variables: more of its environment.
+    """
+
+    folder: Path | str = "."
+    timeout: int = 60
+    output: Path | str | None = None
+    file_size: int | None = None
+    cores: int | None = None
+    network: str | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+class Started:
+    """A command line that was forked from the nursery and may still run. output, errors: the files of its streams."""
+
+    def __init__(self, nursery: "Nursery", command: str, pid: int, output: Path, errors: Path) -> None:
+        self.nursery, self.command, self.pid, self.output, self.errors = nursery, command, pid, output, errors
+        self._alive = os.pidfd_open(pid)
+        self._ended: Ended | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        running = not select.select([self._alive], [], [], 0)[0]
+        return None if running else self.wait().code
+
+    def wait(self, timeout: float = 60) -> Ended:
+        """Wait for its end. Fails the test if that takes longer than `timeout` seconds."""
+        if self._ended is None:
+            ready, _, _ = select.select([self._alive], [], [], timeout)
+            assert ready, f"{self.command} takes more than {timeout} s: {self.errors.read_text()}"
+            answer = self.nursery.ask({"wait": self.pid})
+            os.close(self._alive)
+            output = "" if self.output.is_char_device() else self.output.read_text()
+            self._ended = Ended(answer["code"], output, self.errors.read_text(), answer["peak"])
+        return self._ended
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self._ended is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it, and wait for its end."""
+        self.send_signal(signal.SIGKILL)
+        self.wait()
+
+
 class Nursery:
     """The process from which command lines are forked; it has no thread pool that a fork would break."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="nursery-")
+        self._count = 0
         proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), DEAD_PROXY)
         environment = {**os.environ, **proxies, "TORCH_CPP_LOG_LEVEL": "ERROR", "no_proxy": "",
                        "PYTHONPATH": str(ROOT)}  # fmt: skip
         self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          text=True, env=environment)  # fmt: skip
 
-    def run(self, command: str, *arguments: object, folder: Path | str = ".", timeout: int = 60,
-            output: str | None = None, file_size: int | None = None, cores: int | None = None) -> Ended:  # fmt: skip
-        """Run a script of this repository with its arguments, and `folder` as the working directory.
-
-        output: a file for stdout, such as /dev/full; file_size: limit on the size of files, bytes; cores: the number of
-        cores that it may use.
-        """
-        out, errors = (Path(self._folder.name) / name for name in ("output", "errors"))
-        order = {"command": [*command.split(), *map(str, arguments)], "folder": str(folder), "timeout": timeout,
-                 "output": output or str(out), "errors": str(errors), "file_size": file_size,
-                 "cores": cores}  # fmt: skip
-        self._process.stdin.write(json.dumps(order) + "\n")
+    def ask(self, order: dict) -> dict:
+        """Give an order to the nursery's process, and return its answer."""
+        self._process.stdin.write(json.dumps(order, default=str) + "\n")
         self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
-        assert answer["code"] != -signal.SIGALRM, f"{command} took more than {timeout} s"
-        return Ended(answer["code"], "" if output else out.read_text(), errors.read_text(), answer["peak"])
+        return json.loads(self._process.stdout.readline())
+
+    def start(self, command: str, *arguments: object, **surroundings: Any) -> Started:
+        """Start a script of this repository; surroundings: fields of Surroundings."""
+        self._count += 1
+        given = Surroundings(**surroundings)
+        output, errors = (Path(self._folder.name) / f"{name}{self._count}" for name in ("output", "errors"))
+        for path in (output, errors):
+            path.touch()
+        output = Path(given.output or output)
+        words = [*command.split(), *map(str, arguments)]
+        order = {"command": words, **asdict(given), "output": output, "errors": errors}
+        return Started(self, command, self.ask(order)["pid"], output, errors)
+
+    def run(self, command: str, *arguments: object, timeout: int = 60, **surroundings: Any) -> Ended:
+        """Run a script of this repository to its end."""
+        ended = self.start(command, *arguments, timeout=timeout, **surroundings).wait(timeout + 10)
+        assert ended.code != -signal.SIGALRM, f"{command} took more than {timeout} s"
+        return ended
 
     def __enter__(self) -> "Nursery":
         return self
@@ -100,7 +167,7 @@ class Nursery:
 
 
 def serve() -> None:
-    """Main function of the nursery process: reads one command per line, and writes one answer per line."""
+    """Main function of the nursery process: reads one order per line, and writes one answer per line."""
     sys.path[0] = str(ROOT)
     for module in IMPORTED_ONCE:
         importlib.import_module(module)
@@ -108,25 +175,37 @@ def serve() -> None:
     load_dataset("digits", "data")
     gc.freeze()  # garbage collection would copy shared pages in forked processes
     for line in sys.stdin:
-        process = multiprocessing.get_context("fork").Process(target=run_command, kwargs=json.loads(line))
-        process.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(status), "peak": usage.ru_maxrss}), flush=True)
+        order = json.loads(line)
+        if "wait" in order:
+            _, status, usage = os.wait4(order["wait"], 0)
+            answer = {"code": os.waitstatus_to_exitcode(status), "peak": usage.ru_maxrss}
+        else:
+            process = multiprocessing.get_context("fork").Process(target=run_command, kwargs=order)
+            process.start()
+            multiprocessing.process._children.discard(process)  # which would wait for it at the next start
+            answer = {"pid": process.pid}
+        print(json.dumps(answer), flush=True)
 
 
 def run_command(
-    command: list[str], folder: str, timeout: int, output: str, errors: str, file_size: int | None, cores: int | None
-) -> None:
+    command: list[str], folder: str, timeout: int, output: str, errors: str, file_size: int | None, cores: int | None,
+    network: str | None, variables: dict[str, str],
+) -> None:  # fmt: skip
     """Run a script in this process."""
     signal.alarm(timeout)  # kills the process
     writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     for descriptor, name, flags in ((0, os.devnull, os.O_RDONLY), (1, output, writing), (2, errors, writing)):
         os.dup2(os.open(name, flags, 0o600), descriptor)
     os.chdir(folder)
+    os.environ.update(variables)
+    tempfile.tempdir = None  # TMPDIR may have changed
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     if cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    if network is not None:
+        with open(f"/run/netns/{network}") as namespace:
+            assert ctypes.CDLL(None).setns(namespace.fileno(), CLONE_NEWNET) == 0
     sys.argv = [str(ROOT / command[0]), *command[1:]]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -15,14 +15,11 @@ from training.record.reader import read_log
 
 RUN = ("--epochs", 2, "--clock", "virtual", "--saves_per_epoch", 2, "--seed", 1, "--momentum", 0)
 ENVIRONMENTS = {
-    "a notebook's backend": {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
-    "no backend at all": {"MPLBACKEND": "nonsense"},
-    "ascii": {"PYTHONIOENCODING": "ascii"},
-    "latin-1": {"PYTHONIOENCODING": "latin-1", "LC_ALL": "C"},
-    "the C locale": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    "a safe path": {"PYTHONSAFEPATH": "1"},
-    "a container of torchrun": {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.5", "MASTER_PORT": "1"},
-    "modules of the same names": {"PYTHONPATH": "."},
+    "a notebook": {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONIOENCODING": "ascii"},
+    "a cluster": {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.5", "MASTER_PORT": "1"},
+    "an old system": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "MPLBACKEND": "nonsense"},
+    "a strict shell": {"PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "latin-1", "SHELLOPTS": "nounset", "CDPATH": "/"},
+    "modules of the same names": {"PYTHONPATH": ".", "PYTHONSTARTUP": "common.py", "BASH_ENV": "/nowhere"},
 }
 
 
@@ -58,7 +55,7 @@ def execute(command: list, folder: Path, **variables: str) -> subprocess.Complet
 def test_scripts_and_drivers_in_a_strange_environment(name, trained, strange_folder):
     variables, results = ENVIRONMENTS[name], strange_folder / "résultats"
     plots = [ROOT / "test_model.py", trained["model"], trained["log"], "--training_time", "--pics"]
-    if name != "a container of torchrun":  # its variables concern the training scripts
+    if name != "a cluster":  # its variables concern the training scripts
         execute([sys.executable, *plots, "--subfolder", results], strange_folder, **variables)
         assert list(results.glob("*_training_plots.png"))
     driver = ["bash", ROOT / "scripts/run_delay_exps.sh", "--dataset", "digits", "--epochs", 1, "--clock", "virtual",

@@ -343,9 +343,9 @@ def test_a_hundred_virtual_workers(script, nursery, tmp_path):
     assert log.result["max_staleness"] > 90 if script == "dist_async.py" else log.result["max_staleness"] == 0
 
 
-@pytest.mark.parametrize("clock, epochs", [("virtual", 5), ("wall", 2)])
+@pytest.mark.parametrize("clock, epochs", [("virtual", 5), ("wall", 4)])
 def test_memory_does_not_grow_with_the_number_of_updates(clock, epochs, nursery, tmp_path):
-    """At most 1 KiB per update plus 500 KiB; a gradient has 241 KiB."""
+    """At most 1 KiB per update, beside 4 MiB by which two runs may differ; a gradient has 241 KiB."""
     command = (
         f"dist_async.py --dataset digits --train_split 0.5 --split_dataset --batch_size 1 --seed 1 --clock {clock}"
     )
@@ -354,7 +354,7 @@ def test_memory_does_not_grow_with_the_number_of_updates(clock, epochs, nursery,
     ]
     updates = sorted(len(read_log(path).updates) for path in tmp_path.glob("*_log.log"))
     assert updates == [718, epochs * 718]
-    assert peaks[1] - peaks[0] < 500 + (epochs - 1) * 718, peaks
+    assert peaks[1] - peaks[0] < 4096 + (epochs - 1) * 718, peaks
 
 
 def test_async_continues_when_two_of_five_workers_are_killed(tmp_path):
@@ -366,8 +366,7 @@ def test_async_continues_when_two_of_five_workers_are_killed(tmp_path):
             os.kill(workers[victim], signal.SIGKILL)
         code, _, error = run.end()
     finally:
-        run.process.kill()
-        run.process.wait()
+        run.kill()
     assert code == 0, error
     assert sorted(error.splitlines()) == [
         f"dist_async.py: warning: Worker_{number} was lost (killed by SIGKILL): continuing without it"

@@ -5,11 +5,9 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import TCPStore
 
-from conftest import DATA, ROOT, train, weights_of
+from conftest import DATA, shared_nursery, train, weights_of
 from training.algorithms import ALGORITHMS
 from training.record.reader import read_log
 
@@ -56,9 +54,9 @@ class Hosts:
     def address(self, number: int) -> str:
         return f"10.213.7.{number + 1}"
 
-    def on(self, number: int) -> list[str]:
-        """The prefix of a command that runs on a host."""
-        return ["ip", "netns", "exec", self.names[number]]
+    def namespace(self, number: int) -> str | None:
+        """The network namespace of a host."""
+        return self.names[number]
 
     def cut(self, number: int) -> None:
         """Take the link of a host down; the other hosts are not notified."""
@@ -74,8 +72,8 @@ class Loopback:
     def address(self, number: int) -> str:
         return self.own_address
 
-    def on(self, number: int) -> list[str]:
-        return []
+    def namespace(self, number: int) -> str | None:
+        return None
 
     def cut(self, number: int) -> None:
         pytest.skip("network namespaces are not allowed here")
@@ -99,33 +97,39 @@ class Rank:
     def __init__(
         self, network: Hosts | Loopback, folder: Path, script: str, rank: int, *flags: object, torchrun: bool = False
     ) -> None:
-        self.output = folder / f"rank{rank}.txt"
         self.folder = folder / f"rank{rank}"
         rendezvous = {"RANK": rank, "WORLD_SIZE": 3, "MASTER_ADDR": network.address(0), "MASTER_PORT": PORT}
         given = [] if torchrun else [text for key, value in rendezvous.items() for text in (f"--{key.lower()}", value)]
-        command = [*network.on(rank), sys.executable, ROOT / script, *FLAGS, *given, *flags, "--subfolder", self.folder]
-        environment = {key: str(value) for key, value in rendezvous.items()} if torchrun else {}
-        with self.output.open("w") as output:
-            self.process = subprocess.Popen(
-                list(map(str, command)), stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}
-            )
+        variables = {key: str(value) for key, value in rendezvous.items()} if torchrun else {}
+        self.process = shared_nursery().start(
+            script, *FLAGS, *given, *flags, "--subfolder", self.folder,
+            network=network.namespace(rank), variables=variables, timeout=120,
+        )  # fmt: skip
 
     def wait_until(self, pattern: str, file: Path | None = None, seconds: float = 60) -> None:
         """Wait until the output of this rank, or a file in its folder, contains a pattern."""
         deadline = time.monotonic() + seconds
         while True:
-            files = [self.output] if file is None else list(self.folder.glob(str(file)))
+            files = [self.process.output, self.process.errors] if file is None else list(self.folder.glob(str(file)))
             if any(re.search(pattern, path.read_text()) for path in files):
                 return
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, f"no {pattern} in: {self.output.read_text()}"
+            written = [path.read_text() for path in (self.process.output, self.process.errors)]
+            assert self.process.poll() is None, written
+            assert time.monotonic() < deadline, f"no {pattern} in: {written}"
             time.sleep(0.02)
 
     def wait_until_training(self) -> None:
         self.wait_until("update 50/", Path("*_log.log"))
 
     def end(self, seconds: float = 60) -> tuple[int, str]:
-        return self.process.wait(timeout=seconds), self.output.read_text()
+        """The exit code, and what it wrote: the errors last."""
+        ended = self.process.wait(seconds)
+        return ended.code, ended.output + ended.errors
+
+    def succeed(self) -> None:
+        """Wait for the end, which must be a success."""
+        code, written = self.end()
+        assert code == 0, written
 
     def files(self) -> dict[str, Path]:
         return {path.stem.rpartition("_")[2]: path for path in self.folder.iterdir()}
@@ -142,7 +146,6 @@ def start(network, tmp_path):
     yield start
     for rank in ranks:
         rank.process.kill()
-        rank.process.wait()
 
 
 @pytest.mark.parametrize("torchrun", [False, True], ids=["flags", "torchrun's variables"])
@@ -152,7 +155,7 @@ def test_workers_may_start_before_the_server_and_train_as_on_one_machine(torchru
         worker.wait_until("Waiting for the server")
     server = start("dist_sync.py", 0, torchrun=torchrun)
     for rank in (server, *workers):
-        assert rank.end()[0] == 0, rank.output.read_text()
+        rank.succeed()
     local = train("dist_sync.py", tmp_path / "local", "--seed", 1, "--split_dataset")
     assert weights_of(server.files()) == weights_of(local)
 
@@ -162,7 +165,7 @@ def test_the_address_of_the_server_may_be(address, start):
     """127.0.0.2 stands for a secondary address: the loopback interface has another one first."""
     ranks = [start("dist_async.py", rank, on=Loopback(address)) for rank in range(3)]
     for rank in ranks:
-        assert rank.end()[0] == 0, rank.output.read_text()
+        rank.succeed()
 
 
 @pytest.mark.parametrize("algorithm", ["rennala", "ringleader", "dude", "malenia", "backup"])
@@ -170,14 +173,14 @@ def test_algorithms_that_make_workers_wait_or_keep_their_gradients(algorithm, st
     script = f"dist_{ALGORITHMS[algorithm].mode}.py"
     ranks = [start(script, rank, "--algorithm", algorithm, "--stop", "total") for rank in range(3)]
     for rank in ranks:
-        assert rank.end()[0] == 0, rank.output.read_text()
+        rank.succeed()
     assert read_log(ranks[0].files()["log"]).status == "complete"
 
 
 def test_a_run_that_spanned_machines_is_replayed_on_one(start, tmp_path):
     ranks = [start("dist_async.py", rank) for rank in range(3)]
     for rank in ranks:
-        assert rank.end()[0] == 0, rank.output.read_text()
+        rank.succeed()
     again = train("dist_async.py", tmp_path / "again", "--replay", ranks[0].files()["log"])
     assert weights_of(again) == weights_of(ranks[0].files())
 
@@ -232,7 +235,7 @@ def test_a_synchronous_run_ends_and_names_the_host_whose_link_goes_down(start, n
 def test_a_killed_worker_on_another_host_is_detected(start):
     server, other, killed = (start("dist_async.py", rank, "--epochs", 40) for rank in range(3))
     server.wait_until_training()
-    killed.process.kill()
+    killed.process.send_signal(signal.SIGKILL)
     server.wait_until("Worker_2 was lost", seconds=2 * PEER_TIMEOUT)
     assert server.end()[0] == 0 and other.end()[0] == 0
     assert read_log(server.files()["log"]).result["lost_workers"] == ["Worker_2"]
@@ -241,43 +244,40 @@ def test_a_killed_worker_on_another_host_is_detected(start):
 def test_a_killed_server_ends_its_workers(start):
     server, *workers = (start("dist_async.py", rank, "--epochs", 2000) for rank in range(3))
     server.wait_until_training()
-    server.process.kill()
+    server.process.send_signal(signal.SIGKILL)
     for worker in workers:
         code, output = worker.end(10)
         assert code == 1 and "server" in output.strip().split("\n")[-1]
 
 
-@contextmanager
-def other_service(kind: str) -> Iterator[None]:
-    """Something else that listens on PORT: a store of another job of torch's, a web server, or one that is mute."""
-    if kind == "store":
-        store = TCPStore("127.0.0.1", PORT, is_master=True, wait_for_workers=False)
-        yield
-        del store
-    elif kind == "web server":
-        with ThreadingHTTPServer(("127.0.0.1", PORT), BaseHTTPRequestHandler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield
-            server.shutdown()
-    else:
-        with socket.create_server(("127.0.0.1", PORT)):
-            yield
+@pytest.fixture
+def other_services() -> Iterator[dict[str, int]]:
+    """Ports where something else listens: a store of another job of torch's, a web server, one that is mute."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as web_server,
+        socket.create_server(("127.0.0.1", 0)) as mute,
+    ):
+        threading.Thread(target=web_server.serve_forever, daemon=True).start()
+        yield {"store": store.port, "web server": web_server.server_port, "mute": mute.getsockname()[1]}
+        web_server.shutdown()
 
 
-@pytest.mark.parametrize("kind", ["store", "web server", "mute"])
-def test_another_service_on_the_port(kind, start):
-    with other_service(kind):
-        code, output = start("dist_async.py", 1, on=Loopback()).end(60)
-    assert code == 1 and f"no server of this suite at tcp://127.0.0.1:{PORT}" in output.splitlines()[-1]
+def test_another_service_on_the_port(other_services, start):
+    workers = {
+        port: start("dist_async.py", 1, "--master_port", port, on=Loopback()) for port in other_services.values()
+    }
+    for port, worker in workers.items():
+        code, output = worker.end()
+        assert code == 1 and f"no server of this suite at tcp://127.0.0.1:{port}" in output.splitlines()[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_worker_that_meets_another_service_can_be_ended(number, start):
-    with other_service("mute"):
-        worker = start("dist_async.py", 1, on=Loopback())
-        worker.wait_until("Waiting for the server")
-        worker.process.send_signal(number)
-        assert worker.end(10)[0] == 130
+def test_a_worker_that_meets_another_service_can_be_ended(number, other_services, start):
+    worker = start("dist_async.py", 1, "--master_port", other_services["mute"], on=Loopback())
+    worker.wait_until("Waiting for the server")
+    worker.process.send_signal(number)
+    assert worker.end(10)[0] == 130
 
 
 def test_a_rank_that_is_started_twice_is_refused_without_harm_to_the_first(start):
@@ -305,6 +305,6 @@ def test_a_machine_without_a_loopback_interface(network, tmp_path):
     if isinstance(network, Loopback):
         pytest.skip("network namespaces are not allowed here")
     ip("-n", network.names[0], "link", "set", "lo", "down")
-    command = [*network.on(0), sys.executable, ROOT / "dist_async.py", "--dataset", "digits", "--subfolder", tmp_path]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and "ip link set lo up" in done.stderr.splitlines()[-1]
+    flags = ("--dataset", "digits", "--subfolder", tmp_path)
+    done = shared_nursery().run("dist_async.py", *flags, network=network.namespace(0))
+    assert done.code == 1 and "ip link set lo up" in done.errors.splitlines()[-1]

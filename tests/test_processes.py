@@ -2,15 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import ROOT, train
+from conftest import train
 from live_run import LiveRun
 from training.record.reader import read_log
 
@@ -97,8 +95,7 @@ def test_sync_ends_when_a_worker_dies_at_start_up(start):
 def test_workers_end_if_the_launcher_dies_at_start_up(start):
     run = start("dist_async.py", "--world_size", 4)
     workers = run.wait_for_workers(3)
-    run.process.kill()
-    run.process.wait()
+    run.kill()
     wait_until_gone(workers)
 
 
@@ -120,8 +117,7 @@ def test_a_run_waits_for_a_stopped_worker(script, start, tmp_path):
     run = start(script, "--world_size", 3, "--epochs", 10, "--split_dataset")
     workers = run.wait_until_training()
     os.kill(workers[1], signal.SIGSTOP)
-    warning = run.process.stderr.readline()
-    assert warning == f"{script}: warning: Worker_2 is stopped (SIGSTOP): waiting for it\n"
+    assert run.wait_for_message() == f"{script}: warning: Worker_2 is stopped (SIGSTOP): waiting for it\n"
     assert run.process.poll() is None
     os.kill(workers[1], signal.SIGCONT)
     code, _, error = run.end()
@@ -145,8 +141,7 @@ def test_async_ends_when_all_workers_die(start):
 def test_workers_end_with_their_server(script, start, tmp_path):
     run = start(script, "--world_size", 4)
     workers = run.wait_until_training()
-    run.process.kill()
-    run.process.wait()
+    run.kill()
     wait_until_gone(workers)
     assert len(read_log(partial_files(tmp_path)["log"]).updates) >= 20
 
@@ -199,20 +194,15 @@ def test_a_local_run_listens_only_on_loopback(start):
     assert addresses, "RPC must listen on some address: this test misses it"
 
 
-def test_simultaneous_runs_do_not_interfere(tmp_path):
+def test_simultaneous_runs_do_not_interfere(nursery, tmp_path):
     """Ten runs in one folder, in pairs of the same name: all complete, and leave only their final files."""
     folder, temporary = tmp_path / "runs", tmp_path / "temporary"
     temporary.mkdir()
-    command = [sys.executable, str(ROOT / "dist_async.py"), "--dataset", "digits", "--subfolder", str(folder)]
-    environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
-    runs = [
-        subprocess.Popen([*command, "--seed", str(seed)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                         env=environment, cwd=temporary)
-        for seed in (1, 2, 3, 4, 5, 1, 2, 3, 4, 5)
-    ]  # fmt: skip
-    for process in runs:
-        assert process.wait(timeout=120) == 0, process.stderr.read()
-        process.stderr.close()
+    flags = ("--dataset", "digits", "--subfolder", folder)
+    surroundings = {"folder": temporary, "variables": {"TMPDIR": str(temporary)}, "timeout": 120}
+    runs = [nursery.start("dist_async.py", *flags, "--seed", seed, **surroundings) for seed in (1, 2, 3, 4, 5) * 2]
+    for run in runs:
+        assert run.wait(120).code == 0, run.errors.read_text()
     assert len(list(folder.iterdir())) == 5 * 2
     assert {read_log(path).result["status"] for path in folder.glob("*.log")} == {"complete"}
     assert list(temporary.iterdir()) == []

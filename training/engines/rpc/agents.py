@@ -31,6 +31,7 @@ SERVICE = "asynchronous SGD"  # a key that only the store of this suite has
 TIMEOUT_SECONDS = 20 * 24 * 3600  # for all calls; torch stores milliseconds in 31 bits
 RENDEZVOUS_SECONDS = 1800  # how long machines wait for each other before training starts
 SERVER_SECONDS = 10  # how long the server takes from opening its port to its first answer, at most
+LOOPBACK_SECONDS = 2  # how long a connection within this machine takes, at most
 BEATS = 4  # heartbeats per `peer_timeout`
 SIOCGIFCONF = 0x8912  # linux/sockios.h
 
@@ -99,14 +100,14 @@ def ended_by_signals() -> Iterator[None]:
 
 def check_loopback() -> None:
     """Raise DataError if the processes of this machine cannot reach each other."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("127.0.0.1", 9))  # sends nothing
-        except OSError as error:
-            raise DataError(
-                f"the loopback interface does not work ({error.strerror}): bring it up with `ip link set lo up`, or "
-                "use --clock virtual"
-            ) from error
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=LOOPBACK_SECONDS).close()
+    except OSError as error:
+        raise DataError(
+            f"the loopback interface does not work ({error.strerror or error}): bring it up with `ip link set lo up`, "
+            "or use --clock virtual"
+        ) from error
 
 
 def check_own_address(address: str) -> None:
