@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import select
 import signal
 import sys
 import traceback
@@ -192,9 +193,18 @@ def flush_output() -> None:
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
+def output_has_no_reader() -> bool:
+    """Whether stdout is a pipe that nobody reads any more, as after `| head`."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 def complain(script: str, error: object, code: int) -> int:
     """Print an error as one line; return the exit code."""
     if isinstance(error, OSError) and error.filename is not None:
         error = f"{error.filename2 or error.filename}: {error.strerror}"
+    elif isinstance(error, BrokenPipeError) and output_has_no_reader():
+        error = f"standard output: {error.strerror}"
     print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
     return code

@@ -64,6 +64,72 @@ def test_scripts_and_drivers_in_a_strange_environment(name, trained, strange_fol
     assert "Shared by all runs" in (results / "summary.md").read_text(encoding="utf-8")
 
 
+HOSTILE = ENVIRONMENTS["an old system"] | ENVIRONMENTS["a strict shell"] | {
+    "HOME": "/nonexistent", "TERM": "", "DISPLAY": ":99", "COLUMNS": "7", "PYTHONOPTIMIZE": "2",
+}  # fmt: skip
+TINY = "--dataset digits --train_split 0.2 --seed 1"
+SCRIPTS = {
+    "nonDistributed.py": TINY,
+    "dist_sync.py": f"{TINY} --clock virtual",
+    "dist_async.py": TINY,
+    "test_model.py": "{model} {log} --classification_report",
+    "loss_landscape.py": "{model} {weights} --grid_size 3",
+    "loss_landscape_multi.py": "{model} {weights} {weights} --grid_size 3 --no_grid_save",
+    "kfold.py": "--dataset digits --epochs 1 --k_splits 2 --learning_rates 0.1 --batch_sizes 128 --seed 1",
+    "nb_params.py": "",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_in_a_hostile_environment(script, trained, strange_folder):
+    flags = SCRIPTS[script].format(**trained).split()
+    outputs = [] if script == "nb_params.py" else ["--subfolder", strange_folder / "résultats"]
+    execute([sys.executable, ROOT / script, *flags, *outputs], strange_folder, **HOSTILE)
+    assert not outputs or list((strange_folder / "résultats").iterdir())
+
+
+@pytest.mark.parametrize("driver", sorted(path.name for path in (ROOT / "scripts").glob("run_*.sh")))
+def test_every_driver_in_a_hostile_environment(driver, strange_folder):
+    if driver == "run_tests.sh":
+        return
+    before = sorted(strange_folder.rglob("*"))
+    output = execute(["bash", ROOT / "scripts" / driver, "--dry_run", "--results", "résultats"], strange_folder,
+                     **HOSTILE).stdout.decode(errors="replace")  # fmt: skip
+    assert "to do" in output and sorted(strange_folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "command", [f"{ROOT}/dist_async.py {TINY} --clock virtual --subfolder runs", f"{ROOT}/nb_params.py"]
+)
+def test_an_output_that_nobody_reads(command, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, *command.split()], cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE,
+                          text=True, timeout=60)  # fmt: skip
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr == f"{Path(command.split()[0]).name}: error: standard output: Broken pipe\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_checkout_of_another_user(tmp_path):
+    """It can be read only: nothing is written into it, and the log has its revision."""
+    subprocess.run(["git", "-c", "safe.directory=*", "clone", "-q", ROOT, tmp_path / "suite"], check=True, timeout=60)
+    for path in [tmp_path / "suite", *(tmp_path / "suite").rglob("*")]:
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    before = sorted((tmp_path / "suite").rglob("*"))
+    no_privileges = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]
+    flags = [*TINY.split(), "--clock", "virtual", "--subfolder", "runs"]
+    execute([*no_privileges, sys.executable, tmp_path / "suite/dist_async.py", *flags], tmp_path)
+    (log,) = (tmp_path / "runs").glob("*_log.log")
+    assert len(read_log(log).header["revision"]) == 12
+    assert sorted((tmp_path / "suite").rglob("*")) == before
+    os.chown(tmp_path / "runs", 65534, 65534)
+    command = [*no_privileges, sys.executable, ROOT / "dist_async.py", *flags]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.endswith("Permission denied\n") and done.stderr.count("\n") == 1
+
+
 def test_figures_have_their_own_settings(trained, strange_folder, tmp_path):
     """A matplotlibrc in the working directory would make them tiny."""
     plots = [ROOT / "test_model.py", trained["model"], trained["log"], "--training_time", "--pics", "--subfolder"]

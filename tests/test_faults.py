@@ -14,6 +14,7 @@ import torch
 from live_run import LiveRun
 from nursery import Ended, Nursery
 from test_bad_files import contents
+from test_drivers import QUICK, drive
 from test_processes import LONG, wait_until_gone
 from training.names import ARTIFACTS
 from training.record.reader import read_log
@@ -195,6 +196,16 @@ def test_a_folder_that_is_read_only(name, nursery, inputs, disk):
     ended = nursery.run(command, folder=inputs)
     ended.refused(disk.folder, "Read-only file system")
     assert contents(disk.folder) == before
+
+
+@pytest.mark.parametrize("state", ["full", "read-only"])
+def test_a_driver_whose_results_cannot_be_written(state, disk):
+    fill(disk.folder, leave=0) if state == "full" else disk.make_read_only()
+    before = contents(disk.folder)
+    words = drive("run_delay_exps", *QUICK, "--parts", "b", "--world_sizes", 3, "--delays", 30,
+                  "--results", disk.folder, cwd=disk.folder.parent, code=1)  # fmt: skip
+    assert "Traceback" not in words and {"full": "No space left", "read-only": "Read-only"}[state] in words
+    assert {name: content for name, content in contents(disk.folder).items() if content} == before
 
 
 @pytest.mark.parametrize("folder", ["/proc", "/sys/none"])
