@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 from torch.distributed import TCPStore
 
-from conftest import DATA, shared_nursery, train, weights_of
+from conftest import DATA, ROOT, shared_nursery, train, weights_of
+from live_run import listening_addresses
 from training.algorithms import ALGORITHMS
 from training.record.reader import read_log
 
@@ -299,6 +301,31 @@ def test_an_interrupted_server_tells_its_workers(start):
     for worker in workers:
         code, output = worker.end(10)
         assert code == 1 and "the server was interrupted" in output.splitlines()[-1]
+
+
+def test_a_run_listens_only_at_addresses_of_its_interface(start, network):
+    ranks = [start("dist_async.py", rank, "--epochs", 2000) for rank in range(3)]
+    ranks[0].wait_until_training()
+    for number, rank in enumerate(ranks):
+        own = socket.inet_aton(network.address(number))[::-1].hex().upper()
+        assert listening_addresses([rank.process.pid]) == {own}
+
+
+def test_a_port_that_is_taken(other_services, start):
+    code, output = start("dist_async.py", 0, "--master_port", other_services["mute"], on=Loopback()).end()
+    assert code == 1 and "Address already in use" in output.splitlines()[-1]
+    assert str(other_services["mute"]) in output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["dist_sync.py", "dist_async.py"])
+def test_torchrun(name, tmp_path):
+    """Its agent has a store at the master's address already."""
+    flags = ("--dataset", "digits", "--seed", 1, "--split_dataset", "--lr", 0.05, "--momentum", 0.9)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 3, "--master-port", PORT + 1,
+               ROOT / name, *flags, "--subfolder", tmp_path]  # fmt: skip
+    subprocess.run(list(map(str, command)), check=True, timeout=120, capture_output=True)
+    (log,) = tmp_path.glob("*_log.log")
+    assert read_log(log).status == "complete"
 
 
 def test_a_machine_without_a_loopback_interface(network, tmp_path):

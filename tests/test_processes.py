@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import train
-from live_run import LiveRun
+from live_run import LiveRun, listening_addresses
 from training.record.reader import read_log
 
 LONG = ("--dataset", "digits", "--epochs", "500", "--seed", "1")  # defaults, which a test may override
@@ -168,22 +168,6 @@ def test_interruption_on_the_virtual_clock(start, tmp_path):
     code, _, errors = run.end(timeout=10)
     assert code == 130, errors
     assert read_log(partial_files(tmp_path)["log"]).result["status"] == "partial"
-
-
-def listening_addresses(pids: list[int]) -> set[str]:
-    """The addresses, in the kernel's hexadecimal format, that these processes listen on."""
-    inodes = set()
-    for pid in pids:
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            target = os.readlink(link) if link.is_symlink() else ""
-            inodes |= {target[8:-1]} if target.startswith("socket:[") else set()
-    found = set()
-    for table in ("tcp", "tcp6", "udp", "udp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[9] in inodes and (fields[3] == "0A" or table.startswith("udp")):
-                found.add(fields[1].split(":")[0])
-    return found
 
 
 def test_a_local_run_listens_only_on_loopback(start):

@@ -17,11 +17,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlparse
 
 import torch.distributed as distributed
 import torch.distributed.rpc as rpc
+from torch.distributed import TCPStore
+from torch.distributed.rendezvous import register_rendezvous_handler
 
 from interface.errors import DataError, UsageError
 
@@ -64,6 +68,22 @@ def _make_agent(
 STAR = rpc.backend_registry.register_backend("STAR", rpc.TensorPipeRpcBackendOptions, _make_agent)
 
 
+def _rendezvous(url: str, **options: object) -> Iterator[tuple[distributed.Store, int, int]]:
+    """Like torch's tcp:// rendezvous, but rank 0 listens at the master's address only, not on all interfaces."""
+    where, rank = urlparse(url), int(parse_qs(urlparse(url).query)["rank"][0])
+    # torchrun may have started a store at that address, which all ranks use.
+    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
+    listener = None
+    if serves:
+        family, _, _, _, endpoint = socket.getaddrinfo(where.hostname, where.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(endpoint[:2], family=family).detach()
+    patience = timedelta(seconds=RENDEZVOUS_SECONDS)
+    yield TCPStore(where.hostname, where.port, None, serves, patience, False, master_listen_fd=listener), rank, -1
+
+
+register_rendezvous_handler("star", _rendezvous)
+
+
 def join_star(name: str, rank: int, rendezvous: str, threads: int) -> None:
     """Join the star at `rendezvous` (a torch init_method URL); threads: for incoming calls.
 
@@ -71,7 +91,7 @@ def join_star(name: str, rank: int, rendezvous: str, threads: int) -> None:
     """
     options = rpc.TensorPipeRpcBackendOptions(
         num_worker_threads=threads,
-        init_method=rendezvous,
+        init_method=rendezvous.replace("tcp://", "star://"),
         rpc_timeout=TIMEOUT_SECONDS,
         # With more processes than cores, polling shared memory takes CPU time from the workers.
         _transports=["uv"],
@@ -80,7 +100,7 @@ def join_star(name: str, rank: int, rendezvous: str, threads: int) -> None:
     try:
         with ended_by_signals():
             rpc.init_rpc(name, backend=STAR, rank=rank, rpc_backend_options=options)
-    except RuntimeError as error:  # torch's error for all network failures
+    except (RuntimeError, OSError) as error:  # RuntimeError: torch's error for all network failures
         raise DataError(f"rendezvous at {rendezvous} failed: {_first_line(error)}") from error
 
 
@@ -237,7 +257,7 @@ def wait_for_server(address: str, port: int) -> None:
 def _look_for_server(address: str, port: int, answers: queue.SimpleQueue[bool]) -> None:
     deadline = time.monotonic() + SERVER_SECONDS
     try:
-        store = distributed.TCPStore(address, port, is_master=False, wait_for_workers=False)
+        store = TCPStore(address, port, is_master=False, wait_for_workers=False)
         while not (found := store.check([SERVICE])) and time.monotonic() < deadline:
             time.sleep(0.01)
         answers.put(found)
