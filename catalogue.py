@@ -16,7 +16,7 @@ DEFAULT_SEED = 42
 class DatasetRow:
     """Properties of a data set that are known before it is read.
 
-    image_shape: (H, W, C); network, alt_network: keys of NETWORKS, trained by default and with --alt_model;
+    image_shape: (H, W, C); samples: of the training set; network, alt_network: keys of NETWORKS, trained by default and with --alt_model;
     torchvision: its class in torchvision.datasets, if any; reader: the function that reads it;
     checksums: CRC-32 of the published pixels and labels: training images, training labels, test images, test labels.
     CIFAR has none: torchvision checks its files.
@@ -30,6 +30,7 @@ class DatasetRow:
     torchvision: str | None = None
     reader: str = "common:read_torchvision"
     checksums: tuple[str, ...] = ()
+    samples: int | None = None
 
 
 DATASETS = {
@@ -41,6 +42,7 @@ DATASETS = {
         "CNN1",
         torchvision="MNIST",
         checksums=("f3639b56", "ba07e8ef", "e4ca5f57", "ee8604d9"),
+        samples=60_000,
     ),
     "fashion_mnist": DatasetRow(
         "Fashion-MNIST",
@@ -51,26 +53,31 @@ DATASETS = {
         "FashionMNIST",
         reader="common:read_fashion_mnist",
         checksums=("ae65dccd", "2ed6e46a", "12728439", "242bc73f"),
+        samples=60_000,
     ),
-    "cifar10": DatasetRow("CIFAR-10", (32, 32, 3), 10, "ResNet18", "CNN2", torchvision="CIFAR10"),
-    "cifar100": DatasetRow("CIFAR-100", (32, 32, 3), 100, "ResNet18", "CNN2", torchvision="CIFAR100"),
-    "digits": DatasetRow("digits", (28, 28, 1), 10, "LeNet5", "CNN1", reader="common:read_digits"),
+    "cifar10": DatasetRow("CIFAR-10", (32, 32, 3), 10, "ResNet18", "CNN2", torchvision="CIFAR10", samples=50_000),
+    "cifar100": DatasetRow("CIFAR-100", (32, 32, 3), 100, "ResNet18", "CNN2", torchvision="CIFAR100", samples=50_000),
+    "digits": DatasetRow("digits", (28, 28, 1), 10, "LeNet5", "CNN1", reader="common:read_digits", samples=1437),
 }
 
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """A network: the shape (H, W, C) of its input images, and its class, called with the number of labels."""
+    """A network: the shape (H, W, C) of its input images, and its class, called with the number of labels.
+
+    sample_ms: what one sample of a gradient takes on one core, roughly, for estimates; None if it was not measured.
+    """
 
     image_shape: tuple[int, int, int]
     implementation: str
+    sample_ms: float | None = None
 
 
 NETWORKS = {
-    "LeNet5": NetworkRow((28, 28, 1), "common:LeNet5"),
-    "CNN1": NetworkRow((28, 28, 1), "common:CNN1"),
-    "ResNet18": NetworkRow((32, 32, 3), "common:ResNet18"),
-    "CNN2": NetworkRow((32, 32, 3), "common:CNN2"),
+    "LeNet5": NetworkRow((28, 28, 1), "common:LeNet5", 0.1),
+    "CNN1": NetworkRow((28, 28, 1), "common:CNN1", 0.8),
+    "ResNet18": NetworkRow((32, 32, 3), "common:ResNet18", 25),
+    "CNN2": NetworkRow((32, 32, 3), "common:CNN2", 0.5),
 }
 
 

@@ -1,8 +1,16 @@
-"""The two errors that are reported in one line; any other exception except OSError is a bug in the suite."""
+"""The errors that are reported in one line; any other exception except OSError is a bug in the suite."""
 
 
 class UsageError(Exception):
     """Wrong usage on the command line; the message names the flag, the value and what is valid. Exit code 2."""
+
+
+class NoEffectError(UsageError):
+    """A setting that would have no effect. setting: its name, without dashes."""
+
+    def __init__(self, setting: str, message: str) -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 class DataError(Exception):

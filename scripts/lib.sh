@@ -36,7 +36,8 @@ data_dir=data            # folder of the data sets, or to download to
 results=                 # folder for all outputs
 summary_dir=             # folder for trials.jsonl and the summary (default: the results)
 plot_dir=                # in drivers that draw: folder for reports and figures (default: the results)
-dry_run=no               # --dry_run: only print the commands
+dry_run=no               # --dry_run: only tell how many runs there are, and how long they take
+verbose=no               # --verbose: with --dry_run, the commands as well
 
 # Settings of every driver that trains; the defaults are those of the published study.
 training_settings=(dataset train_split lr batch_size epochs seeds clock compute_ms compute_time worker_speeds
@@ -76,9 +77,10 @@ read_settings() {
     case $1 in
       -h | --help) describe "${settings[@]}" ;;
       --dry_run) dry_run=yes && shift && continue ;;
+      --verbose) verbose=yes && shift && continue ;;
     esac
     [[ $1 == --* && " ${settings[*]} " == *" $name "* ]] ||
-      refuse "$1 is not valid: give --dry_run or some of ${settings[*]/#/--}"
+      refuse "$1 is not valid: give --dry_run, --verbose or some of ${settings[*]/#/--}"
     shift
     local values=()
     while (($#)) && [[ $1 != --* ]]; do
@@ -122,7 +124,7 @@ read_folder() {
 describe() {
   local name
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
-  printf '\nSettings and their values:\n  --dry_run\n'
+  printf '\nSettings and their values:\n  --dry_run  --verbose\n'
   for name in "$@"; do
     local -n value=$name
     printf '  --%s %s\n' "$name" "${value[*]}"
@@ -224,6 +226,7 @@ run_planned() {
   # With parallel runs, threads that spin while they wait would take cores from the other runs.
   ((${1:-jobs} == 1)) || export GOMP_SPINCOUNT=0
   [[ $dry_run == no ]] || flags+=(--dry_run)
+  [[ $verbose == no ]] || flags+=(--verbose)
   sweep "${flags[@]}" || code=$?
   planned=()
   ((code <= 1)) || exit "$code"

@@ -33,6 +33,7 @@ from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError
 from interface.files import make_folder
 from interface.processes import available_cores, end_with
+from scripts.estimate import in_words, total_seconds
 from training.config import RunConfig, make_parser
 from training.names import run_name
 
@@ -268,19 +269,34 @@ def parse_plan(lines: Iterable[str]) -> list[PlannedRun]:
     return list({run.name: run for run in runs}.values())
 
 
-def print_plan(runs: list[PlannedRun], trials: Trials) -> None:
-    """Print the commands of a plan, one per line, and mark those that are done."""
-    done = [run.is_done(trials) for run in runs]
-    for run, is_done in zip(runs, done, strict=True):
-        print(f"{run.command}{'  # done' if is_done else ''}")
-    print(f"{len(runs)} runs: {sum(done)} done, {len(runs) - sum(done)} to do")
+def print_plan(runs: list[PlannedRun], trials: Trials, jobs: int, verbose: bool) -> None:
+    """How many runs a plan has, how many are done, and how long the rest takes; verbose: the commands as well."""
+    waiting = [run for run in runs if not run.is_done(trials)]
+    if verbose:
+        for run in runs:
+            print(f"{run.command}{'' if run in waiting else '  # done'}")
+    duration = total_seconds([run.config for run in waiting if run.config], jobs) if waiting else None
+    estimate = f", {in_words(duration)} with --jobs {jobs}" if duration and all(run.config for run in waiting) else ""
+    print(f"{len(runs)} runs: {len(runs) - len(waiting)} done, {len(waiting)} to do{estimate}")
+
+
+def execute_all(runs: list[PlannedRun], summary_dir: Path, jobs: int) -> int:
+    """Execute the runs that are not done, and print what failed; returns how many did."""
+    with alone_in([summary_dir, *(Path(run.config.subfolder) for run in runs if run.config)]):
+        sweep = Sweep(runs, Trials(summary_dir))
+        print(f"{sweep.total} runs, {sweep.skipped} of them already done", flush=True)
+        sweep.finish(jobs)
+    if sweep.failures:
+        print(f"{len(sweep.failures)} of {sweep.total} runs failed:", *sweep.failures, sep="\n  ")
+    return len(sweep.failures)
 
 
 def main() -> None:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--jobs", type=Interval(int, "[1,inf)"), default=1, metavar="N", help="runs in parallel (default 1)")
-    add("--dry_run", action="store_true", help="only print the commands")
+    add("--dry_run", action="store_true", help="only tell how many runs there are, and how long they take")
+    add("--verbose", action="store_true", help="with --dry_run: print the commands as well")
     add("--names", action="store_true", help="only print the names of the runs")
     add("--summary_dir", type=Path, required=True, metavar="DIR", help="folder of trials.jsonl")
     arguments = parser.parse_args()
@@ -288,16 +304,9 @@ def main() -> None:
     runs = parse_plan(sys.stdin)
     if arguments.names:
         print(*(run.name for run in runs), sep="\n")
-        return
-    if arguments.dry_run:
-        print_plan(runs, Trials(arguments.summary_dir))
-        return
-    with alone_in([arguments.summary_dir, *(Path(run.config.subfolder) for run in runs if run.config)]):
-        sweep = Sweep(runs, Trials(arguments.summary_dir))
-        print(f"{sweep.total} runs, {sweep.skipped} of them already done", flush=True)
-        sweep.finish(arguments.jobs)
-    if sweep.failures:
-        print(f"{len(sweep.failures)} of {sweep.total} runs failed:", *sweep.failures, sep="\n  ")
+    elif arguments.dry_run:
+        print_plan(runs, Trials(arguments.summary_dir), arguments.jobs, arguments.verbose)
+    elif execute_all(runs, arguments.summary_dir, arguments.jobs):
         sys.exit(1)
 
 

@@ -29,6 +29,7 @@ DRIVERS = (
     "run_delay_exps", "run_speed_comp", "run_async_momentums", "run_close_ups", "run_last_updates", "run_stopping",
     "run_algorithms", "run_kfold", "run_kfold_full",
 )  # fmt: skip
+PLAN = ("--dry_run", "--verbose")
 QUICK = ("--clock", "virtual", "--dataset", "digits", "--epochs", 1)
 
 
@@ -73,7 +74,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_delay_experiments_are_what_the_study_describes(tmp_path):
-    configs = [config_of(words) for words in planned(drive("run_delay_exps", "--dry_run", cwd=tmp_path))]
+    configs = [config_of(words) for words in planned(drive("run_delay_exps", *PLAN, cwd=tmp_path))]
     assert len(configs) == len({run_name(config) for config in configs}) == 36 + 9 + 27 + 144
     shared = {(c.dataset, c.lr, c.batch_size, c.epochs, c.delay, c.alr, c.clock) for c in configs}
     assert shared == {("fashion_mnist", 0.005, 32, 6, True, False, "wall")}
@@ -98,18 +99,18 @@ def test_delay_experiments_are_what_the_study_describes(tmp_path):
 
 
 def test_speed_comparison_is_what_the_study_describes(tmp_path):
-    configs = [config_of(words) for words in planned(drive("run_speed_comp", "--dry_run", cwd=tmp_path))]
+    configs = [config_of(words) for words in planned(drive("run_speed_comp", *PLAN, cwd=tmp_path))]
     kinds = Counter((c.mode, c.alt_model, c.partition) for c in configs)
     assert kinds.pop(("classic", False, "none")) == 1
     assert len(kinds) == 12 and set(kinds.values()) == {3}
     assert len({run_name(config) for config in configs}) == 37
-    words = drive("run_speed_comp", "--dry_run", "--modes", "async", "--networks", "CNN1", cwd=tmp_path)
+    words = drive("run_speed_comp", *PLAN, "--modes", "async", "--networks", "CNN1", cwd=tmp_path)
     assert {(c.mode, c.alt_model) for c in map(config_of, planned(words))} == {("async", True)}
     assert "--modes tandem" in drive("run_speed_comp", "--dry_run", "--modes", "tandem", cwd=tmp_path, code=2)
 
 
 def test_momentum_experiment_is_what_the_study_describes(tmp_path):
-    commands = planned(drive("run_async_momentums", "--dry_run", cwd=tmp_path))
+    commands = planned(drive("run_async_momentums", *PLAN, cwd=tmp_path))
     trainings, tests, landscapes = commands[:5], commands[5:10], commands[10:]
     configs = [config_of(words) for words in trainings]
     assert [c.momentum for c in configs] == [0.99, 0.95, 0.9, 0.5, 0.0]
@@ -120,16 +121,16 @@ def test_momentum_experiment_is_what_the_study_describes(tmp_path):
 
 def test_grid_searches_are_planned_for_one_optimiser_or_both(tmp_path):
     for arguments, expected in (((), [False]), (("--alr",), [True])):
-        words = planned(drive("run_kfold", "--dry_run", "--dataset", "digits", *arguments, cwd=tmp_path))
+        words = planned(drive("run_kfold", *PLAN, "--dataset", "digits", *arguments, cwd=tmp_path))
         assert ["--alr" in command for command in words] == expected
-    words = planned(drive("run_kfold_full", "--dry_run", cwd=tmp_path))
+    words = planned(drive("run_kfold_full", *PLAN, cwd=tmp_path))
     assert Counter("--alr" in command for command in words) == {True: 8, False: 8}
 
 
 def test_overrides_reach_every_run_and_seeds_multiply(tmp_path):
     overrides = ("--delays", 30, "--world_sizes", "3 6", "--parts", "a", "b", "--seeds", 1, 2, "--train_split", 0.5)
     more = ("--compute_ms", 15, "--results", "here")
-    words = drive("run_delay_exps", "--dry_run", *QUICK, *overrides, *more, cwd=tmp_path)
+    words = drive("run_delay_exps", *PLAN, *QUICK, *overrides, *more, cwd=tmp_path)
     configs = [config_of(command) for command in planned(words)]
     assert len(configs) == (4 + 1) * 2 * 2
     assert {(c.delay_ms, c.clock, c.compute_ms, c.dataset, c.epochs, c.train_split, c.subfolder) for c in configs} == {

@@ -18,7 +18,7 @@ from typing import Any
 
 from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, PARTITIONS, network_name, networks_for
 from interface.command_line import ArgumentParser, Interval, Joined, ValueType
-from interface.errors import UsageError
+from interface.errors import NoEffectError, UsageError
 from training.algorithms import ALGORITHMS, Algorithm
 from training.flags import DISTRIBUTED, MODES, Flag, Needs, Scope, Title, filled, flag, row_of
 from training.stopping import STOPPING_RULES
@@ -334,7 +334,7 @@ class RunConfig(*GROUPS):
             if value == default:
                 continue
             if self.mode not in row.modes:
-                raise UsageError(f"{flag_of(self, name)} has no effect on a {MODE_TITLES[self.mode]} run")
+                self._refuse(name, True, f"on a {MODE_TITLES[self.mode]} run")
             if not is_valid(value, row, default):
                 raise UsageError(f"--{name} {str(value)[:80]} is not valid: give {what_is_valid(row, default)}")
 
@@ -416,7 +416,7 @@ class RunConfig(*GROUPS):
 
     def _refuse(self, name: str, when: bool, why: str) -> None:
         if when and getattr(self, name) != default_of(name):
-            raise UsageError(f"{flag_of(self, name)} has no effect {why}")
+            raise NoEffectError(name, f"{flag_of(self, name)} has no effect {why}")
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -496,12 +496,19 @@ def what_is_valid(row: Flag, default: Any) -> str:
     return "true or false" if isinstance(default, bool) else "a text that is not empty"
 
 
-def flag_of(config: RunConfig, name: str) -> str:
-    """A setting as written on the command line: the flag and its value, if it takes one."""
+def words_of(config: RunConfig, name: str) -> list[str]:
+    """A setting as the words of a command line: the flag and its value, if it takes one."""
     value = getattr(config, name)
     if name == "partition":
-        return f"--{value}"
-    return f"--{name}" if isinstance(value, bool) else f"--{name} {value}"
+        return [f"--{value}"]
+    if isinstance(value, bool):
+        return [f"--{name}"]
+    return [f"--{name}", *(str(value).split() if ROWS[name].argparse.get("nargs") == "+" else [str(value)])]
+
+
+def flag_of(config: RunConfig, name: str) -> str:
+    """The same as one text, for messages."""
+    return " ".join(words_of(config, name))
 
 
 def algorithms_of(mode: str) -> list[str]:

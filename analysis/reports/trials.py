@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import itertools
 import json
 import logging
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from analysis.spread import Spread
 from catalogue import DATASETS
@@ -26,9 +28,14 @@ from training.config import ROWS, RUN_CLOCKS, RunConfig, default_of, experiment_
 from training.flags import MODES
 
 if TYPE_CHECKING:
-    from training.record.run_log import RunLog
+    import numpy as np
+
+    from training.record.run_log import Events, RunLog
 
 LOG_ENDING = "_log.log"
+CURVE_POINTS = 50
+HISTOGRAM_BINS = 100
+COUNTED = ("seconds", "updates", "gradients", "dropped_gradients", "mean_staleness", "max_staleness")
 BETTER_THAN_CHANCE = 2  # times the accuracy of a guess: what a run that converged exceeds
 
 
@@ -46,6 +53,9 @@ class TrialOutcome:
     status: "partial" for a run without an end, such as the replay of one that was killed;
     first_left: the moment at which the first worker left; ended_by: the rule that ended the run;
     evaluations: seconds, update and test accuracy of each evaluation on the way;
+    validations: seconds, epoch, validation loss and accuracy after each epoch, with --val;
+    training_losses: seconds, update and mean loss of some mini-batches, for a curve;
+    staleness_counts: staleness, and the number of updates with it; epochs_done: how far the run went, in epochs;
     validation_accuracy: of the last validation, with --val; label_accuracies: test accuracy of each label.
     """
 
@@ -66,6 +76,10 @@ class TrialOutcome:
     first_left_seconds: float | None = None
     first_left_accuracy: float | None = None
     evaluations: tuple[tuple[float, int, float], ...] = ()
+    validations: tuple[tuple[float, int, float, float], ...] = ()
+    training_losses: tuple[tuple[float, int, float], ...] = ()
+    staleness_counts: tuple[tuple[int, int], ...] = ()
+    epochs_done: float | None = None
     validation_accuracy: float | None = None
     label_accuracies: tuple[float, ...] = ()
     real_seconds: float | None = None
@@ -93,21 +107,36 @@ class TrialOutcome:
         test = score(predicted, dataset.test.labels)
         chance = 100 / DATASETS[config.dataset].labels
         finite = bool(torch.isfinite(model.parameters).all()) and math.isfinite(test.loss)
-        header, result = log.header or {}, log.result or {}
-        first = next((one for one in log.evaluations if one.first_left), None)
-        return cls(
+        return dataclasses.replace(
+            cls.of_log(log),
             test_accuracy=test.accuracy,
             test_loss=test.loss,
             train_accuracy=train.accuracy,
             train_loss=train.loss,
+            converged=finite and test.accuracy > BETTER_THAN_CHANCE * chance,
+            label_accuracies=label_accuracies(predicted, dataset.test.labels),
+        )
+
+    @classmethod
+    def of_log(cls, log: RunLog) -> TrialOutcome:
+        """What the log alone tells: accuracies and losses of the final model are NaN."""
+        config, header, result = log.config, log.header or {}, log.result or {}
+        first = next((one for one in log.evaluations if one.first_left), None)
+        staleness = log.updates.staleness
+        planned = header.get("gradients") or len(log.gradients)
+        return cls(
+            test_accuracy=math.nan,
+            test_loss=math.nan,
+            train_accuracy=math.nan,
+            train_loss=math.nan,
+            converged=False,
             seconds=log.seconds,
             updates=len(log.updates),
-            mean_staleness=float(log.updates.staleness.mean()) if len(log.updates) else 0.0,
-            max_staleness=int(log.updates.staleness.max(initial=0)),
-            converged=finite and test.accuracy > BETTER_THAN_CHANCE * chance,
+            mean_staleness=float(staleness.mean()) if len(staleness) else 0.0,
+            max_staleness=int(staleness.max(initial=0)),
             gradients=len(log.gradients),
             dropped_gradients=log.dropped,
-            std_staleness=float(log.updates.staleness.std()) if len(log.updates) else None,
+            std_staleness=float(staleness.std()) if len(staleness) else None,
             ended_by=result.get("ended_by") or "epochs",
             first_left_update=first.update if first else None,
             first_left_seconds=first.seconds if first else None,
@@ -115,8 +144,11 @@ class TrialOutcome:
             evaluations=tuple(
                 (one.seconds, one.update, one.test_accuracy) for one in log.evaluations if not one.first_left
             ),
+            validations=tuple((one.seconds, one.epoch, one.val_loss, one.val_accuracy) for one in log.validations),
+            training_losses=loss_curve(log.updates),
+            staleness_counts=histogram(staleness),
+            epochs_done=config.epochs * len(log.gradients) / planned if planned else 0.0,
             validation_accuracy=log.validations[-1].val_accuracy if log.validations else None,
-            label_accuracies=label_accuracies(predicted, dataset.test.labels),
             real_seconds=result.get("real_seconds"),
             host=header.get("host", ""),
             torch=header.get("versions", {}).get("torch", ""),
@@ -130,6 +162,26 @@ class TrialOutcome:
     def remark(self) -> str:
         """What sets a run apart from one that went to its end with all of its workers."""
         return "partial" if self.status != "complete" else "lost workers" if self.lost_workers else ""
+
+
+def loss_curve(updates: Events) -> tuple[tuple[float, int, float], ...]:
+    """Seconds, update and mean loss of at most CURVE_POINTS equal parts of a run."""
+    import numpy as np
+
+    ends = np.unique(np.linspace(0, len(updates), CURVE_POINTS + 1).round().astype(int))
+    return tuple(
+        (float(updates.seconds[end - 1]), int(end), float(updates.loss[start:end].mean()))
+        for start, end in itertools.pairwise(ends)
+    )
+
+
+def histogram(staleness: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Each staleness and how often it occurs; in at most HISTOGRAM_BINS bins, named after their lowest value."""
+    import numpy as np
+
+    width = int(staleness.max(initial=0)) // HISTOGRAM_BINS + 1
+    values, counts = np.unique(staleness // width * width, return_counts=True)
+    return tuple(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -165,10 +217,7 @@ class Trial:
     def line(self) -> str:
         """Its line of the file. Numbers that are not finite, which JSON does not have, are texts."""
         fields = {"name": self.name, "seed": self.seed, "clock": self.clock}
-        outcome = {
-            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in dataclasses.asdict(self.outcome).items()
-        }
+        outcome = {name: finite_or_text(value) for name, value in dataclasses.asdict(self.outcome).items()}
         return json.dumps(fields | {"config": self.config.as_dict(), "outcome": outcome}, allow_nan=False)
 
     @classmethod
@@ -196,15 +245,26 @@ def parse_outcome(found: dict[str, Any]) -> dict[str, Any]:
     for name, kind in get_type_hints(TrialOutcome).items():
         if name in values:
             values[name] = parse_value(name, values[name], kind)
+    for name, value in values.items():
+        limit = 100.0 if name.endswith("_accuracy") else sys.float_info.max if name in COUNTED else math.inf
+        if isinstance(value, int | float) and limit < math.inf and not 0 <= value <= limit:
+            raise ValueError(f"{name} {value}")
     return values
+
+
+def finite_or_text(value: Any) -> Any:
+    """The value, with texts for the numbers in it that are not finite."""
+    if isinstance(value, tuple | list):
+        return [finite_or_text(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def parse_value(name: str, value: Any, kind: Any) -> Any:
     """One value of a line as a field of this type has it. Raises ValueError for a value of another type."""
-    if name == "evaluations":
-        return tuple((float(seconds), int(update), float(accuracy)) for seconds, update, accuracy in value)
-    if name == "label_accuracies":
-        return tuple(map(float, value))
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        each = itertools.repeat(kinds[0]) if kinds[-1] is ... else kinds
+        return tuple(parse_value(name, *pair) for pair in zip(value, each, strict=kinds[-1] is not ...))
     kinds = get_args(kind) or (kind,)
     if float in kinds and isinstance(value, int | float | str) and not isinstance(value, bool):
         return float(value)

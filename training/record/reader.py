@@ -105,6 +105,9 @@ def _own_header(line: str) -> tuple[dict[str, Any], RunConfig]:
         head["seed"] in ROWS["seed"].valid and config.seed in (None, head["seed"]), f"seed {str(head['seed'])[:80]}"
     )
     _demand(all(type(samples) is int for samples in head["worker_samples"]), "samples that are no whole numbers")
+    planned = head.get("gradients", 0) if head["updates"] is not None else head["gradients"]  # format 1 has none
+    _demand(type(planned) is int and planned >= 0, f"gradients {str(planned)[:80]!r}")
+    _demand((head["updates"] or 0) >= 0, f"updates {head['updates']}")
     within(head["threads_per_gradient"], 1, MAX_THREADS, "threads per gradient")
     batches = [math.ceil(samples / config.batch_size) for samples in head["worker_samples"]]
     _demand(head["worker_batches_per_epoch"] == batches, "mini-batches do not match samples")

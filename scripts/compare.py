@@ -1,0 +1,221 @@
+"""Compare anything: train every combination of the given values with every seed, then tabulate and report them.
+
+bash scripts/compare.sh --modes sync async --workers 5 --partitions split_labels --slow_worker_1
+
+Every flag of the training scripts takes one value or several; a flag that is on or off takes yes, no, or both. What
+has no effect on a combination is left out of it, and combinations that no run can have are left out: both are told
+before anything runs. The same command again does only what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from analysis.reports.trials import Trials
+from interface.command_line import ArgumentParser, Interval, Joined, run_script
+from interface.errors import NoEffectError, UsageError
+from scripts.sweep import PlannedRun, execute_all, print_plan
+from training.algorithms import ALGORITHMS
+from training.config import GROUPS, MODE_TITLES, ROWS, RunConfig, default_of, is_usual, words_of
+from training.flags import DISTRIBUTED, MODES
+
+SCRIPT_OF = {"classic": "nonDistributed.py", "sync": "dist_sync.py", "async": "dist_async.py"}
+PLURALS = {"modes": "mode", "workers": "world_size", "partitions": "partition", "algorithms": "algorithm",
+           "stops": "stop", "seeds": "seed"}  # fmt: skip
+NOT_COMPARED = {"replay", "rank", "master_addr", "master_port", "peer_timeout", "subfolder", "no_save_model"}
+DEFAULTS: dict[str, list] = {
+    "mode": ["sync", "async"], "world_size": [6], "seed": [1, 2, 3], "dataset": ["digits"], "lr": [0.02],
+    "epochs": [20], "clock": ["virtual"], "evals_per_epoch": [2],
+}  # fmt: skip
+
+# ----------------------------------------------------------------------------------------------------
+# The command line
+# ----------------------------------------------------------------------------------------------------
+
+
+def make_parser() -> ArgumentParser:
+    """A flag for each setting of a run, with one value or several, and those of every driver."""
+    usage = "bash scripts/compare.sh [--FLAG VALUE [VALUE ...]] ..."
+    parser = ArgumentParser(__doc__, argument_default=argparse.SUPPRESS, usage=usage)
+    driver = parser.add_argument_group("The comparison").add_argument
+    driver("--modes", nargs="+", choices=MODES, metavar="MODE", help="classic sync async (default sync async)")
+    driver("--jobs", type=Interval(int, "[1,inf)"), default=1, metavar="N", help="runs in parallel (default 1)")
+    driver("--results", type=Path, default=Path("results/comparison"), metavar="DIR",
+           help="folder for all outputs (default results/comparison)")  # fmt: skip
+    driver("--dry_run", action="store_true", default=False, help="only tell what would be done")
+    driver("--verbose", action="store_true", default=False, help="with --dry_run: the commands, too")
+    name_of = {setting: plural for plural, setting in PLURALS.items()}
+    for group in GROUPS:
+        rows = {name: ROWS[name] for name in group.__dataclass_fields__ if name not in NOT_COMPARED}
+        if rows:
+            section = parser.add_argument_group(group.__doc__)
+            for name, row in rows.items():
+                flags = dict.fromkeys([f"--{name_of.get(name, name)}", f"--{name}"])
+                flags = [flag for flag in flags if name not in ("world_size", "partition")] or [f"--{name_of[name]}"]
+                default = f" (default {' '.join(map(str, shown(name, DEFAULTS[name])))})" if name in DEFAULTS else ""
+                section.add_argument(*flags, dest=name, help=row.help + default, **options(name))
+    return parser
+
+
+def shown(name: str, values: Iterable) -> Iterator:
+    """Values of a setting as they stand on the command line."""
+    if name == "world_size":
+        return (value - 1 for value in values)
+    return ({True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value for value in values)
+
+
+def options(name: str) -> dict[str, Any]:
+    """The arguments of add_argument for a setting with several values."""
+    row = ROWS[name]
+    if name == "world_size":
+        return {"nargs": "+", "type": Interval(int, "[1,inf)"), "metavar": "N"}
+    if isinstance(default_of(name), bool):
+        return {"nargs": "*", "choices": ("yes", "no"), "metavar": "yes|no"}
+    if row.argparse.get("nargs") == "+":
+        return {"action": Several, "joined": row.valid, "metavar": row.valid.metavar, "nargs": "+"}
+    if hasattr(row.valid, "metavar"):
+        return {"nargs": "+", "type": row.valid, "metavar": row.valid.metavar}
+    if row.valid is not None:
+        return {"nargs": "+", "choices": list(row.valid)}
+    return {"nargs": "+", **row.argparse}
+
+
+class Several(Joined):
+    """Values that are texts of several words: `1 0.5 1` is one value, "1 0.5 1" "1 1 1" are two."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        texts = values if any(" " in text or ":" in text for text in values) else [" ".join(values)]
+        found = []
+        for text in texts:
+            super().__call__(parser, namespace, [text], option_string)
+            found.append(getattr(namespace, self.dest))
+        setattr(namespace, self.dest, found)
+
+
+def read_values(given: dict[str, Any]) -> dict[str, list]:
+    """Setting → its values, those of the command line or of DEFAULTS."""
+    if "modes" in given:
+        given["mode"] = given.pop("modes")
+    for name, values in given.items():
+        if name in ROWS and isinstance(default_of(name), bool):
+            given[name] = [value == "yes" for value in values or ["yes"]]
+    if "world_size" in given:
+        given["world_size"] = [workers + 1 for workers in given["world_size"]]
+    if "partition" in given and "split_dirichlet" in given:
+        raise UsageError("--partitions and --split_dirichlet: give one of the two")
+    return DEFAULTS | {name: list(dict.fromkeys(values)) for name, values in given.items()}
+
+
+# ----------------------------------------------------------------------------------------------------
+# The combinations
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Comparison:
+    """The runs of all combinations, and what was left out: reason → number of combinations."""
+
+    configs: dict[RunConfig, None] = field(default_factory=dict)  # an ordered set
+    left_out: Counter[str] = field(default_factory=Counter)
+    without_effect: Counter[str] = field(default_factory=Counter)
+
+
+def combine(values: dict[str, list], given: set[str], place: dict[str, Any]) -> Comparison:
+    """Every combination of the values; given: the settings whose lack of effect is worth telling.
+
+    place: settings of all runs that say where they run.
+    """
+    found = Comparison()
+    names = [name for name in values if name not in ("mode", "algorithm", "seed")]
+    for mode in values["mode"]:
+        algorithms = offered(values.get("algorithm"), mode, found)
+        for algorithm, *others in itertools.product(algorithms, *(values[name] for name in names)):
+            settings = dict(zip(names, others, strict=True)) | ({"algorithm": algorithm} if algorithm else {})
+            try:
+                config = without_idle(mode, settings | place, given, found)
+            except UsageError as error:
+                found.left_out[str(error)] += 1
+                continue
+            found.configs[config] = None
+    seeds = itertools.product(values["seed"], found.configs)  # an interrupted comparison has whole seeds
+    found.configs = {dataclasses.replace(config, seed=seed): None for seed, config in seeds}
+    return found
+
+
+def offered(algorithms: list[str] | None, mode: str, found: Comparison) -> list[str | None]:
+    """Those of the algorithms that a mode has; None stands for its usual one, if it has none of them."""
+    if algorithms is None or mode not in DISTRIBUTED:
+        return [None]
+    fitting = [name for name in algorithms if ALGORITHMS[name].mode == mode]
+    if not fitting:
+        found.without_effect[f"no --algorithms is for {MODE_TITLES[mode]} runs: they have their usual one"] += 1
+    return fitting or [None]
+
+
+def without_idle(mode: str, settings: dict[str, Any], given: set[str], found: Comparison) -> RunConfig:
+    """The configuration without the settings that have no effect on it. Raises UsageError if no run can have it."""
+    while True:
+        try:
+            return RunConfig(mode=mode, **settings)
+        except NoEffectError as error:
+            if error.setting not in settings:
+                raise
+            if error.setting in given:
+                found.without_effect[str(error)] += 1
+            del settings[error.setting]
+
+
+def planned(config: RunConfig) -> PlannedRun:
+    """The command of a run."""
+    words = [SCRIPT_OF[config.mode]]
+    for name in ROWS:
+        if not is_usual(config, name) and not (name == "partition" and config.split_dirichlet):
+            words += words_of(config, name)
+    return PlannedRun(tuple(words), "row", config)
+
+
+# ----------------------------------------------------------------------------------------------------
+
+
+def explain(found: Comparison, values: dict[str, list]) -> None:
+    """What is compared, and what was left out."""
+    name_of = {setting: plural for plural, setting in PLURALS.items()}
+    print("Comparing")
+    for name, options in values.items():
+        print(f"  {name_of.get(name, name):<18} {', '.join(map(str, shown(name, options)))}")
+    for reason, count in found.without_effect.items():
+        print(f"Left out where it has no effect ({count} combination{'s' * (count > 1)}): {reason}")
+    for reason, count in found.left_out.items():
+        print(f"Not run ({count} combination{'s' * (count > 1)}): {reason}")
+
+
+def main() -> None:
+    given = vars(make_parser().parse_args())
+    jobs, folder, dry_run, verbose = (given.pop(name) for name in ("jobs", "results", "dry_run", "verbose"))
+    names, values = set(given) | {"mode"}, read_values(given)
+    found = combine(values, names, {"subfolder": str(folder)})
+    explain(found, values)
+    runs = [planned(config) for config in found.configs]
+    if not runs:
+        raise UsageError("no run is left: see above")
+    if dry_run:
+        print_plan(runs, Trials(folder), jobs, verbose)
+        return
+    failures = execute_all(runs, folder, jobs)
+    for module, arguments in (("summary", [str(folder)]), ("report", [str(folder)])):
+        resolve_name(f"analysis.reports.{module}:main")(arguments)
+    if failures:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(main)
