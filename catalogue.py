@@ -16,7 +16,8 @@ DEFAULT_SEED = 42
 class DatasetRow:
     """Properties of a data set that are known before it is read.
 
-    image_shape: (H, W, C); samples: of the training set; network, alt_network: keys of NETWORKS, trained by default and with --alt_model;
+    image_shape: (H, W, C); samples: of the training set;
+    network, alt_network: keys of NETWORKS, trained by default and with --alt_model;
     torchvision: its class in torchvision.datasets, if any; reader: the function that reads it;
     checksums: CRC-32 of the published pixels and labels: training images, training labels, test images, test labels.
     CIFAR has none: torchvision checks its files.

@@ -28,15 +28,24 @@ class Spread:
         return f"{self.mean:{specification}}{deviation}"
 
 
-def interval(values: Sequence[float], digits: int = 1) -> str:
-    """Mean and 95 % confidence interval of a mean (Student's t), without an interval for a single value."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.{digits}f}"
+def t_quantiles(largest: int) -> list[float]:
+    """The 97.5 % quantiles of Student's t for samples of 2, 3, … `largest` values."""
     from scipy import stats  # slow to import
 
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+    return stats.t.ppf(0.975, range(1, largest)).tolist()
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half of the 95 % confidence interval of a mean (Student's t); NaN for a single value."""
+    if len(values) < 2:
+        return math.nan
+    return t_quantiles(len(values))[-1] * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def interval(values: Sequence[float], digits: int = 1) -> str:
+    """Mean and 95 % confidence interval of a mean, without an interval for a single value."""
+    mean, half = statistics.fmean(values), half_width(values)
+    return f"{mean:.{digits}f}" if math.isnan(half) else f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def in_digits(loss: float) -> str:

@@ -241,7 +241,9 @@ finish() {
   exit "$status"
 }
 
-# summarise [FOLDER]: tabulate the training runs in a folder (default: the results).
+# summarise [FOLDER]: tabulate the training runs in a folder (default: the results), and report them.
 summarise() {
-  module analysis.reports.summary "${1:-$results}" --summary_dir "$summary_dir" --data_dir "$data_dir"
+  local folder=${1:-$results}
+  module analysis.reports.summary "$folder" --summary_dir "$summary_dir" --data_dir "$data_dir" &&
+    module analysis.report "$folder" --summary_dir "$summary_dir" --data_dir "$data_dir"
 }

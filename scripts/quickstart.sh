@@ -22,5 +22,8 @@ python test_model.py "$results/${run}_model.pt" "$results/${run}_log.log" \
 say "Drawing the loss landscape around the training trajectory"
 python loss_landscape.py "$results/${run}_model.pt" "$results/${run}_weights.npy" --subfolder "$results"
 
+say "Reporting"
+python -m analysis.report "$results"
+
 say "All results are in $ROOT/$results"
 ls "$results"

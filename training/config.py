@@ -600,6 +600,8 @@ def belongs_in_title(config: RunConfig, name: str) -> bool:
 def is_usual(config: RunConfig, name: str) -> bool:
     """Whether a setting has its default, given or filled in, that goes without saying."""
     value, row = getattr(config, name), ROWS[name]
+    if name == "algorithm" and config.distributed:
+        return value == algorithms_of(config.mode)[0]
     return value == default_of(name) or (row.suffix is not None and value == filled(row, config))
 
 

@@ -17,7 +17,17 @@ from analysis.spread import Spread
 from analysis.tables import markdown_table, write_rows, write_text
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError
-from training.config import MODE_TITLES, ROWS, is_usual, phrase_of, plain_values, table_cell, table_columns
+from training.config import (
+    MODE_TITLES,
+    ROWS,
+    RunConfig,
+    applies,
+    is_usual,
+    phrase_of,
+    plain_values,
+    table_cell,
+    table_columns,
+)
 from training.flags import Title
 
 MEASURES = {  # outcome → title, digits
@@ -36,6 +46,22 @@ def settings_of(group: Group) -> dict[str, str]:
     """Setting → its value in a table, of all that shape training, of the clock, and what is remarkable."""
     settings = {name: table_cell(group.config, name) for name in table_columns()}
     return settings | {"clock": group.clock, "remark": group.remark}
+
+
+def varying_and_shared(groups: Sequence[Group]) -> tuple[list[str], list[str]]:
+    """The settings in which groups differ, and those that they share.
+
+    Neither has those that differ although no group changes them, such as the algorithms of different modes.
+    """
+    cells = [settings_of(one) for one in groups]
+    different = [name for name in cells[0] if len({one[name] for one in cells}) > 1]
+    varying = [name for name in different if name not in ROWS or any(changes(one.config, name) for one in groups)]
+    return varying, [name for name in cells[0] if name not in different]
+
+
+def changes(config: RunConfig, name: str) -> bool:
+    """Whether a run has a setting, and not with its usual value."""
+    return applies(config, name) and not is_usual(config, name)
 
 
 def shared_in_words(group: Group, names: Sequence[str]) -> str:
@@ -63,8 +89,8 @@ def time_cell(group: Group, target: float) -> str:
 def markdown(groups: list[Group], targets: Sequence[float] = ()) -> str:
     """The table for readers: what all groups share in a line above it, then one row per group."""
     settings = [settings_of(one) for one in groups]
-    varying = [name for name in settings[0] if len({one[name] for one in settings}) > 1]
-    shared = shared_in_words(groups[0], [name for name in settings[0] if name not in varying])
+    varying, shared_names = varying_and_shared(groups)
+    shared = shared_in_words(groups[0], shared_names)
     headings = [(table_columns() | {"remark": "remark"})[name] for name in varying]
     targets = [target for target in targets if any(outcome.evaluations for one in groups for outcome in one.outcomes)]
     times = [f"time to {target:g} %, s" for target in targets]
@@ -114,7 +140,7 @@ def times_to(target: float, group: Group) -> tuple[object, object, int]:
     return *(f"{statistics.fmean(column):.6g}" for column in zip(*found, strict=True)), len(found)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("folder", metavar="FOLDER", type=Path, help="where logs and models are")
@@ -122,7 +148,7 @@ def main() -> None:
     add("--data_dir", metavar="DIR", default="data", help="where data sets lie or are downloaded to (default data)")
     add("--targets", metavar="F", type=Interval(float, "(0,100]"), nargs="+", default=TARGETS,
         help="test accuracies, %%, to report the time to, of runs with --evals_per_epoch (default 80 85)")  # fmt: skip
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     folder = arguments.summary_dir or arguments.folder
 
     trials = Trials(folder)

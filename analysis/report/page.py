@@ -1,0 +1,87 @@
+"""The page of a report: the numbers of all runs as JSON, inside of a page that draws them with plotly.js."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from analysis.report.runs import Comparison, Run
+from analysis.spread import t_quantiles
+
+ASSETS = Path(__file__).parent / "assets"
+DIGITS = 6  # significant ones, of all numbers
+LARGEST_SAMPLE = 60  # runs of a setting for which the page knows the quantile of Student's t
+
+
+def page(comparison: Comparison, title: str, folder: Path) -> str:
+    """One self-contained HTML page; folder: where it will lie, for its links to logs."""
+    from plotly.offline import get_plotlyjs
+
+    parts = {
+        "TITLE": html.escape(title),
+        "STYLE": (ASSETS / "report.css").read_text(encoding="utf-8"),
+        "PLOTLY": get_plotlyjs(),
+        "DATA": json.dumps(data_of(comparison, folder), separators=(",", ":")).replace("</", "<\\/"),
+        "SCRIPT": (ASSETS / "report.js").read_text(encoding="utf-8"),
+    }
+    before, *rest = (ASSETS / "report.html").read_text(encoding="utf-8").split("{{")
+    filled = [before]
+    for piece in rest:
+        name, _, text = piece.partition("}}")
+        filled += [parts[name], text]
+    return "".join(filled)
+
+
+def data_of(comparison: Comparison, folder: Path) -> dict[str, Any]:
+    """What the page draws."""
+    return {
+        "shared": comparison.shared,
+        "columns": comparison.columns,
+        "quantiles": t_quantiles(LARGEST_SAMPLE),
+        "settings": [
+            {"label": setting.label, "cells": setting.cells, "runs": [run_of(run, folder) for run in setting.runs]}
+            for setting in comparison.settings
+        ],
+    }
+
+
+def run_of(run: Run, folder: Path) -> dict[str, Any]:
+    """One run: single numbers, and curves as columns."""
+    outcome, trial = run.outcome, run.trial
+    first = (outcome.first_left_seconds, outcome.first_left_update, outcome.first_left_accuracy)
+    return {
+        "name": trial.name,
+        "seed": trial.repetition,
+        "link": None if run.log is None else Path(os.path.relpath(run.log, folder)).as_posix(),
+        "clock": trial.clock,
+        "accuracy": rounded(outcome.test_accuracy),
+        "loss": rounded(outcome.test_loss),
+        "seconds": rounded(outcome.seconds),
+        "updates": outcome.updates,
+        "epochs": rounded(trial.config.epochs if outcome.epochs_done is None else outcome.epochs_done),
+        "staleness": rounded(outcome.mean_staleness),
+        "converged": outcome.converged,
+        "first": None if None in first else rounded(first),
+        "test": columns(outcome.evaluations, 3),
+        "validation": columns(outcome.validations, 4),
+        "training": columns(outcome.training_losses, 3),
+        "histogram": columns(outcome.staleness_counts, 2),
+    }
+
+
+def columns(rows: tuple[tuple, ...], count: int) -> list[list]:
+    """The columns of a curve; `count` empty ones if it has no point."""
+    return [rounded(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]
+
+
+def rounded(value: Any) -> Any:
+    """A number with a few significant digits, or all those of a sequence; null if it is not finite."""
+    if isinstance(value, tuple | list):
+        return [rounded(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value
