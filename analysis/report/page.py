@@ -55,7 +55,7 @@ def run_of(run: Run, folder: Path) -> dict[str, Any]:
     first = (outcome.first_left_seconds, outcome.first_left_update, outcome.first_left_accuracy)
     return {
         "name": trial.name,
-        "seed": trial.repetition,
+        "seed": trial.seed,
         "link": None if run.log is None else Path(os.path.relpath(run.log, folder)).as_posix(),
         "clock": trial.clock,
         "accuracy": rounded(outcome.test_accuracy),

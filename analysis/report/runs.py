@@ -77,7 +77,7 @@ def read_folder(folder: Path, summary_dir: Path, data_dir: str) -> Iterator[Run]
 
 
 def measured(trials: Trials, log: Path, data_dir: str) -> Trial:
-    """The trial of a run, added to the others if its folder can be written."""
+    """The trial of a run, added to the others if there is a file of them."""
     try:
         trial = Trial.of(log, data_dir)
     except DataError as error:
@@ -85,10 +85,8 @@ def measured(trials: Trials, log: Path, data_dir: str) -> Trial:
         found = read_log(log)
         config = replace(found.config, data_dir=default_of("data_dir"), subfolder=default_of("subfolder"))
         return Trial(run_of(log), found.seed, found.clock, config, TrialOutcome.of_log(found))
-    try:
+    if trials.path.exists():  # a report changes no folder that is not one of this suite's sweeps
         trials.add(trial)
-    except OSError as error:
-        logging.warning("%s: %s: the measurement is not kept", error.filename, error.strerror)
     return trial
 
 

@@ -61,6 +61,8 @@ def varying_and_shared(groups: Sequence[Group]) -> tuple[list[str], list[str]]:
 
 def changes(config: RunConfig, name: str) -> bool:
     """Whether a run has a setting, and not with its usual value."""
+    if name == "network":  # or chosen by --alt_model
+        return config.alt_model or config.network is not None
     return applies(config, name) and not is_usual(config, name)
 
 

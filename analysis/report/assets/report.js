@@ -11,6 +11,7 @@ const CONFIG = { responsive: true, displaylogo: false, toImageButtonOptions: { f
 
 const byId = (id) => document.getElementById(id);
 const runs = SETTINGS.flatMap((setting) => setting.runs);
+const nameOf = (run) => (run.seed === null ? run.name : `seed ${run.seed}`); // published logs tell no seed
 
 // ---------------------------------------------------------------------------------------------------
 // Numbers
@@ -99,9 +100,13 @@ const COLUMNS = [
   },
 ];
 
+const evaluated = () => runs.some((run) => run.test[0].length > 0);
+
+// A column with means; counted: it also tells how many runs have a value at all.
 function measured(title, of, digits, counted = false) {
   return {
     title,
+    counted,
     value: (setting) => estimate(setting.runs.map(of))?.mean ?? null,
     text: (setting) => {
       const found = estimate(setting.runs.map(of));
@@ -132,7 +137,8 @@ function tableColumns() {
     value: (setting) => (isNaN(setting.cells[place]) ? setting.cells[place] : Number(setting.cells[place])),
     text: (setting) => setting.cells[place],
   }));
-  return [...named, ...COLUMNS.filter((column) => SETTINGS.some((setting) => column.value(setting) !== null))];
+  const known = (column) => SETTINGS.some((setting) => column.value(setting) !== null);
+  return [...named, ...COLUMNS.filter((column) => (column.counted ? evaluated() : known(column)))];
 }
 
 function compareValues(one, other) {
@@ -202,7 +208,7 @@ function runsRow(setting, width) {
   const cell = element("td", "", { class: "runs", colspan: width });
   for (const run of setting.runs) {
     const entry = element("span");
-    const name = `seed ${run.seed}`;
+    const name = nameOf(run);
     entry.append(run.link ? element("a", name, { href: run.link, title: run.name }) : element("b", name, { title: run.name }));
     entry.append(run.accuracy === null ? "" : `: ${run.accuracy.toFixed(2)} %`);
     cell.append(entry);
@@ -236,8 +242,12 @@ function transparent(color, alpha) {
   return `rgba(${red},${green},${blue},${alpha})`;
 }
 
-// The axis of a figure that has a row per setting.
-const rowsAxis = (count) => ({ type: "category", range: [-0.6, count - 0.4] });
+// The vertical axis and the height of a figure that has a row per setting.
+function rowsOf(settings) {
+  const lines = Math.max(1, ...settings.map(({ setting }) => broken(setting.label).split("<br>").length));
+  const height = Math.max(220, 120 + (22 + 17 * lines) * settings.length);
+  return { height, yaxis: { type: "category", range: [-0.6, settings.length - 0.4] } };
+}
 
 function draw(id, traces, changes) {
   Plotly.react(id, traces, layout(changes), CONFIG);
@@ -278,7 +288,7 @@ function settingTraces(setting, index, quantity) {
       const { x, y } = placedCurve(run, quantity);
       traces.push({
         x, y, showlegend: false, mode: "lines", type: "scatter", line: { color: transparent(color, 0.3), width: 1, dash: dashOf(index) },
-        customdata: x.map(() => run.link), hovertemplate: `${setting.label}<br>seed ${run.seed}: %{y}<extra></extra>`,
+        customdata: x.map(() => run.link), hovertemplate: `${setting.label}<br>${nameOf(run)}: %{y}<extra></extra>`,
       });
     });
   }
@@ -320,13 +330,13 @@ function markers(setting, color, find, symbol, what) {
   return {
     x: found.map(([run, [seconds, updates]]) => place(run, seconds, updates)),
     y: found.map(([, [, , value]]) => value), showlegend: false, mode: "markers", type: "scatter", marker: { color, symbol, size: 7, opacity: 0.75 },
-    customdata: found.map(([run]) => run.link), text: found.map(([run]) => `seed ${run.seed}`),
+    customdata: found.map(([run]) => run.link), text: found.map(([run]) => nameOf(run)),
     hovertemplate: `${setting.label}<br>%{text}, ${what}: %{y:.2f}<extra></extra>`,
   };
 }
 
 function difference(setting, baseline, of) {
-  const reference = new Map(baseline.runs.map((run) => [run.seed, of(run)]));
+  const reference = new Map(baseline.runs.filter((run) => run.seed !== null).map((run) => [run.seed, of(run)]));
   const pairs = setting.runs.filter((run) => of(run) !== null && (reference.get(run.seed) ?? null) !== null);
   if (pairs.length) return { ...estimate(pairs.map((run) => of(run) - reference.get(run.seed))), paired: true };
   const [one, other] = [setting, baseline].map((group) => group.runs.map(of).filter((value) => value !== null));
@@ -354,15 +364,13 @@ function drawDifferences() {
     hovertemplate: "%{y}<br>%{x:.3g} (%{text})<extra></extra>",
   };
   draw("differences", [trace], {
-    height: Math.max(240, 90 + 42 * rows.length),
-    xaxis: { ...axisTitle(`difference in ${measure.title}`), zeroline: true, zerolinewidth: 2 },
-    yaxis: rowsAxis(rows.length),
+    ...rowsOf(rows), xaxis: { ...axisTitle(`difference in ${measure.title}`), zeroline: true, zerolinewidth: 2 },
   });
 }
 
 function drawTimes() {
   const traces = drawnSettings().reverse().map(({ setting, index }) => {
-    const found = setting.runs.map((run) => ({ run, time: timeToTarget(run) }));
+    const found = setting.runs.filter((run) => run.test[0].length > 0).map((run) => ({ run, time: timeToTarget(run) }));
     return {
       x: found.map(({ run, time }) => time ?? run.seconds), y: found.map(() => broken(setting.label)), mode: "markers", type: "scatter",
       marker: {
@@ -370,14 +378,13 @@ function drawTimes() {
         symbol: found.map(({ time }) => (time === null ? "triangle-right-open" : "circle")),
       },
       customdata: found.map(({ run }) => run.link),
-      text: found.map(({ run, time }) => `seed ${run.seed}${time === null ? ": not reached" : ""}`),
+      text: found.map(({ run, time }) => `${nameOf(run)}${time === null ? ": not reached" : ""}`),
       hovertemplate: "%{y}<br>%{text}, %{x:.1f} s<extra></extra>",
     };
   });
   draw("times", traces, {
-    height: Math.max(240, 90 + 42 * state.drawn.size),
+    ...rowsOf(drawnSettings()),
     xaxis: { ...axisTitle(`time to a test accuracy of ${byId("target").value} % (s)`), rangemode: "tozero" },
-    yaxis: rowsAxis(traces.length),
   });
 }
 
@@ -432,12 +439,16 @@ function addOptions(id, entries) {
 }
 
 function start() {
-  const seeds = new Set(runs.map((run) => run.seed)).size;
+  const seeds = new Set(runs.map((run) => run.seed).filter((seed) => seed !== null)).size;
   const count = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
-  byId("summary").textContent = `${count(runs.length, "run")} of ${count(SETTINGS.length, "setting")}, ${count(seeds, "seed")}`;
+  byId("summary").textContent = `${count(runs.length, "run")} of ${count(SETTINGS.length, "setting")}${seeds ? `, ${count(seeds, "seed")}` : ""}`;
   byId("shared").textContent = `All runs: ${DATA.shared}.`;
   const drawable = Object.entries(QUANTITIES).filter(([, one]) => runs.some((run) => one.curve(run)[2].length));
   addOptions("quantity", drawable.map(([name, one]) => [name, one.title]));
+  const share = ([, one]) => runs.filter((run) => one.curve(run)[2].length).length;
+  if (drawable.length && !drawable[0][0].startsWith("test")) {
+    byId("quantity").value = drawable.reduce((best, one) => (share(one) > share(best) ? one : best))[0];
+  }
   const comparable = Object.entries(MEASURES).filter(([name, one]) => name === "target" || runs.some((run) => one.of(run) !== null));
   addOptions("measure", comparable.map(([name, one]) => [name, one.title]));
   addOptions("baseline", SETTINGS.map((setting, index) => [index, setting.label]));
