@@ -211,8 +211,7 @@ def main() -> None:
         print_plan(runs, Trials(folder), jobs, verbose)
         return
     failures = execute_all(runs, folder, jobs)
-    for conclusion in ("analysis.reports.summary:main", "analysis.report.__main__:main"):
-        resolve_name(conclusion)([str(folder), "--data_dir", values.get("data_dir", ["data"])[0]])
+    resolve_name("analysis.conclude:main")([str(folder), "--data_dir", values.get("data_dir", ["data"])[0]])
     if failures:
         sys.exit(1)
 

@@ -243,7 +243,5 @@ finish() {
 
 # summarise [FOLDER]: tabulate the training runs in a folder (default: the results), and report them.
 summarise() {
-  local folder=${1:-$results}
-  module analysis.reports.summary "$folder" --summary_dir "$summary_dir" --data_dir "$data_dir" &&
-    module analysis.report "$folder" --summary_dir "$summary_dir" --data_dir "$data_dir"
+  module analysis.conclude "${1:-$results}" --summary_dir "$summary_dir" --data_dir "$data_dir"
 }

@@ -22,7 +22,7 @@ def page(comparison: Comparison, title: str, folder: Path) -> str:
     from plotly.offline import get_plotlyjs
 
     parts = {
-        "TITLE": html.escape(title),
+        "TITLE": html.escape(readable(title)),
         "STYLE": (ASSETS / "report.css").read_text(encoding="utf-8"),
         "PLOTLY": get_plotlyjs(),
         "DATA": json.dumps(data_of(comparison, folder), separators=(",", ":")).replace("</", "<\\/"),
@@ -56,7 +56,7 @@ def run_of(run: Run, folder: Path) -> dict[str, Any]:
     return {
         "name": trial.name,
         "seed": trial.seed,
-        "link": None if run.log is None else Path(os.path.relpath(run.log, folder)).as_posix(),
+        "link": None if run.log is None else readable(os.path.relpath(run.log, folder)),
         "clock": trial.clock,
         "accuracy": rounded(outcome.test_accuracy),
         "loss": rounded(outcome.test_loss),
@@ -71,6 +71,11 @@ def run_of(run: Run, folder: Path) -> dict[str, Any]:
         "training": columns(outcome.training_losses, 3),
         "histogram": columns(outcome.staleness_counts, 2),
     }
+
+
+def readable(name: str) -> str:
+    """The name of a file as text, also one that this locale cannot decode."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def columns(rows: tuple[tuple, ...], count: int) -> list[list]:

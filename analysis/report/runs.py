@@ -11,7 +11,6 @@ from analysis.reports.summary import settings_of, shared_in_words, varying_and_s
 from analysis.reports.trials import LOG_ENDING, Group, Trial, TrialOutcome, Trials, run_of, sort_key
 from interface.errors import DataError
 from training.config import RunConfig, default_of, differences_in_words, headline, table_columns
-from training.record.reader import read_log
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,8 @@ def read_folder(folder: Path, summary_dir: Path, data_dir: str) -> Iterator[Run]
 
 def measured(trials: Trials, log: Path, data_dir: str) -> Trial:
     """The trial of a run, added to the others if there is a file of them."""
+    from training.record.reader import read_log  # which loads torch
+
     try:
         trial = Trial.of(log, data_dir)
     except DataError as error:
@@ -92,6 +93,8 @@ def measured(trials: Trials, log: Path, data_dir: str) -> Trial:
 
 def with_curves(trial: Trial, log: Path) -> Trial:
     """The trial with the curves of its log."""
+    from training.record.reader import read_log
+
     found = TrialOutcome.of_log(read_log(log))
     curves = {name: getattr(found, name) for name in ("training_losses", "staleness_counts", "epochs_done",
                                                       "validations", "evaluations")}  # fmt: skip

@@ -1,8 +1,10 @@
 """Figures of one run from its log: training curves, and validation curves. Neither trains nor evaluates."""
 
+from __future__ import annotations
+
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,7 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import Figure
-from training.record.run_log import Events, RunLog
+
+if TYPE_CHECKING:
+    from training.record.run_log import Events, RunLog
 
 DPI = 150
 OKABE_ITO = (

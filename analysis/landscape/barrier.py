@@ -1,0 +1,110 @@
+"""The loss along the straight lines between the ends of runs: do they lie in one valley?
+
+The barrier between two models is the largest rise of the loss above the straight line between its values at both
+(Frankle et al. 2020, arXiv 1912.05671; Entezari et al. 2022, arXiv 2110.06296).
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from analysis.figures import Figure
+from analysis.landscape.survey import Line
+from analysis.reports.training_plots import OKABE_ITO, set_titles
+from analysis.spread import in_digits
+from analysis.tables import write_rows
+from interface.files import atomic_write
+
+STEPS = 21  # points on a line, both ends included
+Scores = Callable[[Line], tuple[np.ndarray, np.ndarray]]  # n points → losses (n,) and accuracies (n,), percent
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """Two models and what lies between them.
+
+    shares (n,): of the second model, from 0 to 1; losses (n,) and accuracies (n,), percent, at these points.
+    """
+
+    first: str
+    second: str
+    shares: np.ndarray
+    losses: np.ndarray
+    accuracies: np.ndarray
+
+    @property
+    def height(self) -> float:
+        """The largest rise of the loss above the straight line between both ends; 0 if there is none."""
+        straight = (1 - self.shares) * self.losses[0] + self.shares * self.losses[-1]
+        return float(np.max(self.losses - straight))
+
+    def __str__(self) -> str:
+        ends = f"{in_digits(self.losses[0])} and {in_digits(self.losses[-1])}"
+        return (
+            f"{self.first} – {self.second}: barrier {in_digits(self.height)}, between losses of {ends}; "
+            f"lowest accuracy {self.accuracies.min():.2f} %"
+        )
+
+
+def barriers(ends: Sequence[tuple[str, np.ndarray]], scores: Sequence[Scores]) -> list[Barrier]:
+    """Between every two models, given by label and parameters (P,); scores: one function per thread."""
+    free: queue.SimpleQueue[Scores] = queue.SimpleQueue()
+    for one in scores:
+        free.put(one)
+
+    def measure(pair: tuple[tuple[str, np.ndarray], tuple[str, np.ndarray]]) -> Barrier:
+        (first, start), (second, end) = pair
+        shares = np.linspace(0, 1, STEPS)
+        one = free.get()
+        try:
+            return Barrier(first, second, shares, *one(Line(start, end - start, shares)))
+        finally:
+            free.put(one)
+
+    with ThreadPoolExecutor(len(scores), initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        return list(executor.map(measure, itertools.combinations(ends, 2)))
+
+
+def draw(found: Sequence[Barrier], about: dict[str, str], stem: Path) -> list[Path]:
+    """Write {stem}_barriers.csv, and the figure as PNG and PDF; return their paths."""
+    table = stem.with_name(f"{stem.name}_barriers.csv")
+    rows = (
+        (one.first, one.second, f"{share:.4g}", f"{loss:.6g}", f"{accuracy:.4f}")
+        for one in found
+        for share, loss, accuracy in zip(one.shares, one.losses, one.accuracies, strict=True)
+    )
+    write_rows(table, [("first", "second", "share of the second", "loss", "accuracy, %"), *rows])
+    images = [stem.with_name(f"{stem.name}_barriers{suffix}") for suffix in (".png", ".pdf")]
+    figure = barrier_figure(found, about)
+    for path in images:
+        with atomic_write(path) as unfinished:
+            figure.savefig(unfinished)
+    return [table, *images]
+
+
+def barrier_figure(found: Sequence[Barrier], about: dict[str, str]) -> Figure:
+    """Loss and accuracy along each line; the height of its barrier in the key."""
+    figure = Figure(figsize=(6.8, 3.0 + 0.16 * len(found)), dpi=300, layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    for number, one in enumerate(found):
+        style = {"color": OKABE_ITO[number % len(OKABE_ITO)], "linestyle": ("-", "--", ":")[number // 6 % 3]}
+        label = f"{one.first} – {one.second}: barrier {in_digits(one.height)}".replace("$", r"\$")
+        loss.plot(one.shares, np.where(np.isfinite(one.losses), one.losses, np.nan), label=label, **style)
+        accuracy.plot(one.shares, one.accuracies, **style)
+    for axes, name in ((loss, "loss"), (accuracy, "accuracy (%)")):
+        axes.set_xlabel("share of the second model", fontsize=8)
+        axes.set_ylabel(name, fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.set_xlim(0, 1)
+        set_titles(axes, "")
+    figure.suptitle(f"Between the ends of runs: {about['network']} on {about['data']}", fontsize=8)
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8)
+    return figure

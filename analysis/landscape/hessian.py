@@ -1,0 +1,60 @@
+"""The largest eigenvalues of the Hessian of a network's loss: Lanczos iterations over Hessian-vector products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from common import DEFAULT_SEED, FlatModel, Samples
+
+TOLERANCE = 1e-3  # relative, of an eigenvalue
+
+
+def largest_eigenvalues(product: Callable[[np.ndarray], np.ndarray], size: int, count: int) -> np.ndarray:
+    """The `count` largest eigenvalues (count,), in descending order, of a symmetric matrix (size, size).
+
+    product: (size,) → the matrix times that vector. Lanczos, by scipy's eigsh, from a fixed start.
+    """
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    start = np.random.default_rng(DEFAULT_SEED).standard_normal(size)
+    matrix = LinearOperator((size, size), matvec=product, dtype=np.float64)
+    found = eigsh(matrix, k=count, which="LA", v0=start, tol=TOLERANCE, return_eigenvectors=False)
+    return np.sort(found)[::-1]
+
+
+class HessianProduct:
+    """The Hessian of the mean loss of a network over `samples`, at the model's parameters, times a vector.
+
+    The network is in evaluation mode: no dropout, and BatchNorm with the running statistics of the model.
+    """
+
+    def __init__(
+        self, model: FlatModel, samples: Samples, batch_size: int, progress: Callable[[], object] = lambda: None
+    ) -> None:
+        """progress: called after each product."""
+        self.model = model
+        self.samples = samples
+        self.batch_size = batch_size
+        self.progress = progress
+        self.parameters = list(model.network.parameters())
+
+    def __call__(self, vector: np.ndarray) -> np.ndarray:
+        """vector (P,) → (P,), in double precision."""
+        self.model.network.eval()
+        flat = torch.from_numpy(np.asarray(vector, dtype=np.float32).ravel())
+        parts = flat.split([parameter.numel() for parameter in self.parameters])
+        directions = [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
+        total = torch.zeros(len(flat), dtype=torch.float64)
+        for start in range(0, len(self.samples), self.batch_size):
+            images, labels = self.samples.batch(slice(start, start + self.batch_size))
+            loss = F.nll_loss(self.model.network(images), labels, reduction="sum")
+            gradients = torch.autograd.grad(loss, self.parameters, create_graph=True)
+            slope = sum((gradient * one).sum() for gradient, one in zip(gradients, directions, strict=True))
+            curvature = torch.autograd.grad(slope, self.parameters)
+            total += torch.cat([one.flatten() for one in curvature]).double()
+        self.progress()
+        return (total / len(self.samples)).numpy()
