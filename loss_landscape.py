@@ -2,15 +2,20 @@
 """Draw the test loss around a run's training trajectory, in the plane of its first two principal components.
 
 python3 loss_landscape.py runs/{base}_model.pt runs/{base}_weights.npy --subfolder plots
+
+With --plane random, in a plane of two random, filter-normalised directions around the end of the run (Li et al. 2018,
+arXiv 1712.09913). --hessian K prints the K largest eigenvalues of the Hessian of the loss at the given model.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
 
 from analysis.landscape.inputs import Files, Source, SurveySettings, add_flags
-from interface.command_line import ArgumentParser, run_script
+from catalogue import DEFAULT_SEED
+from interface.command_line import ArgumentParser, Interval, run_script
 from training.names import base_of
 
 
@@ -18,6 +23,14 @@ def main() -> None:
     parser = ArgumentParser(__doc__)
     add_flags(parser, grid_size=25)
     parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="saved weights of the run, {base}_weights.npy")
+    add = parser.add_argument
+    add("--plane", choices=("pca", "random"), default="pca", help="what spans the plane (default pca)")
+    add("--plane_seed", metavar="N", type=Interval(int, "[0,inf)"), default=DEFAULT_SEED,
+        help=f"seed of a random plane (default {DEFAULT_SEED})")  # fmt: skip
+    add("--hessian", metavar="K", type=Interval(int, "[1,100]"),
+        help="print the K largest eigenvalues of the Hessian at the end; [1,100]")  # fmt: skip
+    add("--hessian_of", choices=("test", "train"), default="test",
+        help="whose loss it is of: as many test or training images as the landscape has (default test)")  # fmt: skip
     arguments = parser.parse_args()
 
     model, weights = Source.of(arguments.model), Source.of(arguments.weights)
@@ -32,14 +45,40 @@ def main() -> None:
         return
     survey, evaluation = prepared
 
-    files = Files.within(arguments.subfolder, f"{base}_loss_landscape")
+    random = f"_random{arguments.plane_seed}" if arguments.plane == "random" else ""
+    files = Files.within(arguments.subfolder, f"{base}_loss_landscape{random}")
     landscape = survey.measure(evaluation, files.unfinished)
     landscape.save(files.numbers)
     print(landscape.report())
+    if arguments.hessian:
+        print(hessian_in_words(model, arguments))
 
     for path in (files.numbers, *draw(landscape, files.stem, shared_plotly=arguments.shared_plotly)):
         print(f"  {path}")
     files.unfinished.unlink(missing_ok=True)
+
+
+def hessian_in_words(model: Source, arguments: argparse.Namespace) -> str:
+    """The largest eigenvalues at the given model, in a line."""
+    import torch
+    from tqdm import tqdm
+
+    from analysis.landscape.hessian import HessianProduct, largest_eigenvalues
+    from analysis.landscape.network_loss import images_of
+    from common import build_model, load_dataset
+    from interface.processes import available_cores
+    from training.record.checkpoints import read_model
+
+    torch.set_num_threads(available_cores())
+    network = build_model(model.config.dataset, model.config.network_name)
+    read_model(model.path, network)
+    dataset = load_dataset(model.config.dataset, arguments.data_dir, model.config.changed_data)
+    images = images_of(dataset, arguments.hessian_of, arguments.test_samples)
+    with tqdm(unit=" products", desc="Hessian", disable=None) as bar:
+        product = HessianProduct(network, images, arguments.batch_size, bar.update)
+        found = largest_eigenvalues(product, len(network.parameters), arguments.hessian)
+    values = ", ".join(f"{value:.4g}" for value in found)
+    return f"largest eigenvalues of the Hessian of the {arguments.hessian_of} loss at the end: {values}"
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@
 python3 loss_landscape_multi.py runs/{base}_model.pt runs/*_weights.npy --subfolder plots
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
 
@@ -17,6 +20,9 @@ from interface.command_line import ArgumentParser, run_script
 from interface.errors import UsageError
 from training.config import differences_in_words
 from training.names import base_of
+
+if TYPE_CHECKING:
+    from analysis.landscape.survey import Evaluation, Survey
 
 
 def main() -> None:
@@ -34,6 +40,8 @@ def main() -> None:
     from analysis.landscape.sources import prepare
     from analysis.landscape.survey import Landscape
 
+    if arguments.barrier and len(weights) < 2:
+        raise UsageError("--barrier needs the weights of at least two runs")
     prepared = prepare(model, weights, labels, SurveySettings.of(arguments))
     if prepared is None:
         return
@@ -48,6 +56,8 @@ def main() -> None:
         landscape.save(files.numbers)
         print(f"  {files.numbers}")
     print(landscape.report())
+    if arguments.barrier:
+        report_barriers(survey, evaluation, files)
 
     for path in draw(landscape, files.stem, shared_plotly=arguments.shared_plotly):
         print(f"  {path}")
@@ -66,6 +76,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--grid_losses", metavar="FILE", type=Path, help="read all losses from this ..._numbers.npz of the same runs"
     )
+    parser.add_argument(
+        "--barrier", action="store_true",
+        help="also measure loss and accuracy along the straight lines between the ends of the runs",
+    )  # fmt: skip
     parser.add_argument("--no_grid_save", action="store_true", help="do not write the ..._numbers.npz")
     arguments = parser.parse_args()
     if arguments.grid_losses and not arguments.grid_losses.is_file():
@@ -75,6 +89,17 @@ def parse_arguments() -> argparse.Namespace:
             f"--name {arguments.name!r} is not valid: give a file name prefix without a folder, which is --subfolder"
         )
     return arguments
+
+
+def report_barriers(survey: Survey, evaluation: Evaluation, files: Files) -> None:
+    """Measure, print and draw what lies between the ends of the runs, two by two."""
+    from analysis.landscape.barrier import barriers, draw
+
+    ends = [(run.label, run.parameters[-1]) for run in survey.runs]
+    found = barriers(ends, [loss.scores for loss in evaluation.losses])
+    print(*found, sep="\n")
+    for path in draw(found, evaluation.about, files.stem):
+        print(f"  {path}")
 
 
 def shared_name(bases: Sequence[str]) -> str:

@@ -105,6 +105,7 @@ def barrier_figure(found: Sequence[Barrier], about: dict[str, str]) -> Figure:
         axes.tick_params(labelsize=8)
         axes.set_xlim(0, 1)
         set_titles(axes, "")
+    accuracy.set_ylim(0, 100)
     figure.suptitle(f"Between the ends of runs: {about['network']} on {about['data']}", fontsize=8)
     figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8)
     return figure

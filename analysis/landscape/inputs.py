@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
+from catalogue import DEFAULT_SEED
 from interface.command_line import ArgumentParser, Interval
 from interface.errors import UsageError
 from interface.files import make_folder
@@ -16,18 +17,21 @@ MARGIN = 0.2
 
 @dataclass(frozen=True)
 class SurveySettings:
-    """The settings of a survey; test_samples: None means all of them."""
+    """The settings of a survey; test_samples: None means all of them; plane_seed: of a random plane."""
 
     grid_size: int
     batch_size: int
     margin: float
     test_samples: int | None
     data_dir: Path
+    plane: str = "pca"
+    plane_seed: int = DEFAULT_SEED
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "SurveySettings":
         """The settings from parsed arguments."""
-        return cls(**{field.name: getattr(arguments, field.name) for field in fields(cls)})
+        given = vars(arguments)
+        return cls(**{field.name: given[field.name] for field in fields(cls) if field.name in given})
 
 
 def add_flags(parser: ArgumentParser, grid_size: int) -> None:

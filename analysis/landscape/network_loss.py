@@ -120,14 +120,18 @@ class NetworkLoss:
 
     def __call__(self, line: Line) -> np.ndarray:
         """The losses (n,) at the points of a line; NaN once the survey has been interrupted."""
+        return self.scores(line)[0]
+
+    def scores(self, line: Line) -> tuple[np.ndarray, np.ndarray]:
+        """Losses (n,) and accuracies (n,), percent, at the points of a line."""
         offsets = line.offsets.tolist()
         origin, direction = torch.from_numpy(line.origin), torch.from_numpy(line.direction)
-        totals = np.zeros(len(offsets))
+        totals, correct = np.zeros(len(offsets)), np.zeros(len(offsets))
         with torch.inference_mode():
             buffers = [self._estimate_statistics(torch.add(origin, direction, alpha=offset)) for offset in offsets]
             for start in range(0, len(self.images), self.batch_size):
                 if self.interrupted.is_set():
-                    return np.full(len(offsets), np.nan)
+                    return np.full(len(offsets), np.nan), np.full(len(offsets), np.nan)
                 images, labels = self.images.batch(slice(start, start + self.batch_size))
                 if self.first_layer is not None:
                     at_origin = self._first_output(origin, images)
@@ -140,8 +144,10 @@ class NetworkLoss:
                         self.precomputed.output = (
                             torch.add(at_origin, along, alpha=offset) if offset else at_origin.clone()
                         )
-                    totals[number] += F.nll_loss(self.model.network(images), labels, reduction="sum").item()
-        return totals / len(self.images)
+                    output = self.model.network(images)
+                    totals[number] += F.nll_loss(output, labels, reduction="sum").item()
+                    correct[number] += (output.argmax(dim=1) == labels).sum().item()
+        return totals / len(self.images), 100 * correct / len(self.images)
 
     def _first_output(self, parameters: Tensor, images: Tensor) -> Tensor:
         self.model.parameters.copy_(parameters)
@@ -175,10 +181,8 @@ def evaluation_of(dataset: Dataset, network: str, settings: SurveySettings) -> E
     Raises UsageError, naming the flag, where there are fewer test images than requested.
     """
     total = len(dataset.test)
-    count = settings.test_samples or total
-    if count > total:
-        raise UsageError(f"--test_samples {count} is not valid: {dataset.name} has {total} test images")
-    images = choose(dataset.test, count, "landscape test images")
+    images = images_of(dataset, "test", settings.test_samples)
+    count = len(images)
     statistics = choose(dataset.train, STATISTICS_BATCHES * STATISTICS_BATCH_SIZE, "landscape statistics")
     batches = tuple(statistics.batch(slice(None))[0].split(STATISTICS_BATCH_SIZE))
     interrupted = threading.Event()
@@ -196,6 +200,18 @@ def evaluation_of(dataset: Dataset, network: str, settings: SurveySettings) -> E
             f"estimated anew from {len(batches)} batches of training images ({statistics.fingerprint()})"
         )
     return Evaluation(losses, about, interrupted)
+
+
+def images_of(dataset: Dataset, part: str, count: int | None) -> Samples:
+    """All test images of a data set, or `count` of them, or (part "train") as many training images.
+
+    Raises UsageError, naming the flag, where there are fewer test images.
+    """
+    total = len(dataset.test)
+    count = count or total
+    if count > total:
+        raise UsageError(f"--test_samples {count} is not valid: {dataset.name} has {total} test images")
+    return choose(dataset.test if part == "test" else dataset.train, count, f"landscape {part} images")
 
 
 def choose(samples: Samples, count: int, purpose: str) -> Samples:

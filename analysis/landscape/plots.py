@@ -81,6 +81,8 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def axis_titles(landscape: Landscape) -> tuple[str, str]:
     """The labels of the plane's axes."""
+    if landscape.plane.is_random:
+        return "random direction 1 (norms of the filters)", "random direction 2 (norms of the filters)"
     first, second = 100 * landscape.plane.explained
     return f"PC1 ({first:.1f} % of variance)", f"PC2 ({second:.1f} % of variance)"
 
@@ -119,7 +121,7 @@ def styles(landscape: Landscape) -> list[Style]:
 # Interactive pages
 # ----------------------------------------------------------------------------------------------------
 
-GRID_HOVER = "PC1 %{x:.3g}, PC2 %{y:.3g}<br>loss %{customdata:.4g}<extra></extra>"
+GRID_HOVER = "at (%{x:.3g}, %{y:.3g})<br>loss %{customdata:.4g}<extra></extra>"
 ROW_HOVER = (
     "epoch %{customdata[0]:.2f}<br>loss %{customdata[1]:.4g}<br>loss of its projection %{customdata[2]:.4g}<br>"
     "distance from the plane %{customdata[3]:.3g}<extra></extra>"

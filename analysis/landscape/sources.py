@@ -47,7 +47,9 @@ def prepare(
         settings,
     )
     try:
-        return Survey.around(runs, model_apart(model, network, runs), settings, evaluation.about), evaluation
+        shapes = [tuple(parameter.shape) for parameter in network.network.parameters()]
+        apart = model_apart(model, network, runs)
+        return Survey.around(runs, apart, settings, evaluation.about, shapes), evaluation
     except DataError as error:
         raise DataError(f"{', '.join(str(source.path) for source in weights)}: {error}") from error
 

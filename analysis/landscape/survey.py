@@ -1,8 +1,8 @@
 """The loss around training trajectories: plane, grid, losses. Numbers only; plots.py draws them.
 
-The plane is spanned by the first two principal components of the saved weights (Li et al. 2018, arXiv 1712.09913,
-section 7). Any function of a parameter vector can be surveyed; network_loss.py provides that of a network on test
-images.
+The plane is spanned by the first two principal components of the saved weights, or by two random directions (Li et al.
+2018, arXiv 1712.09913, sections 7 and 4). Any function of a parameter vector can be surveyed; network_loss.py provides
+that of a network on test images.
 """
 
 import hashlib
@@ -39,6 +39,7 @@ class Plane:
 
     origin (P,): the mean of the saved weights; directions (2, P): orthonormal, the first two principal components;
     explained (2,): the fraction of the saved weights' variance along each.
+    Of a random plane: the end of training, two directions of which no angle is known, and NaN.
     """
 
     origin: np.ndarray
@@ -60,9 +61,35 @@ class Plane:
             raise DataError("the saved weights span no plane: they are all identical")
         return cls(points[0] + components.mean_, components.components_, components.explained_variance_ratio_)
 
+    @classmethod
+    def random(cls, end: np.ndarray, shapes: Sequence[Sequence[int]], seed: int) -> "Plane":
+        """The plane through `end` (P,) of two random, filter-normalised directions (Li et al. 2018, section 4).
+
+        Each filter of a direction has the norm of that filter at the end of training; the directions leave biases, and
+        other parameters of one dimension, as they are. shapes: of the parameter tensors, in their order.
+        """
+        generator = np.random.default_rng(seed)
+        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        directions = []
+        for _ in range(2):
+            parts = []
+            for shape, weights in zip(shapes, np.split(end, ends), strict=True):
+                filters, noise = (values.reshape(shape[0], -1) for values in
+                                  (weights, generator.standard_normal(weights.shape)))  # fmt: skip
+                norms = [np.linalg.norm(values, axis=1, keepdims=True) for values in (filters, noise)]
+                parts.append((noise * (norms[0] / norms[1] if len(shape) > 1 else 0)).ravel())
+            directions.append(np.concatenate(parts))
+        return cls(end, np.array(directions, dtype=end.dtype), np.full(2, np.nan))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether its directions are random ones."""
+        return bool(np.isnan(self.explained).all())
+
     def project(self, points: Sequence[np.ndarray]) -> np.ndarray:
         """The coordinates (n, 2) of the orthogonal projections of `points`, n arrays (P,)."""
-        return np.array([self.directions @ (point - self.origin) for point in points])
+        products = np.array([self.directions @ (point - self.origin) for point in points])
+        return np.linalg.solve(self.directions @ self.directions.T, products.T).T if self.is_random else products
 
     def distances(self, points: Sequence[np.ndarray]) -> np.ndarray:
         """The distances (n,) of `points`, n arrays (P,), from the plane."""
@@ -76,7 +103,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class LossGrid:
-    """Where the loss is evaluated: x (N,) along PC1, y (N,) along PC2."""
+    """Where the loss is evaluated: x (N,) along the plane's first direction, y (N,) along its second."""
 
     x: np.ndarray
     y: np.ndarray
@@ -149,16 +176,30 @@ class Survey:
 
     @classmethod
     def around(
-        cls, runs: Sequence[SavedRun], model: SavedRun | None, settings: SurveySettings, about: dict[str, str]
+        cls,
+        runs: Sequence[SavedRun],
+        model: SavedRun | None,
+        settings: SurveySettings,
+        about: dict[str, str],
+        shapes: Sequence[Sequence[int]] = (),
     ) -> "Survey":
-        """A survey of a grid that covers `runs` and `model`, in the plane of `runs` only."""
+        """A survey of a grid that covers `runs` and `model`, in the plane of `runs` only.
+
+        shapes: of the parameter tensors, which a random plane needs; its grid also covers [-1, 1] × [-1, 1].
+        """
         marked = (*runs, model) if model else runs
-        plane = Plane.through(np.concatenate([run.parameters for run in runs]))
-        coordinates = plane.project([row for run in marked for row in run.parameters])
         about = about | {
             "grid": f"{settings.grid_size} x {settings.grid_size} points, margin {settings.margin:g}",
             "fingerprint of the weights": fingerprint(*(run.parameters for run in marked)),
         }
+        if settings.plane == "random":
+            plane = Plane.random(marked[-1].parameters[-1], shapes, settings.plane_seed)
+            about["plane"] = f"random, seed {settings.plane_seed}"
+        else:
+            plane = Plane.through(np.concatenate([run.parameters for run in runs]))
+        coordinates = plane.project([row for run in marked for row in run.parameters])
+        if plane.is_random:
+            coordinates = np.concatenate([coordinates, [[-1, -1], [1, 1]]])
         return cls(plane, LossGrid.around(coordinates, settings.grid_size, settings.margin), tuple(runs), model, about)
 
     @property
@@ -192,7 +233,7 @@ class Survey:
         return [*(line for row in lines for line in row), *np.arange(on_grid, len(self))[:, None]]
 
     def line(self, part: np.ndarray) -> Line:
-        """The line through one of the `parts`: along PC1 for a part of the grid."""
+        """The line through one of the `parts`: along the first direction for a part of the grid."""
         offsets = self.coordinates[part, 0] - self.coordinates[part[0], 0] if len(part) > 1 else np.zeros(1)
         return Line(self.point(part[0]), self.plane.directions[0], offsets)
 
@@ -384,9 +425,16 @@ class Landscape:
         grid, rows = np.empty((len(survey.grid.y), len(survey.grid.x))), np.empty(len(survey.rows))
         return survey.landscape(*read_numbers(path, survey.about, losses=grid, plane_losses=rows, row_losses=rows))
 
+    def plane_in_words(self, rows: int) -> str:
+        """What spans the plane; rows: the number of saved weights."""
+        if self.plane.is_random:
+            seed = self.about["plane"].rpartition(" ")[2]
+            return f"two random, filter-normalised directions around the end (seed {seed})"
+        first, second = 100 * self.plane.explained
+        return f"PC1 {first:.1f} %, PC2 {second:.1f} % of the variance of {rows} saved weights"
+
     def report(self) -> str:
         """What was measured, in a few lines."""
-        first, second = 100 * self.plane.explained
         lowest = "no loss is finite"
         if self.finite:
             x, y, loss = self.lowest
@@ -394,7 +442,7 @@ class Landscape:
         rows = sum(len(run.epochs) for run in self.trajectories)
         lines = [
             f"{self.about['network']} on {self.about['data']}",
-            f"plane: PC1 {first:.1f} %, PC2 {second:.1f} % of the variance of {rows} saved weights",
+            f"plane: {self.plane_in_words(rows)}",
             f"grid: {self.about['grid']}; {lowest}; {self.masked} of {self.losses.size} points not finite",
         ]
         if "running statistics" in self.about:
