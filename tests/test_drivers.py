@@ -20,7 +20,7 @@ import pytest
 from analysis.reports.trials import Trial, Trials
 from analysis.study.plots import FIGURES
 from analysis.study.published import uncompensated
-from conftest import ROOT
+from conftest import ROOT, train
 from training.config import RunConfig, make_parser
 from training.names import run_name
 from training.record.reader import read_log
@@ -414,22 +414,17 @@ def test_last_updates_are_tested_up_to_the_model_of_the_run(tmp_path):
         assert float(rows[-1]["test_accuracy"]) == trial.outcome.test_accuracy
 
 
-def test_last_updates_refuse_runs_that_they_cannot_tell_of(tmp_path):
-    shared = (*QUICK, "--world_sizes", 3, "--seeds", 1, "--jobs", 2)
-    drive("run_last_updates", *shared, "--saves_per_epoch", 3, "--momentums", 0, "--results", "runs", cwd=tmp_path)
-    drive("run_delay_exps", *shared, "--parts", "a", "--delays", 30, "--results", "others", cwd=tmp_path)
-    (good,), other = (tmp_path / "runs").glob("*_log.log"), min((tmp_path / "others").glob("*_log.log"))
-    weights = good.with_name(good.name.replace("_log.log", "_weights.npy"))
-    np.save(weights, np.load(weights)[:-1])
-    environ = {**environment(), "PYTHONPATH": str(ROOT)}
-    for logs, code, words in (
-        ([good, other], 2, "is not valid beside"),
-        ([other], 1, "--saves_per_epoch"),
-        ([good], 1, f"{weights}: 3 rows in place of 4"),
+def test_last_updates_refuse_runs_that_they_cannot_tell_of(nursery, tmp_path):
+    flags = ("--clock", "virtual", "--split_labels", "--seed", 1)
+    good = train("dist_async.py", tmp_path / "runs", *flags, "--saves_per_epoch", 3)
+    other = train("dist_async.py", tmp_path / "others", *flags, "--delay", "--delay_ms", 30)
+    np.save(good["weights"], np.load(good["weights"])[:-1])
+    for logs, words in (
+        ([good["log"], other["log"]], "is not valid beside"),
+        ([other["log"]], "--saves_per_epoch"),
+        ([good["log"]], f"{good['weights']}: 3 rows in place of 4"),
     ):
-        arguments = [sys.executable, "-m", "analysis.reports.last_updates", *map(str, logs)]
-        done = subprocess.run(arguments, cwd=tmp_path, env=environ, text=True, capture_output=True, timeout=60)
-        assert done.returncode == code and words in done.stderr and done.stderr.count("\n") == 1
+        nursery.run("analysis/reports/last_updates.py", *logs, folder=tmp_path).refused(words)
 
 
 def test_stopping_rules_are_compared(tmp_path):

@@ -80,7 +80,7 @@ def test_a_landscape_that_cannot_be_drawn_is_not_reported_as_written(tmp_path):
 def test_a_folder_without_runs_is_named(driver, tmp_path):
     (tmp_path / "empty").mkdir()
     words = drive(driver, "empty", cwd=tmp_path, code=1)
-    assert words.endswith("summary.py: error: empty: no complete run to summarise\n") and words.count("\n") == 2
+    assert words.endswith("conclude.py: error: empty: no complete run to summarise\n") and words.count("\n") == 2
 
 
 def test_runs_in_a_folder_whose_name_says_partial(tmp_path):
