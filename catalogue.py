@@ -10,6 +10,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 DEFAULT_SEED = 42
+BETTER_THAN_CHANCE = 2  # times the accuracy of a guess: what a run that converged exceeds
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def main() -> None:
     if arguments.training_time:
         report.add(f"Training time: {minutes(log.seconds)} (MM:SS:mmm, {log.clock} clock)")
     if arguments.pics:
-        draw(log, title, folder / f"{base}_model", report)
+        draw(log, title, folder / f"{base}_model", report, arguments.fixed_axes)
     path = folder / f"{base}_model_test_performance.txt"
     report.add(f"Written: {path}")
     with atomic_write(path) as unfinished:
@@ -94,12 +94,16 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--classification_report", action="store_true", help="report precision, recall, F1 per class")
     parser.add_argument("--training_time", action="store_true", help="report the training time as MM:SS:mmm")
-    parser.add_argument("--pics", action="store_true", help="draw the training plots; needs --training_time")
+    parser.add_argument("--pics", action="store_true", help="draw the training plots")
+    parser.add_argument(
+        "--fixed_axes", action="store_true",
+        help="with --pics: axes that do not depend on the run, so that figures can be laid side by side",
+    )  # fmt: skip
     parser.add_argument("--subfolder", type=Path, default=".", metavar="DIR", help="folder of report and figures")
     parser.add_argument("--data_dir", type=Path, default="data", metavar="DIR", help="folder of the data sets")
     arguments = parser.parse_args()
-    if arguments.pics and not arguments.training_time:
-        parser.error("--pics requires --training_time")
+    if arguments.fixed_axes and not arguments.pics:
+        parser.error("--fixed_axes has no effect without --pics")
     for what, path in (("MODEL", arguments.model), ("LOG", arguments.log)):
         if not Path(path).is_file():
             parser.error(f"argument {what}: {path}: no such file")
@@ -221,10 +225,10 @@ class Report:
         self.text += f"{text}\n"
 
 
-def draw(log: RunLog, title: str, base: Path, report: Report) -> None:
+def draw(log: RunLog, title: str, base: Path, report: Report, fixed_axes: bool) -> None:
     """Draw {base}_training_plots.png; for a run with --val {base}_validation_plots.png, with --evals_per_epoch
     {base}_accuracy_plots.png."""
-    from analysis.reports.training_plots import accuracy_figure, training_figure, validation_figure
+    from analysis.reports.training_plots import accuracy_figure, fix_axes, training_figure, validation_figure
 
     status = log.status or "cut short"
     title = f"{title}\n{log.clock} clock, {status}: {count(len(log.updates), 'update')} in {log.seconds:.2f} s"
@@ -236,6 +240,8 @@ def draw(log: RunLog, title: str, base: Path, report: Report) -> None:
     if any(not evaluation.first_left for evaluation in log.evaluations):
         figures["accuracy"] = accuracy_figure(log, title)
     for name, figure in figures.items():
+        if fixed_axes:
+            fix_axes(figure, log)
         path = base.with_name(f"{base.name}_{name}_plots.png")
         with atomic_write(path) as unfinished:
             figure.savefig(unfinished)

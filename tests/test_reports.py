@@ -25,9 +25,11 @@ import test_model
 from analysis.reports.training_plots import (
     early_stopping,
     first_non_finite,
+    fix_axes,
     running_mean,
     training_figure,
     validation_figure,
+    waiting_times,
     worker_colors,
 )
 from common import Samples, build_model, load_dataset
@@ -319,7 +321,7 @@ def test_the_trap_springs_when_unpickled(tmp_path):
 def test_usage_errors_end_in_one_line(runs, run_test_model, tmp_path):
     model, log = runs["async"]
     for arguments, complaint in (
-        ([model, log, "--pics"], "--pics requires --training_time"),
+        ([model, log, "--fixed_axes"], "--fixed_axes has no effect without --pics"),
         ([model, tmp_path / "none_log.log"], "none_log.log"),
         ([tmp_path / "none_model.pt", log], "none_model.pt"),
         ([model, log, "--batch_size", "0"], "--batch_size"),
@@ -390,7 +392,8 @@ def test_early_stopping_is_the_lowest_finite_validation_loss(runs):
     assert early_stopping(with_losses(math.nan, math.inf)) is None
     figure = validation_figure(with_losses(3.0, 1.0, 2.0), "headline")
     assert "epoch 2" in figure.legends[0].get_texts()[-1].get_text()
-    assert all(axes.get_lines()[-1].get_xdata()[0] == 2 for axes in figure.axes)
+    marked = [axes.get_lines()[-1].get_xdata()[0] for axes in figure.axes]
+    assert marked == [2, 2, template.seconds, template.seconds]
 
 
 def test_first_non_finite(runs):
@@ -471,3 +474,33 @@ def test_parameter_table():
         ("CNN2", "cifar10"): (2_122_186, "conv1 conv2 fc1 fc2"),
         ("CNN2", "cifar100"): (2_168_356, "conv1 conv2 fc1 fc2"),
     }
+
+
+def test_waiting_times_of_a_synchronous_run(tmp_path):
+    """The worker that takes twice as long waits for nobody, the others for it."""
+    flags = ("--clock", "virtual", "--world_size", 4, "--split_dataset", "--worker_speeds", 1, 0.5, 1,
+             "--compute_time", "constant", "--seed", 1)  # fmt: skip
+    files = train("dist_sync.py", tmp_path, *flags)
+    applied, waited = waiting_times(read_log(files["log"]))
+    for worker, expected in ((1, 10), (2, 0), (3, 10)):
+        assert waited[applied.worker == worker] == pytest.approx(expected, abs=1e-2)
+    figure = training_figure(read_log(files["log"]), "headline")
+    assert [axes.get_title(loc="left") for axes in figure.axes][3] == "Waiting times"
+
+
+def test_a_run_that_learned_nothing_is_drawn_on_a_fixed_axis(runs):
+    log = read_log(runs["async"][1])
+    validations = tuple(replace(one, train_accuracy=10.0, val_accuracy=11.0) for one in log.validations)
+    for found, texts in ((log, []), (replace(log, validations=validations), ["no convergence: a guess has 10 %"])):
+        axes = validation_figure(found, "headline").axes[1]
+        assert [text.get_text() for text in axes.texts] == texts and (axes.get_ylim() == (0, 100)) == bool(texts)
+
+
+def test_fixed_axes_do_not_depend_on_the_run(runs):
+    limits = []
+    for mode in ("classic", "async"):
+        log = read_log(runs[mode][1])
+        figure = validation_figure(log, "headline")
+        fix_axes(figure, log)
+        limits.append([axes.get_ylim() for axes in figure.axes] + [figure.axes[0].get_xlim()])
+    assert limits[0] == limits[1]

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -91,7 +92,7 @@ class Observer:
         try:
             if not self.plan.config.no_save_model:
                 self.record.save_model(self.model.state_dict())
-            for path in self.record.abandon(self.seconds, reason, self.result()):
+            for path in self.record.abandon(self.seconds, reason, finite(self.result())):
                 print(f"  partial: {path}", file=sys.stderr)
         except OSError as error:
             logging.warning("the partial run could not be saved: %s", error)
@@ -177,8 +178,7 @@ class Observer:
                 "first_left_test_loss": score.loss,
                 "first_left_test_accuracy": score.accuracy,
             }
-        return {key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in result.items()}  # fmt: skip
+        return result
 
     def finish(self, partial: str = "") -> None:
         """Save the model, close the record, and print a summary and the paths of all files.
@@ -193,15 +193,34 @@ class Observer:
             score = self._evaluate(self.model, self.plan.train)
             result |= {"train_loss": score.loss, "train_accuracy": score.accuracy}
             print(f"Train accuracy: {score.accuracy:.2f} % ({score.correct}/{score.total}), loss: {score.loss:.4f}")
+        score = self._tester.measure_end()
+        result |= {"test_loss": score.loss, "test_accuracy": score.accuracy}
+        print(f"Test accuracy: {score.accuracy:.2f} % ({score.correct}/{score.total}), loss: {score.loss:.4f}")
         if not self.plan.config.no_save_model:
             self.record.save_model(self.model.state_dict())
-        paths = self.record.finish(self.seconds, result, partial)
-        whose = " of virtual time" if self.plan.config.clock == "virtual" else ""
-        dropped = f", {self.dropped} of {self.gradients} gradients dropped" if self.dropped else ""
-        staleness = self.staleness_sum / max(1, self.updates)
-        print(
-            f"Finished {self.updates} updates in {self.seconds:.2f} s{whose} "
-            f"({self.updates / max(self.seconds, 1e-9):.1f} updates/s), mean staleness {staleness:.2f}{dropped}"
-        )
+        paths = self.record.finish(self.seconds, finite(result), partial)
+        print(self._end_in_words(result["real_seconds"]))
         for path in paths:
             print(f"  {path}")
+        if not self.plan.config.no_save_model:
+            model, log = (shlex.quote(str(self.record.path(kind))) for kind in ("model", "log"))
+            print(f"Reports and figures: python3 test_model.py {model} {log} --pics")
+
+    def _end_in_words(self, real_seconds: float) -> str:
+        """How far the run went, and how fast."""
+        times = f"{self.seconds:.2f} s"
+        if self.plan.config.clock == "virtual":
+            times += f" of virtual time, {real_seconds:.1f} s of real time"
+        speed = self.gradients / max(1e-9, real_seconds if self.plan.config.clock == "virtual" else self.seconds)
+        dropped = f", {self.dropped} of {self.gradients} gradients dropped" if self.dropped else ""
+        staleness = self.staleness_sum / max(1, self.updates)
+        return (
+            f"Finished {self.updates} updates in {times} ({speed:.1f} gradients/s), "
+            f"mean staleness {staleness:.2f}{dropped}"
+        )
+
+
+def finite(values: dict[str, Any]) -> dict[str, Any]:
+    """The values, with None for numbers that are not finite, which JSON does not have."""
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()}  # fmt: skip

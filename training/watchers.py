@@ -143,6 +143,7 @@ class Tester(Watcher):
         self.pause = pause
         self.first_left: tuple[float, int, Score] | None = None  # seconds, updates, score
         self._updates = 0
+        self._last: tuple[int, Score | None] = (0, None)  # updates, score
 
     def update(self, seconds: float, update: Update) -> None:
         self._updates = update.version
@@ -156,9 +157,16 @@ class Tester(Watcher):
             self.first_left = seconds, self._updates, self._measure()
             self.record.evaluation(seconds, "first_left", self._updates, self.first_left[2])
 
+    def measure_end(self) -> Score:
+        """The score of the final model."""
+        at, score = self._last
+        return score if at == self._updates and score is not None else self._measure()
+
     def _measure(self) -> Score:
         with self.pause():
-            return self.evaluate()
+            score = self.evaluate()
+        self._last = self._updates, score
+        return score
 
 
 class ProgressBar(Watcher):

@@ -12,9 +12,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.reports.trials import BETTER_THAN_CHANCE, Group, Trials, group, time_to
+from analysis.reports.trials import Group, Trials, group, time_to
 from analysis.spread import Spread
 from analysis.tables import markdown_table, write_rows, write_text
+from catalogue import BETTER_THAN_CHANCE
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError
 from training.config import (

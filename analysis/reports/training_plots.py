@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import Figure
+from catalogue import BETTER_THAN_CHANCE, DATASETS
 
 if TYPE_CHECKING:
     from training.record.run_log import Events, RunLog
@@ -38,6 +39,7 @@ EXPLODED = 100  # times its first value: a curve that grows beyond that gets a l
 def training_figure(log: RunLog, title: str) -> Figure:
     """Loss, weight norm, cumulative updates and staleness of a run against time, one colour per worker.
 
+    Of a synchronous run, whose staleness is 0, the time for which each worker waited in place of the staleness.
     title: lines of text; the first is the headline.
     """
     figure = Figure(figsize=(12, 8.5), dpi=DPI, layout="constrained")
@@ -48,8 +50,11 @@ def training_figure(log: RunLog, title: str) -> Figure:
     draw_loss(axes["loss"], log, colors)
     draw_weight_norm(axes["norm"], log, colors)
     draw_cumulative_updates(axes["updates"], log, colors)
-    draw_staleness(axes["staleness"], log, colors)
-    draw_staleness_distribution(axes["distribution"], axes["staleness"], log.updates, colors)
+    if waits_for_all(log):
+        draw_waiting_times(axes["staleness"], axes["distribution"], log, colors)
+    else:
+        draw_staleness(axes["staleness"], log, colors)
+        draw_staleness_distribution(axes["distribution"], axes["staleness"], log.updates, colors)
     diverged = first_non_finite(log.updates)
     for panel in ("loss", "norm", "updates", "staleness"):
         axes[panel].set_xlabel(f"{log.clock}-clock time (s)")
@@ -62,33 +67,55 @@ def training_figure(log: RunLog, title: str) -> Figure:
 
 
 def validation_figure(log: RunLog, title: str) -> Figure:
-    """Training and validation loss and accuracy after each epoch, for a log that contains them.
+    """Training and validation loss and accuracy after each epoch, against epochs and against time.
 
     The early-stopping epoch, the one with the lowest validation loss, is marked. title: as in `training_figure`.
     """
-    figure = Figure(figsize=(12, 5.2), dpi=DPI, layout="constrained")
-    loss, accuracy = figure.subplots(1, 2)
-    epochs = [validation.epoch for validation in log.validations]
+    figure = Figure(figsize=(12, 8.5), dpi=DPI, layout="constrained")
+    panels = figure.subplots(2, 2, sharey="col")
     best = early_stopping(log)
-    for axes, quantity, label in (
-        (loss, "loss", "mean negative log-likelihood"),
-        (accuracy, "accuracy", "accuracy (%)"),
-    ):
-        for part, name, style in (("train", "training", {"color": BLUE, "marker": "o"}),
-                                  ("val", "validation", {"color": VERMILLION, "marker": "s"})):  # fmt: skip
-            values = np.array([getattr(validation, f"{part}_{quantity}") for validation in log.validations])
-            axes.plot(epochs, np.where(np.isfinite(values), values, np.nan), label=name, **style)
-        if best is not None:
-            style = {"color": "black", "linestyle": "--", "linewidth": 1, "zorder": 0}
-            axes.axvline(epochs[best], label=describe_best(log, best), **style)
-        axes.set(xlabel=log.config.epoch_title, ylabel=label)
-        axes.set_xlim(epochs[0] - 0.3, epochs[-1] + 0.3)
+    abscissas = (
+        (log.config.epoch_title, [validation.epoch for validation in log.validations]),
+        (f"{log.clock}-clock time (s)", [validation.seconds for validation in log.validations]),
+    )
+    for row, (label, places) in zip(panels, abscissas, strict=True):
+        for axes, quantity in zip(row, ("loss", "accuracy"), strict=True):
+            for part, name, style in (("train", "training", {"color": BLUE, "marker": "o"}),
+                                      ("val", "validation", {"color": VERMILLION, "marker": "s"})):  # fmt: skip
+                values = np.array([getattr(validation, f"{part}_{quantity}") for validation in log.validations])
+                axes.plot(places, np.where(np.isfinite(values), values, np.nan), label=name, **style)
+            if best is not None:
+                style = {"color": "black", "linestyle": "--", "linewidth": 1, "zorder": 0}
+                axes.axvline(places[best], label=describe_best(log, best), **style)
+            axes.set_xlabel(label)
+    for loss, accuracy in panels:
+        loss.set_ylabel("mean negative log-likelihood")
+        accuracy.set_ylabel("accuracy (%)")
+        loss.set_xlim(left=0)
+        accuracy.set_xlim(left=0)
+    for axes in panels[0]:
+        axes.set_xlim(0.7, log.validations[-1].epoch + 0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        set_titles(axes, quantity.capitalize())
-    scale_to(loss, np.array([[validation.train_loss, validation.val_loss] for validation in log.validations]).ravel())
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    for axes, quantity in zip(panels[0], ("Loss", "Accuracy"), strict=True):
+        set_titles(axes, quantity)
+    for axes in panels[1]:
+        set_titles(axes, "")
+    accuracies = [value for one in log.validations for value in (one.train_accuracy, one.val_accuracy)]
+    frame_accuracy(panels[0, 1], accuracies, log)
+    scale_to(
+        panels[0, 0], np.array([[validation.train_loss, validation.val_loss] for validation in log.validations]).ravel()
+    )
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     write_title(figure, f"{title}\n{divergence(log)}")
     return figure
+
+
+def frame_accuracy(axes: Axes, accuracies: Sequence[float], log: RunLog) -> None:
+    """Show the whole axis, and say so, where no accuracy (percent) is better than twice that of a guess."""
+    chance = 100 / DATASETS[log.config.dataset].labels
+    if max(accuracies, default=0) <= BETTER_THAN_CHANCE * chance:
+        axes.set_ylim(0, 100)
+        annotate(axes, f"no convergence: a guess has {chance:g} %")
 
 
 def accuracy_figure(log: RunLog, title: str) -> Figure:
@@ -110,6 +137,7 @@ def accuracy_figure(log: RunLog, title: str) -> Figure:
         axes.set_xlim(left=0)
         axes.set_xlabel(label)
     panels[0].set_ylabel("test accuracy (%)")
+    frame_accuracy(panels[0], [one.test_accuracy for one in curve], log)
     set_titles(panels[0], "Test accuracy", f"{len(curve)} evaluations, off the run's clock")
     set_titles(panels[1], "", f"{curve[-1].test_accuracy:.2f} % at the last one")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
@@ -224,6 +252,53 @@ def draw_staleness_distribution(axes: Axes, beside: Axes, updates: Events, color
         share = 100 * np.bincount(events.staleness // width, minlength=len(left)) / len(updates)
         axes.barh(centers, share, 0.8 * width, left, color=color)
         left += share
+
+
+def waits_for_all(log: RunLog) -> bool:
+    """Whether a log tells for how long each worker waited in the rounds of a synchronous run."""
+    return log.config.mode == "sync" and log.config.workers > 1 and len(log.gradients) > len(log.updates)
+
+
+def waiting_times(log: RunLog) -> tuple[Events, np.ndarray]:
+    """The gradients that were applied, and for how long, ms (n,), each waited for the update that applied it."""
+    applied = log.gradients.where(~log.gradients.dropped & (log.gradients.fetched < len(log.updates)))
+    return applied, 1000 * (log.updates.seconds[applied.fetched] - applied.seconds)
+
+
+def draw_waiting_times(axes: Axes, beside: Axes, log: RunLog, colors: np.ndarray) -> None:
+    """For how long each worker waited for the others in each round; beside: how these times are distributed."""
+    applied, waited = waiting_times(log)
+    scatter(axes, applied, waited, colors)
+    axes.set_ylabel("waited for the round's end (ms)")
+    top = max(float(waited.max(initial=0)), 1e-3)
+    axes.set_ylim(-0.02 * top, 1.04 * top)
+    set_titles(axes, "Waiting times", f"mean {waited.mean():.3g} ms" if len(waited) else "")
+    beside.sharey(axes)
+    beside.tick_params(labelleft=False)
+    beside.set_xlabel("gradients (%)")
+    set_titles(beside, "")
+    edges = np.linspace(0, top, 41)
+    parts = [waited[applied.worker == worker] for worker in np.unique(applied.worker)]
+    beside.hist(
+        parts, edges, weights=[np.full(len(part), 100 / max(1, len(waited))) for part in parts], stacked=True,
+        orientation="horizontal", color=[color_of(worker, colors) for worker in np.unique(applied.worker)],
+    )  # fmt: skip
+
+
+FIXED_LOSS, FIXED_ACCURACY = (0, 3), (0, 100)
+
+
+def fix_axes(figure: Figure, log: RunLog) -> None:
+    """Give all axes of losses and accuracies limits that do not depend on the run: figures can be laid side by side."""
+    for axes in figure.axes:
+        label = axes.get_ylabel()
+        if "negative log-likelihood" in label:
+            axes.set_yscale("linear")
+            axes.set_ylim(FIXED_LOSS)
+        elif "accuracy" in label:
+            axes.set_ylim(FIXED_ACCURACY)
+        if axes.get_xlabel() == log.config.epoch_title:
+            axes.set_xlim(0, log.config.epochs + 0.3)
 
 
 # ----------------------------------------------------------------------------------------------------

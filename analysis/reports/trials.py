@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from analysis.spread import Spread
-from catalogue import DATASETS
+from catalogue import BETTER_THAN_CHANCE, DATASETS
 from interface.errors import DataError, UsageError
 from interface.files import make_folder, with_filename
 from training.config import ROWS, RUN_CLOCKS, RunConfig, default_of, experiment_of
@@ -36,7 +36,6 @@ LOG_ENDING = "_log.log"
 CURVE_POINTS = 50
 HISTOGRAM_BINS = 100
 COUNTED = ("seconds", "updates", "gradients", "dropped_gradients", "mean_staleness", "max_staleness")
-BETTER_THAN_CHANCE = 2  # times the accuracy of a guess: what a run that converged exceeds
 
 
 # ----------------------------------------------------------------------------------------------------
