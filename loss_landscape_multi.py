@@ -7,6 +7,7 @@ python3 loss_landscape_multi.py runs/{base}_model.pt runs/*_weights.npy --subfol
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from difflib import SequenceMatcher
@@ -114,9 +115,12 @@ def shared_name(bases: Sequence[str]) -> str:
 def default_labels(weights: Sequence[Source]) -> list[str]:
     """One label per run: the settings in which the names differ, plus the folder where these are not unique."""
     labels = [", ".join(words) for words in differences_in_words([source.config for source in weights])]
+    folders = [source.path.resolve().parent for source in weights]
+    shared = Path(os.path.commonpath(folders))
+    places = [folder.relative_to(shared) if folder != shared else Path(folder.name) for folder in folders]
     return [
-        label if labels.count(label) == 1 and label else f"{label or 'run'} in {source.path.resolve().parent.name}"
-        for label, source in zip(labels, weights, strict=True)
+        label if labels.count(label) == 1 and label else f"{label or 'run'} in {place}"
+        for label, place in zip(labels, places, strict=True)
     ]
 
 

@@ -1,17 +1,22 @@
 """Random planes, eigenvalues of the Hessian and barriers, on problems with known answers."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import loss_landscape_multi
 from analysis.landscape.barrier import STEPS, Barrier, barriers
 from analysis.landscape.hessian import HessianProduct, largest_eigenvalues
+from analysis.landscape.inputs import Source, SurveySettings
+from analysis.landscape.network_loss import evaluation_of
 from analysis.landscape.survey import Line, Plane
 from common import Samples, build_model, load_dataset
 from conftest import run, train
+from evaluation import evaluate
 
 QUICK = ("--grid_size", 4, "--test_samples", 60)
 
@@ -107,6 +112,22 @@ def test_a_landscape_in_a_random_plane(trained, tmp_path):
     assert {path.suffix for path in tmp_path.glob("*random3*")} == {".npz", ".html", ".png"}
 
 
+@pytest.mark.parametrize(
+    ("folders", "labels"),
+    [
+        (("seed1/runs", "seed2/runs"), ["run in seed1/runs", "run in seed2/runs"]),
+        (("one", "other"), ["run in one", "run in other"]),
+        (("runs", "runs/again"), ["run in runs", "run in again"]),
+    ],
+)
+def test_runs_of_one_name_are_told_apart_by_their_folders(folders, labels, trained, tmp_path):
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy(trained[1]["weights"], tmp_path / folder)
+    weights = [Source.of(tmp_path / folder / trained[1]["weights"].name) for folder in folders]
+    assert loss_landscape_multi.default_labels(weights) == labels
+
+
 # ----------------------------------------------------------------------------------------------------
 # Barriers
 # ----------------------------------------------------------------------------------------------------
@@ -168,10 +189,6 @@ def test_a_barrier_needs_two_runs(trained):
 
 
 def test_scores_of_a_line_are_those_of_its_points(trained):
-    from analysis.landscape.inputs import SurveySettings
-    from analysis.landscape.network_loss import evaluation_of
-    from evaluation import evaluate
-
     data = load_dataset("digits", "data")
     settings = SurveySettings(grid_size=2, batch_size=50, margin=0.2, test_samples=None, data_dir="data")
     score = evaluation_of(data, "LeNet5", settings).losses[0]
