@@ -36,6 +36,7 @@ study() {
   shift 2
   wanted "$name" || return 0
   [[ $dry_run == no ]] || flags+=(--dry_run)
+  [[ $verbose == no ]] || flags+=(--verbose)
   say "$name"
   bash "scripts/$driver.sh" "${flags[@]}" "$@" || failed+=("$name")
 }

@@ -10,6 +10,7 @@ skipped; if a run fails, the others continue.
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import importlib
 import logging
@@ -49,6 +50,12 @@ ROOT = Path(__file__).resolve().parent.parent
 MODE_OF = {"nonDistributed.py": "classic", "dist_sync.py": "sync", "dist_async.py": "async"}
 
 
+@functools.cache
+def parser_of(mode: str) -> ArgumentParser:
+    """The parser of a training script."""
+    return make_parser(mode, "")
+
+
 @dataclass(frozen=True)
 class PlannedRun:
     """One command: its script and arguments, the proof that it is done, and the settings of a training run."""
@@ -62,7 +69,7 @@ class PlannedRun:
         """Parse a line of a plan. Raises UsageError if the flags of a training run are not valid."""
         proof, *words = shlex.split(line)
         mode = MODE_OF.get(words[0])
-        config = RunConfig(mode=mode, **vars(make_parser(mode, "").parse_args(words[1:]))) if mode else None
+        config = RunConfig(mode=mode, **vars(parser_of(mode).parse_args(words[1:]))) if mode else None
         return cls(tuple(words), proof, config)
 
     @property
