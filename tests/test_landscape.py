@@ -662,3 +662,21 @@ def test_published_rows_have_the_epochs_found_in_their_log(mode):
     epochs = saved_epochs(source, np.load(path))
     assert epochs[0] == 0 and epochs[-1] == pytest.approx(2, abs=0.03)
     assert (np.diff(epochs) >= 0).all() and epochs[3] == pytest.approx(1, abs=0.03)
+
+
+def test_a_run_that_leaves_the_valley_does_not_set_the_scale(tmp_path):
+    path = [(0.0, 0.0), (0.5, 0.2), (1.0, 0.1)]
+    runs = [planar_run([(x * size, y * size) for x, y in path])[0] for size in (1.0, 0.9, 40.0)]
+    runs = [SavedRun(label, run.parameters, run.epochs) for label, run in zip("abc", runs, strict=True)]
+    survey = survey_of(runs)
+    assert np.ptp(survey.grid.x) < 3  # not 40
+    assert survey.about["clipped"] == "c" and "clipped" not in survey_of(runs[:2]).about
+    landscape = measure(survey, lambda point: 1 + point @ point, tmp_path)
+    assert "c: more than 5 times as far away as is usual" in landscape.report()
+    last = landscape.trajectories[-1].coordinates[-1]
+    assert abs(last).max() > 10  # its own coordinates are true
+    surface = surface_figure(landscape)
+    heights = [np.asarray(trace.z, dtype=float) for trace in surface.data if trace.type == "scatter3d"]
+    assert any(np.isnan(values).any() for values in heights)
+    assert "c leaves the picture" in contour_figure(landscape).layout.title.text
+    assert len(draw(landscape, tmp_path / "clipped", shared_plotly=False)) == 3

@@ -95,7 +95,8 @@ def title(landscape: Landscape) -> str:
 def marker_key(landscape: Landscape) -> str:
     """What the markers mean and which points are missing, in one line."""
     masked = f"; {landscape.masked} of {landscape.losses.size} grid points left out (loss not finite)"
-    return f"○ start, ■ end, ◆ lowest grid point{masked if landscape.masked else ''}"
+    clipped = f"; {landscape.about['clipped']} leaves the picture" if "clipped" in landscape.about else ""
+    return f"○ start, ■ end, ◆ lowest grid point{masked if landscape.masked else ''}{clipped}"
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ def surface_figure(landscape: Landscape) -> go.Figure:
             x=x, y=y, z=z + above, mode="lines", line=line, hoverinfo="skip", **legend_entry(style.run)
         )
         x, y = style.run.coordinates.T
-        z = logarithm(style.run.plane_losses) + above
+        z = np.where(is_outside(landscape, x, y), np.nan, logarithm(style.run.plane_losses) + above)
         marks = row_marks(style, 6) | {"line": {"width": 2, "color": style.colour}}
         figure.add_scatter3d(
             x=x,
@@ -277,7 +278,13 @@ def draped(landscape: Landscape, coordinates: np.ndarray) -> tuple[np.ndarray, n
     corners = np.arange(len(coordinates))
     along = np.linspace(0, corners[-1], STEPS_BETWEEN_ROWS * corners[-1] + 1)
     x, y = (np.interp(along, corners, column) for column in coordinates.T)
-    return x, y, height_at(landscape, x, y)
+    return x, y, np.where(is_outside(landscape, x, y), np.nan, height_at(landscape, x, y))
+
+
+def is_outside(landscape: Landscape, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Whether points lie beyond the grid, as those of a run that leaves the picture."""
+    grid = landscape.grid
+    return (x < grid.x[0]) | (x > grid.x[-1]) | (y < grid.y[0]) | (y > grid.y[-1])
 
 
 def height_at(landscape: Landscape, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -421,7 +428,7 @@ def contour_image(landscape: Landscape) -> Figure:
     for name, symbol, (x, y), _, _ in single_points(landscape):
         fill, edge = FILLS[symbol]
         axes.plot(x, y, "D", color=fill, markeredgecolor=edge, markersize=9, zorder=5, label=name)
-    axes.set_aspect("equal")
+    axes.set(xlim=landscape.grid.x[[0, -1]], ylim=landscape.grid.y[[0, -1]], aspect="equal")
     first, second = axis_titles(landscape)
     axes.set(xlabel=first, ylabel=second)
     axes.set_title(f"{title(landscape)}\n{marker_key(landscape)}", fontsize=10)

@@ -133,6 +133,7 @@ class Line:
         return (self.origin + offset * self.direction for offset in self.offsets.astype(self.direction.dtype))
 
 
+FAR = 5  # times the usual distance
 Loss = Callable[[Line], np.ndarray]  # n points → their losses (n,)
 
 # ----------------------------------------------------------------------------------------------------
@@ -147,6 +148,19 @@ class SavedRun:
     label: str
     parameters: np.ndarray
     epochs: np.ndarray
+
+
+def split_by_distance(runs: Sequence[SavedRun]) -> tuple[list[np.ndarray], str]:
+    """The rows (·, P) of each run that set the scale of a picture, and which runs have others, in words.
+
+    A run that goes FAR times as far from its start as is usual among the runs, because it diverges, would otherwise
+    shrink all others to a point.
+    """
+    distances = [np.linalg.norm(run.parameters - run.parameters[0], axis=1) for run in runs]
+    limit = FAR * np.median([of_run.max() for of_run in distances])
+    near = [run.parameters[of_run <= limit] for run, of_run in zip(runs, distances, strict=True)]
+    beyond = [run.label for run, rows in zip(runs, near, strict=True) if len(rows) < len(run.parameters)]
+    return near, ", ".join(beyond)
 
 
 @dataclass(frozen=True)
@@ -192,12 +206,15 @@ class Survey:
             "grid": f"{settings.grid_size} x {settings.grid_size} points, margin {settings.margin:g}",
             "fingerprint of the weights": fingerprint(*(run.parameters for run in marked)),
         }
+        near, far_away = split_by_distance(runs)
+        if far_away:
+            about["clipped"] = far_away
         if settings.plane == "random":
             plane = Plane.random(marked[-1].parameters[-1], shapes, settings.plane_seed)
             about["plane"] = f"random, seed {settings.plane_seed}"
         else:
-            plane = Plane.through(np.concatenate([run.parameters for run in runs]))
-        coordinates = plane.project([row for run in marked for row in run.parameters])
+            plane = Plane.through(np.concatenate(near))
+        coordinates = plane.project([row for rows in (*near, model.parameters if model else ()) for row in rows])
         if plane.is_random:
             coordinates = np.concatenate([coordinates, [[-1, -1], [1, 1]]])
         return cls(plane, LossGrid.around(coordinates, settings.grid_size, settings.margin), tuple(runs), model, about)
@@ -445,6 +462,8 @@ class Landscape:
             f"plane: {self.plane_in_words(rows)}",
             f"grid: {self.about['grid']}; {lowest}; {self.masked} of {self.losses.size} points not finite",
         ]
+        if "clipped" in self.about:
+            lines.append(f"{self.about['clipped']}: more than {FAR} times as far away as is usual; leaves the picture")
         if "running statistics" in self.about:
             lines.append(f"running statistics: {self.about['running statistics']}")
         return "\n".join([*lines, *map(str, self.marked)])
