@@ -256,7 +256,8 @@ def draw_staleness_distribution(axes: Axes, beside: Axes, updates: Events, color
 
 def waits_for_all(log: RunLog) -> bool:
     """Whether a log tells for how long each worker waited in the rounds of a synchronous run."""
-    return log.config.mode == "sync" and log.config.workers > 1 and len(log.gradients) > len(log.updates)
+    in_rounds = log.config.distributed and not log.config.depends_on_arrival
+    return in_rounds and log.config.workers > 1 and len(log.gradients) > len(log.updates)
 
 
 def waiting_times(log: RunLog) -> tuple[Events, np.ndarray]:
