@@ -42,14 +42,14 @@ verbose=no               # --verbose: with --dry_run, the commands as well
 # Settings of every driver that trains; the defaults are those of the published study.
 training_settings=(dataset train_split lr batch_size epochs seeds clock compute_ms compute_time worker_speeds
   communication_ms stop max_seconds local_steps evals_per_epoch)
-dataset=fashion_mnist
-train_split=1
-lr=0.005
-batch_size=32
-epochs=6
-momentum=0.9             # in drivers that do not sweep it
-seeds=(42)
-clock=wall
+dataset=fashion_mnist    # mnist, fashion_mnist, cifar10, cifar100 or digits
+train_split=1            # fraction of the training set
+lr=0.005                 # learning rate
+batch_size=32            # samples of a mini-batch
+epochs=6                 # of each run
+momentum=0.9             # of all runs
+seeds=(42)               # one run for each
+clock=wall               # wall: real processes; virtual: a simulated schedule
 compute_ms=              # time per gradient on the virtual clock, ms
 compute_time=            # its distribution, such as lognormal:0.5
 worker_speeds=()         # of each worker on the virtual clock, or spread:CV
@@ -120,21 +120,33 @@ read_folder() {
   results=$folder
 }
 
-# describe NAME...: print the driver's header comment and settings, and exit.
+# describe NAME...: print the driver's header comment and its settings, and exit.
 describe() {
   local name
-  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
-  printf '\nSettings and their values:\n  --dry_run  --verbose\n'
+  print_header
+  printf '\nSettings, their values, and what they are:\n'
+  printf '  %-44s %s\n' --dry_run 'only tell how many runs there are, and how long they take' \
+    --verbose 'with --dry_run: the commands as well'
   for name in "$@"; do
     local -n value=$name
-    printf '  --%s %s\n' "$name" "${value[*]}"
+    printf '  %-44s %s\n' "--$name ${value[*]}" "$(comment_on "$name")"
   done
   exit 0
 }
 
+# print_header: print the driver's header comment.
+print_header() {
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${SUITE_DRIVER:-$0}" | sed '/^shellcheck /d'
+}
+
+# comment_on NAME: print the comment beside the default of a setting, in the driver or in this file.
+comment_on() {
+  sed -n "s/^$1=.*[^ ] \{1,\}# //p; s/^$1= *# //p" "$0" "$ROOT/scripts/lib.sh" | head -n 1
+}
+
 # refuse TEXT: print an error in one line, and exit with the code for wrong usage.
 refuse() {
-  printf '%s: error: %s\n' "$(basename "$0")" "$*" >&2
+  printf '%s: error: %s\n' "$(basename "${SUITE_DRIVER:-$0}")" "$*" >&2
   exit 2
 }
 

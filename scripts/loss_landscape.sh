@@ -8,7 +8,7 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
-grid_size=25
+grid_size=25                 # grid points per side
 test_samples=                # number of test images (default: all)
 
 read_folder "$@"

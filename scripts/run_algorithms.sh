@@ -10,12 +10,13 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
-algorithms=(average backup malenia asgd asgd+compensation staleness_aware delay_adaptive ringmaster rennala fedbuff ssp
-  dude ringleader rescaled dana+momentum=0.9)  # DANA is a rule for momentum; all others train without
-rates=(0.003 0.01 0.03 0.1 0.3)  # a tenth of that for DANA: momentum 0.9 makes a gradient count tenfold
-tuning_seeds=(1)
-seeds=(2 3 4 5 6)
-world_size=11
+algorithms=(  # with their flags; DANA is a rule for momentum, all others train without
+  average backup malenia asgd asgd+compensation staleness_aware delay_adaptive ringmaster rennala fedbuff ssp dude
+  ringleader rescaled dana+momentum=0.9)
+rates=(0.003 0.01 0.03 0.1 0.3)  # learning rates to tune over; a tenth for DANA: momentum 0.9 counts tenfold
+tuning_seeds=(1)                 # of the runs that choose the rates
+seeds=(2 3 4 5 6)                # of the runs that are compared
+world_size=11                    # processes: workers + 1
 worker_speeds=(0.25 1 1 1 1 1 1 1 1 1)
 epochs=3
 stop=total

@@ -9,10 +9,10 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
-momentums=(0.99 0.95 0.9 0.5 0.0)
-world_sizes=(4)
+momentums=(0.99 0.95 0.9 0.5 0.0)  # momentum values
+world_sizes=(4)              # processes: workers + 1
 grid_size=50                 # grid points per side of the landscape
-landscape_name=async_momentums
+landscape_name=async_momentums  # prefix of the landscape's files
 results=results/async_momentums
 
 read_settings "${training_settings[@]}" plot_dir momentums world_sizes grid_size landscape_name -- "$@"

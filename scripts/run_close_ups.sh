@@ -12,7 +12,7 @@ set -euo pipefail
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 delays=(30)                  # milliseconds, or small, medium, long
-world_sizes=(3 6 11)
+world_sizes=(3 6 11)         # processes: workers + 1
 results=results/close_ups
 
 read_settings "${training_settings[@]}" plot_dir momentum delays world_sizes -- "$@"

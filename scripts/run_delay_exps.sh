@@ -16,9 +16,9 @@ set -euo pipefail
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 delays=(small medium long)   # or milliseconds
-world_sizes=(2 6 11)
+world_sizes=(2 6 11)         # processes: workers + 1
 lambdas=(2)                  # values of λ in part b
-parts=(a b c d)
+parts=(a b c d)              # see above
 results=results/delay_exps
 
 read_settings "${training_settings[@]}" momentum delays world_sizes lambdas parts -- "$@"

@@ -9,17 +9,17 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
-dataset=(mnist fashion_mnist)
+dataset=(mnist fashion_mnist)  # one search for each
 networks=(default)           # default: LeNet5 / ResNet18; alt: CNN1 / CNN2
 optimizers=(SGD)             # --alr: ADAM
-k_splits=5
-epochs=(2 4 6)
+k_splits=5                   # folds
+epochs=(2 4 6)               # values to search over, as the next ones
 learning_rates=()            # default: those of kfold.py, which depend on the optimiser
-batch_sizes=(32 64 128)
+batch_sizes=(32 64 128)      # samples of a mini-batch
 momentums=(0.9 0.95 0.99)    # only for SGD
 max_samples=                 # number of samples to search on (default: all)
-seeds=(42)
-jobs=$(nproc)
+seeds=(42)                   # one search for each
+jobs=$(nproc)                # processes of a search
 results=results/kfold
 
 arguments=()

@@ -6,5 +6,5 @@
 # Takes the flags of run_kfold.sh.
 set -euo pipefail
 
-exec bash "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/run_kfold.sh" --optimizers SGD ADAM \
+SUITE_DRIVER=$0 exec bash "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/run_kfold.sh" --optimizers SGD ADAM \
   --dataset mnist fashion_mnist cifar10 cifar100 --networks default alt --results results/kfold_full "$@"

@@ -12,10 +12,10 @@ set -euo pipefail
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 delay=30                     # milliseconds, or small, medium, long
-world_sizes=(3 6 11)
-momentums=(0 0.9)
+world_sizes=(3 6 11)         # processes: workers + 1
+momentums=(0 0.9)            # momentum values
 seeds=(1 2 3)
-saves_per_epoch=200
+saves_per_epoch=200          # weights are saved this often
 last=300                     # number of last updates to test
 results=results/last_updates
 

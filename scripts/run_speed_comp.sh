@@ -9,10 +9,10 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
-world_sizes=(2 6 11)
-partitions=(none split_dataset split_labels)
-networks=(LeNet5 CNN1)
-modes=(classic sync async)
+world_sizes=(2 6 11)         # processes: workers + 1
+partitions=(none split_dataset split_labels)  # of the training set among workers
+networks=(LeNet5 CNN1)       # LeNet5, CNN1 or both
+modes=(classic sync async)   # not distributed, synchronous, asynchronous
 results=results/speed_comp
 
 read_settings "${training_settings[@]}" momentum world_sizes partitions networks modes -- "$@"

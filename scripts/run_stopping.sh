@@ -11,8 +11,8 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
-rules=(epochs first total)
-world_sizes=(3 6 11)
+rules=(epochs first total)   # values of --stop
+world_sizes=(3 6 11)         # processes: workers + 1
 delay=30                     # milliseconds, or small, medium, long
 clock=virtual
 compute_ms=15

@@ -13,7 +13,7 @@ cd "$ROOT"
 
 all_experiments=(undelayed_published delays_published gaussian_published undelayed_wall delays speed_virtual speed_wall
   momentums close_ups last_updates stopping algorithms kfold figures)
-experiments=("${all_experiments[@]}")
+experiments=("${all_experiments[@]}")  # which of them to run
 results=results
 summary_dir=summaries
 plot_dir=plots

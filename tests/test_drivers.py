@@ -185,10 +185,14 @@ def test_a_question_has_no_side_effect_and_needs_nothing_installed(question, tmp
     assert not list(home.iterdir()) and not list(folder.iterdir())
 
 
-def test_every_driver_explains_itself(tmp_path):
-    for driver in (*DRIVERS[:-1], "test_model", "loss_landscape"):
-        words = drive(driver, "--help", cwd=tmp_path, timeout=20)
-        assert f"scripts/{driver}.sh" in words and "--jobs" in words and "--dry_run" in words
+@pytest.mark.parametrize("driver", [*DRIVERS, "run_study", "test_model", "loss_landscape"])
+def test_every_driver_explains_itself_and_each_of_its_settings(driver, tmp_path):
+    words = drive(driver, "--help", cwd=tmp_path, timeout=20)
+    assert f"scripts/{driver}.sh" in words and "shellcheck" not in words
+    settings = words[words.index("Settings, their values, and what they are:") :].splitlines()[1:]
+    assert {"--jobs", "--dry_run", "--verbose", "--results"} <= {line.split()[0] for line in settings}
+    for line in settings:
+        assert re.fullmatch(r"  --\w+( \S.*?)? +\S.* \S+|  --dry_run +.*", line) and len(line) > 47, line
 
 
 SWEEP = (

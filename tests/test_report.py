@@ -170,6 +170,12 @@ def test_published_logs_and_single_runs_are_reported(compared, monkeypatch, tmp_
     assert "Report of 1 runs of 1 settings" in drive("report", tmp_path, cwd=tmp_path)
 
 
+@pytest.mark.parametrize("driver", ["compare", "report"])
+def test_help_installs_nothing(driver, tmp_path):
+    words = drive(driver, "--help", cwd=tmp_path, timeout=20)
+    assert f"bash scripts/{driver}.sh" in words and "--data_dir" in words and "Installing" not in words
+
+
 def test_a_folder_without_runs_is_refused(tmp_path):
     assert "no complete run to report" in drive("report", tmp_path, cwd=tmp_path, code=1)
     assert "no such folder" in drive("report", tmp_path / "none", cwd=tmp_path, code=2)
