@@ -177,11 +177,12 @@ def test_a_question_has_no_side_effect_and_needs_nothing_installed(question, tmp
     blocked = ("torch", "numpy", "tqdm", "sklearn", "matplotlib")
     (site / "sitecustomize.py").write_text(f"import sys\nsys.modules |= dict.fromkeys({blocked})\n")
     environ = environment() | {"PYTHONPATH": str(site), "HOME": str(home), "VENV": str(home / "venv")}
-    done = subprocess.run(
-        command("run_speed_comp", question), cwd=folder, env=environ, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    assert "37 runs: 0 done, 37 to do" in done.stdout or question == "--help"
+    for driver, count in (("run_speed_comp", 37), ("compare", 6)):
+        done = subprocess.run(
+            command(driver, question), cwd=folder, env=environ, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"{count} runs: 0 done, {count} to do" in done.stdout or question == "--help"
     assert not list(home.iterdir()) and not list(folder.iterdir())
 
 
