@@ -168,7 +168,9 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)' "$ROOT" 
 
 # plan PROOF SCRIPT FLAGS...: plan a run; scripts/sweep.py describes PROOF.
 plan() {
-  planned+=("$(printf "'%s' " "${@//\'/\'\"\'\"\'}")")  # as a POSIX shell, and shlex, reads them in any locale
+  local line
+  printf -v line "'%s' " "${@//\'/\'\"\'\"\'}"  # as a POSIX shell, and shlex, reads them in any locale
+  planned+=("$line")
 }
 
 # train SCRIPT FLAGS...: plan one training run per seed, with the settings of the driver.
