@@ -29,8 +29,9 @@ from training.config import GROUPS, MODE_TITLES, ROWS, RunConfig, default_of, is
 from training.flags import DISTRIBUTED, MODES
 
 SCRIPT_OF = {"classic": "nonDistributed.py", "sync": "dist_sync.py", "async": "dist_async.py"}
-PLURALS = {"modes": "mode", "workers": "world_size", "partitions": "partition", "algorithms": "algorithm",
-           "stops": "stop", "seeds": "seed"}  # fmt: skip
+# Setting → its flag, where that is not its name.
+NAMES = {"mode": "modes", "world_size": "workers", "partition": "partitions", "algorithm": "algorithms",
+         "stop": "stops", "seed": "seeds"}  # fmt: skip
 NOT_COMPARED = {"replay", "rank", "master_addr", "master_port", "peer_timeout", "subfolder", "no_save_model"}
 DEFAULTS: dict[str, list] = {
     "mode": ["sync", "async"], "world_size": [6], "seed": [1, 2, 3], "dataset": ["digits"], "lr": [0.02],
@@ -53,17 +54,28 @@ def make_parser() -> ArgumentParser:
            help="folder for all outputs (default results/comparison)")  # fmt: skip
     driver("--dry_run", action="store_true", default=False, help="only tell what would be done")
     driver("--verbose", action="store_true", default=False, help="with --dry_run: the commands, too")
-    name_of = {setting: plural for plural, setting in PLURALS.items()}
     for group in GROUPS:
-        rows = {name: ROWS[name] for name in group.__dataclass_fields__ if name not in NOT_COMPARED}
-        if rows:
+        names = [name for name in group.__dataclass_fields__ if name not in NOT_COMPARED]
+        if names:
             section = parser.add_argument_group(group.__doc__)
-            for name, row in rows.items():
-                flags = dict.fromkeys([f"--{name_of.get(name, name)}", f"--{name}"])
-                flags = [flag for flag in flags if name not in ("world_size", "partition")] or [f"--{name_of[name]}"]
-                default = f" (default {' '.join(map(str, shown(name, DEFAULTS[name])))})" if name in DEFAULTS else ""
-                section.add_argument(*flags, dest=name, help=row.help + default, **options(name))
+            for name in names:
+                section.add_argument(*flags_of(name), dest=name, help=help_of(name), **options(name))
     return parser
+
+
+def flags_of(name: str) -> list[str]:
+    """The plural of a setting, and its name, unless that is a flag without values or counts something else."""
+    if name not in NAMES:
+        return [f"--{name}"]
+    return [f"--{NAMES[name]}"] if name in ("world_size", "partition") else [f"--{NAMES[name]}", f"--{name}"]
+
+
+def help_of(name: str) -> str:
+    """The help of a setting, with its choices and the values that it has here if it is not given."""
+    about, choices = ROWS[name].help, options(name).get("choices", ())
+    if choices and not isinstance(default_of(name), bool):
+        about += f": {', '.join(choices)}"
+    return about + (f" (default {' '.join(map(str, shown(name, DEFAULTS[name])))})" if name in DEFAULTS else "")
 
 
 def shown(name: str, values: Iterable) -> Iterator:
@@ -85,7 +97,7 @@ def options(name: str) -> dict[str, Any]:
     if hasattr(row.valid, "metavar"):
         return {"nargs": "+", "type": row.valid, "metavar": row.valid.metavar}
     if row.valid is not None:
-        return {"nargs": "+", "choices": list(row.valid)}
+        return {"nargs": "+", "choices": list(row.valid), "metavar": name.upper()}
     return {"nargs": "+", **row.argparse}
 
 
@@ -188,10 +200,9 @@ def planned(config: RunConfig) -> PlannedRun:
 
 def explain(found: Comparison, values: dict[str, list]) -> None:
     """What is compared, and what was left out."""
-    name_of = {setting: plural for plural, setting in PLURALS.items()}
     print("Comparing")
-    for name, options in values.items():
-        print(f"  {name_of.get(name, name):<18} {', '.join(map(str, shown(name, options)))}")
+    for name, compared in values.items():
+        print(f"  {NAMES.get(name, name):<18} {', '.join(map(str, shown(name, compared)))}")
     for reason, count in found.without_effect.items():
         print(f"Left out where it has no effect ({count} combination{'s' * (count > 1)}): {reason}")
     for reason, count in found.left_out.items():
