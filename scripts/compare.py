@@ -72,7 +72,8 @@ def flags_of(name: str) -> list[str]:
 
 def help_of(name: str) -> str:
     """The help of a setting, with its choices and the values that it has here if it is not given."""
-    about, choices = ROWS[name].help, options(name).get("choices", ())
+    about = "number of workers" if name == "world_size" else ROWS[name].help
+    choices = options(name).get("choices", ())
     if choices and not isinstance(default_of(name), bool):
         about += f": {', '.join(choices)}"
     return about + (f" (default {' '.join(map(str, shown(name, DEFAULTS[name])))})" if name in DEFAULTS else "")
