@@ -1,6 +1,7 @@
 """Imports point one way: scripts → analysis → training → evaluation → common → catalogue, interface."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +102,20 @@ def test_help_is_answered_without_torch(script, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
     assert f"usage: {script}.py" in done.stdout
     assert "| torch\n" not in done.stderr.replace(" ", "").replace("|", "| ")
+
+
+@pytest.mark.parametrize("page", ["README.md", "summaries/README.md"])
+def test_links_and_pictures_of_a_page_are_part_of_the_project(page):
+    """A file that git ignores is there for whoever made it, and for nobody else."""
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a checkout")
+    tracked = {ROOT / name for name in listed.stdout.splitlines()}
+    tracked |= {folder for path in tracked for folder in path.parents}
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8"))
+    missing = [
+        link for link in links if "://" not in link and (ROOT / page).parent.joinpath(link).resolve() not in tracked
+    ]
+    assert links and not missing
