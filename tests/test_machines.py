@@ -19,6 +19,7 @@ from torch.distributed import TCPStore
 from conftest import DATA, ROOT, shared_nursery, train, weights_of
 from live_run import listening_addresses
 from training.algorithms import ALGORITHMS
+from training.engines.rpc.agents import check_own_address
 from training.record.reader import read_log
 
 FLAGS = ("--dataset", "digits", "--lr", 0.05, "--momentum", 0.9, "--seed", 1, "--split_dataset", "--peer_timeout", 3)
@@ -309,6 +310,18 @@ def test_a_run_listens_only_at_addresses_of_its_interface(start, network):
     for number, rank in enumerate(ranks):
         own = socket.inet_aton(network.address(number))[::-1].hex().upper()
         assert listening_addresses([rank.process.pid]) == {own}
+
+
+def test_a_host_name_that_is_a_loopback_address_is_warned_of(caplog, monkeypatch):
+    """As Debian's /etc/hosts has it: 127.0.1.1 for the machine's own name."""
+    entry = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.1.1", 0))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: [entry])
+    check_own_address("node1")
+    assert "--master_addr node1 is 127.0.1.1 here, which no other machine reaches" in caplog.text
+    caplog.clear()
+    check_own_address("localhost")
+    check_own_address("127.0.1.1")
+    assert not caplog.text
 
 
 def test_a_port_that_is_taken(other_services, start):

@@ -8,6 +8,8 @@ of one, and no process waits for one that has died.
 import array
 import ctypes
 import fcntl
+import ipaddress
+import logging
 import os
 import queue
 import signal
@@ -77,8 +79,11 @@ def _rendezvous(url: str, **options: object) -> Iterator[tuple[distributed.Store
     if serves:
         family, _, _, _, endpoint = socket.getaddrinfo(where.hostname, where.port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(endpoint[:2], family=family).detach()
-    patience = timedelta(seconds=RENDEZVOUS_SECONDS)
-    yield TCPStore(where.hostname, where.port, None, serves, patience, False, master_listen_fd=listener), rank, -1
+    store = TCPStore(
+        where.hostname, where.port, is_master=serves, wait_for_workers=False, master_listen_fd=listener,
+        timeout=timedelta(seconds=RENDEZVOUS_SECONDS),
+    )  # fmt: skip
+    yield store, rank, -1
 
 
 register_rendezvous_handler("star", _rendezvous)
@@ -141,6 +146,9 @@ def check_own_address(address: str) -> None:
             f"--master_addr {address} is not valid for --rank 0: it is not an address of this machine "
             f"({error.strerror or error})"
         ) from error
+    if ipaddress.ip_address(endpoint[0]).is_loopback and address not in ("localhost", endpoint[0]):
+        logging.warning("--master_addr %s is %s here, which no other machine reaches: give this machine's address",
+                        address, endpoint[0])  # fmt: skip
 
 
 def url_of(address: str, port: int) -> str:
