@@ -3,8 +3,8 @@
 bash scripts/compare.sh --modes sync async --workers 5 --partitions split_labels --slow_worker_1
 
 Every flag of the training scripts takes one value or several; a flag that is on or off takes yes, no, or both. What
-has no effect on a combination is left out of it, and combinations that no run can have are left out: both are told
-before anything runs. The same command again does only what is missing.
+has no effect on a combination is left out of it, and combinations that are not valid are skipped. Both are reported
+before anything runs. The same command, run again, does only what is missing.
 """
 
 from __future__ import annotations

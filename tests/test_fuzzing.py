@@ -43,7 +43,7 @@ fuzzed = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-TOLD = (DataError, UsageError)  # errors that are reported in one line
+REPORTED = (DataError, UsageError)  # errors that are reported in one line
 
 # ----------------------------------------------------------------------------------------------------
 # Files
@@ -155,7 +155,7 @@ def read_edited(read: Callable[[Path], object], good: Path, changes: list[tuple]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / good.name
         path.write_bytes(edited(good.read_bytes(), changes))
-        with suppress(*TOLD):
+        with suppress(*REPORTED):
             read(path)
 
 
@@ -198,7 +198,7 @@ WORDS = sorted({str(word) for row in ROWS.values() for word in getattr(row.valid
 def test_names_of_files(name):
     good = b"fashion_mnist_async_11_100_0005_09_32_6_SGD_spe3_labels_delay_slow_worker_1_long_constant_model.pt"
     text = name if isinstance(name, str) else edited(good, name).decode(errors="replace")
-    with suppress(*TOLD):
+    with suppress(*REPORTED):
         parse_run_name(text)
 
 
@@ -230,5 +230,5 @@ def test_command_lines(line):
         assert str(error) and "\n" not in str(error)
     else:
         assert run_name(config) and (mode in DISTRIBUTED) == config.distributed
-        with suppress(*TOLD):
+        with suppress(*REPORTED):
             make_plan(config, 1, load_dataset("digits", "data").train)

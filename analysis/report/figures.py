@@ -18,7 +18,7 @@ from training.config import RunConfig
 PAGE, COLUMN = 6.8, 3.3  # inches
 DPI = 300
 POINTS = 200  # of a mean curve
-DRAWN = 8  # settings; more would not be told apart
+DRAWN = 8  # settings; more could not be distinguished
 SMALL = {"fontsize": 8}
 
 

@@ -255,7 +255,7 @@ def draw_staleness_distribution(axes: Axes, beside: Axes, updates: Events, color
 
 
 def waits_for_all(log: RunLog) -> bool:
-    """Whether a log tells for how long each worker waited in the rounds of a synchronous run."""
+    """Whether a log shows how long each worker waited in the rounds of a synchronous run."""
     in_rounds = log.config.distributed and not log.config.depends_on_arrival
     return in_rounds and log.config.workers > 1 and len(log.gradients) > len(log.updates)
 

@@ -118,7 +118,7 @@ class TrialOutcome:
 
     @classmethod
     def of_log(cls, log: RunLog) -> TrialOutcome:
-        """What the log alone tells: accuracies and losses of the final model are NaN."""
+        """What the log contains: accuracies and losses of the final model are NaN."""
         config, header, result = log.config, log.header or {}, log.result or {}
         first = next((one for one in log.evaluations if one.first_left), None)
         staleness = log.updates.staleness
