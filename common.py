@@ -398,6 +398,11 @@ class FlatModel:
             module._buffers[name] = values.view(buffer.shape).data
         self._dropouts = [module for module in network.modules() if isinstance(module, Dropout)]
 
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training draws dropout masks."""
+        return bool(self._dropouts)
+
     def use_generator(self, generator: torch.Generator) -> None:
         """Draw all dropout masks from `generator` from now on."""
         for dropout in self._dropouts:

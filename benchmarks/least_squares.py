@@ -34,8 +34,8 @@ from interface.processes import available_cores
 from training.algorithms import ALGORITHMS, Algorithm
 from training.config import RunConfig
 from training.engines.dispatcher import RunShape
-from training.engines.gradients import FunctionPool
-from training.engines.virtual import events
+from training.engines.gradients import FunctionGradients
+from training.engines.virtual import simulate
 from training.protocol import Outcome, Push, Update
 from training.server import ParameterServer
 from training.worker import mini_batches
@@ -153,10 +153,10 @@ def train(data: str, label: str, seed: int, gradients: int) -> tuple[np.ndarray,
     def gradient(worker: int, points: Tensor) -> Tensor:
         return problem.gradient(next(batches[worker]), points.view(-1, FEATURES)).flatten()
 
-    pool, curve = FunctionPool(gradient), Curve(problem, server)
+    curve = Curve(problem, server)
     shape = RunShape(name, dict.fromkeys(workers, gradients // WORKERS), "total")
     times = {worker: compute_times(worker, seed) for worker in workers}
-    pool.run(events(shape, rule(server, config, workers), curve, times, pool))
+    simulate(shape, rule(server, config, workers), curve, times, FunctionGradients(gradient))
     return np.array(curve.seconds), torch.stack(curve.gaps).numpy()
 
 

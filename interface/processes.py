@@ -4,6 +4,8 @@ import ctypes
 import os
 import resource
 import signal
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
 
 from interface.errors import UsageError
 
@@ -44,3 +46,16 @@ def detach_from_terminal(parent: int) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with(parent, signal.SIGKILL)
+
+
+def yield_to_parent() -> None:
+    """Let the short bursts of the process that forked this one come first; where that is not allowed, it waits more."""
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def exit_reason(process: BaseProcess) -> str:
+    """How a process that has ended did so."""
+    process.join()
+    code = process.exitcode
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -8,8 +8,8 @@ import torch
 from training.algorithms import ALGORITHMS
 from training.config import RunConfig
 from training.engines.dispatcher import RunShape
-from training.engines.gradients import FunctionPool
-from training.engines.virtual import events
+from training.engines.gradients import FunctionGradients
+from training.engines.virtual import simulate
 from training.optimizers import SGD
 from training.server import ParameterServer
 
@@ -56,8 +56,7 @@ def run_quadratics(
     def gradient(worker, parameters):
         return parameters - centres[worker] + noise * torch.randn(2, generator=generator)
 
-    pool = FunctionPool(gradient)
     shape = RunShape(algorithm, dict.fromkeys(workers, gradients), "total")
     times = {worker: itertools.repeat(ms) for worker, ms in zip(workers, times_ms, strict=True)}
-    pool.run(events(shape, rule(trace.server, config, list(workers)), trace, times, pool))
+    simulate(shape, rule(trace.server, config, list(workers)), trace, times, FunctionGradients(gradient))
     return trace

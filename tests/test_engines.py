@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import signal
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from conftest import run, train, weights_of
 from live_run import LiveRun
 from training.config import RunConfig
 from training.engines.dispatcher import RunShape
-from training.engines.gradients import GradientPool
-from training.engines.virtual import events
+from training.engines.gradients import OwnGradients
+from training.engines.processes import ProcessGradients
+from training.engines.virtual import simulate
 from training.plan import make_plan
 from training.protocol import Snapshot
 from training.record.reader import read_log
@@ -104,7 +106,11 @@ class Recorder:
         self.updates = []
 
     def push(self, seconds, push, outcome):
-        self.updates.append((round(seconds * 1000), push.worker, outcome.update.staleness))
+        staleness = outcome.update and outcome.update.staleness
+        self.updates.append((round(seconds * 1000), push.worker, staleness))
+
+    def update(self, seconds, update):
+        pass
 
     def leave(self, seconds, worker):
         pass
@@ -113,17 +119,23 @@ class Recorder:
         self.ended_by = rule
 
 
-def run_schedule(durations_ms: dict[int, float], steps: int, threads: int | None = None, **settings):
-    """An asynchronous run on the virtual clock with constant compute times."""
+def run_schedule(durations_ms: dict[int, float], steps: int, processes: int = 0, **settings):
+    """An asynchronous run on the virtual clock with constant compute times; processes: 0 for this one."""
     digits = common.load_dataset("digits", "unused").train
     config = RunConfig(mode="async", dataset="digits", world_size=len(durations_ms) + 1, lr=0.05, **settings)
     plan = make_plan(config, 5, digits)
     model = common.build_model("digits", config.network_name, 5)
     recorder = Recorder()
-    pool = GradientPool(plan, digits, threads)
-    shape = RunShape("asgd", dict.fromkeys(durations_ms, steps))
+    algorithm = plan.algorithm(model)
+    shape = RunShape(config.algorithm, dict.fromkeys(durations_ms, steps))
     times = {worker: itertools.repeat(ms) for worker, ms in durations_ms.items()}
-    pool.run(events(shape, plan.algorithm(model), recorder, times, pool))
+    own = nullcontext(OwnGradients(plan, digits))
+    with (
+        own
+        if not processes
+        else ProcessGradients(plan, digits, algorithm.server, algorithm.keeps_gradients, processes) as gradients
+    ):
+        simulate(shape, algorithm, recorder, times, gradients)
     return recorder.updates, model.parameters
 
 
@@ -153,10 +165,16 @@ def test_a_slow_worker_is_twice_as_stale():
     assert counts[0] == pytest.approx(counts[1] / 2, abs=1)
 
 
-@pytest.mark.parametrize("alt_model", [False, True])
-def test_the_number_of_threads_does_not_affect_the_result(alt_model):
-    times = {1: 20.0, 2: 11.0, 3: 13.0}
-    runs = [run_schedule(times, steps=4, threads=threads, alt_model=alt_model) for threads in (1, 2, 8)]
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"alt_model": True}, {"local_steps": 3}, {"algorithm": "dude"}, {"algorithm": "dana", "momentum": 0.9}],
+    ids=str,
+)
+def test_the_number_of_processes_does_not_affect_the_result(settings, monkeypatch):
+    """Not with dropout either, nor if results wait for their turn: a fast worker's tasks overtake."""
+    monkeypatch.setattr("training.engines.processes.RESULT_BYTES", 0)
+    times = {1: 90.0, 2: 11.0, 3: 13.0} | dict.fromkeys(range(4, 12), 100.0)
+    runs = [run_schedule(times, steps=4, processes=processes, **settings) for processes in (0, 1, 2, 5)]
     assert all(updates == runs[0][0] for updates, _ in runs)
     assert all(torch.equal(parameters, runs[0][1]) for _, parameters in runs)
 

@@ -9,10 +9,14 @@ import pytest
 import torch
 
 from conftest import train
+from interface.processes import available_cores
 from live_run import LiveRun, listening_addresses
 from training.record.reader import read_log
 
 LONG = ("--dataset", "digits", "--epochs", "500", "--seed", "1")  # defaults, which a test may override
+
+
+needs_cores = pytest.mark.skipif(available_cores() == 1, reason="on one core, the virtual clock needs no processes")
 
 
 @pytest.fixture
@@ -163,11 +167,35 @@ def test_interruption_ends_everything(script, number, start, tmp_path):
 
 def test_interruption_on_the_virtual_clock(start, tmp_path):
     run = start("dist_async.py", "--clock", "virtual", "--world_size", 101)
-    assert run.wait_until_training() == []
+    processes = run.wait_until_training()
     run.process.send_signal(signal.SIGINT)
     code, _, errors = run.end(timeout=10)
     assert code == 130, errors
     assert read_log(partial_files(tmp_path)["log"]).result["status"] == "partial"
+    wait_until_gone(processes)
+
+
+@needs_cores
+def test_a_computing_process_that_is_killed_ends_the_run(start, tmp_path):
+    run = start("dist_sync.py", "--clock", "virtual", "--world_size", 11)
+    processes = run.wait_until_training()
+    assert len(processes) == min(10, available_cores())
+    os.kill(processes[0], signal.SIGKILL)
+    code, _, errors = run.end(timeout=10)
+    assert code == 1
+    assert errors.splitlines()[-1] == (
+        "dist_sync.py: error: a process that computes gradients ended: killed by SIGKILL"
+    )
+    assert read_log(partial_files(tmp_path)["log"]).result["status"] == "partial"
+    wait_until_gone(processes)
+
+
+@needs_cores
+def test_computing_processes_end_with_the_run(start):
+    run = start("dist_async.py", "--clock", "virtual", "--world_size", 11)
+    processes = run.wait_until_training()
+    run.kill()
+    wait_until_gone(processes)
 
 
 def test_a_local_run_listens_only_on_loopback(start):

@@ -36,6 +36,7 @@ class ParameterServer:
         self.buffers = buffers
         self.optimizer = optimizer
         self.learning_rate = learning_rate
+        self.copy: Callable[[Tensor], Tensor] = torch.clone  # of the parameters, for a snapshot
         self.version = 0
         self.gradients_pushed = 0
         self._snapshot: Snapshot | None = None
@@ -44,7 +45,7 @@ class ParameterServer:
     def fetch(self, worker: int) -> Snapshot:
         """A copy of the global model for `worker`; workers that fetch the same version share one copy."""
         if self._snapshot is None or self._snapshot.version != self.version:
-            self._snapshot = Snapshot(self.version, self.parameters.clone(), self.buffers.clone(), self.current_rate)
+            self._snapshot = Snapshot(self.version, self.copy(self.parameters), self.buffers.clone(), self.current_rate)
         return self._snapshot
 
     @property

@@ -1,6 +1,7 @@
-"""One worker: its samples, random streams and running statistics; computes one gradient at a time."""
+"""One worker: its samples, random streams and running statistics, and the computation of its gradients."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -42,11 +43,55 @@ def local_batches(
             yield batches[start : start + local_steps]
 
 
-class Worker:
-    """Computes the gradients of its own mini-batches, one after another.
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one gradient is computed from.
 
-    shuffle, dropout: the worker's own generators. The model passed to `compute` holds no state of the worker, so that
-    several workers can share one model; running statistics are kept in the worker.
+    batches: indices (n,) of the mini-batches of its local steps; dropout: the worker's generator, which the computation
+    advances; buffers (B,): the running statistics to start from.
+    """
+
+    snapshot: Snapshot
+    batches: tuple[Tensor, ...]
+    dropout: torch.Generator
+    buffers: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A computed task: the mean loss, the gradient (P,), and the running statistics (B,) afterwards."""
+
+    loss: float
+    gradient: Tensor
+    buffers: Tensor
+
+
+def compute(task: Task, model: Model, samples: IndexedSamples) -> Result:
+    """The gradient of a task: with local steps, the sum of the gradients along as many steps of SGD.
+
+    The model holds no state of a worker, so that several workers can share one.
+    """
+    model.parameters.copy_(task.snapshot.parameters)
+    model.buffers.copy_(task.buffers)
+    model.use_generator(task.dropout)
+    model.network.train()
+    losses, gradient = [], None
+    for batch in task.batches:
+        if gradient is not None:
+            model.parameters.sub_(model.gradients, alpha=task.snapshot.learning_rate)
+        images, labels = samples.batch(batch)
+        loss = F.nll_loss(model.network(images), labels)
+        model.gradients.zero_()
+        loss.backward()
+        losses.append(loss.item())
+        gradient = model.gradients.clone() if gradient is None else gradient.add_(model.gradients)
+    return Result(sum(losses) / len(losses), gradient, model.buffers.clone())
+
+
+class Worker:
+    """The state of one worker: its mini-batches, random streams and running statistics. One gradient at a time.
+
+    shuffle, dropout: the worker's own generators.
     """
 
     def __init__(
@@ -60,31 +105,22 @@ class Worker:
     ) -> None:
         self.number = number
         self.step = 0
+        self.dropout = dropout
+        self.buffers: Tensor | None = None
         self._batches = local_batches(shard, batch_size, local_steps, shuffle)
-        self._dropout = dropout
-        self._buffers: Tensor | None = None
+
+    def start(self, snapshot: Snapshot) -> Task:
+        """The task of the worker's next gradient, at the weights of `snapshot`."""
+        buffers = snapshot.buffers if self.buffers is None else self.buffers
+        return Task(snapshot, next(self._batches), self.dropout, buffers)
+
+    def finish(self, task: Task, result: Result) -> Push:
+        """The push of a task that was computed."""
+        self.step += 1
+        self.buffers = result.buffers
+        return Push(self.number, self.step, task.snapshot.version, result.loss, result.gradient, result.buffers)
 
     def compute(self, snapshot: Snapshot, model: Model, samples: IndexedSamples) -> Push:
-        """The gradient of the worker's next mini-batch at the weights of `snapshot`.
-
-        With local steps, the sum of the gradients along as many steps of SGD from there.
-        """
-        model.parameters.copy_(snapshot.parameters)
-        model.buffers.copy_(snapshot.buffers if self._buffers is None else self._buffers)
-        model.use_generator(self._dropout)
-        model.network.train()
-        batches = next(self._batches)
-        losses, gradient = [], None
-        for batch in batches:
-            if gradient is not None:
-                model.parameters.sub_(model.gradients, alpha=snapshot.learning_rate)
-            images, labels = samples.batch(batch)
-            loss = F.nll_loss(model.network(images), labels)
-            model.gradients.zero_()
-            loss.backward()
-            losses.append(loss.item())
-            gradient = model.gradients.clone() if gradient is None else gradient.add_(model.gradients)
-        self.step += 1
-        self._buffers = model.buffers.clone()
-        loss = sum(losses) / len(losses)
-        return Push(self.number, self.step, snapshot.version, loss, gradient, self._buffers)
+        """Compute the worker's next gradient here and now."""
+        task = self.start(snapshot)
+        return self.finish(task, compute(task, model, samples))

@@ -4,6 +4,8 @@ As in the original run, the algorithm determines which version each worker fetch
 """
 
 import logging
+import math
+from collections import deque
 from typing import Any
 
 from common import Samples
@@ -11,10 +13,11 @@ from interface.errors import DataError, UsageError
 from training.algorithms import Algorithm
 from training.config import ROWS, RunConfig, default_of
 from training.engines.dispatcher import Dispatcher, RunShape
-from training.engines.gradients import GradientPool, Schedule
+from training.engines.gradients import Gradients, gradients_of
 from training.flags import Scope
 from training.observer import Observer
 from training.plan import Plan
+from training.protocol import Snapshot
 from training.record.reader import RunLog
 
 FREE = {name for name, row in ROWS.items() if row.scope is not Scope.TRAINING}  # a replay may change these
@@ -77,13 +80,20 @@ def replay(plan: Plan, samples: Samples, log: RunLog, algorithm: Algorithm, obse
     Warns at the first gradient whose loss is not bitwise equal to the log's, as may happen on a different machine.
     Raises DataError if the algorithm does not allow the order of the log.
     """
-    pool = GradientPool(plan, samples)
-    pool.run(events_of(plan, log, algorithm, observer, pool))
+    with gradients_of(plan, samples, algorithm) as gradients:
+        repeat(plan, log, algorithm, observer, gradients)
 
 
-def events_of(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer, pool: GradientPool) -> Schedule:
+def repeat(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer, computed: Gradients) -> None:
     """The pushes of a log in their order, with the losses of workers in between."""
-    dispatcher = Dispatcher(RunShape.of(plan), algorithm, observer, pool.start)
+    turns = {worker: deque() for worker in plan.steps}  # the positions of its gradients in the log
+    for number, worker in enumerate(log.gradients.worker.tolist()):
+        turns[worker].append(number)
+
+    def compute(worker: int, snapshot: Snapshot) -> None:
+        computed.start(worker, snapshot, turns[worker].popleft() if turns[worker] else math.inf)
+
+    dispatcher = Dispatcher(RunShape.of(plan), algorithm, observer, compute)
     losses = list(log.losses)
     same = True
 
@@ -100,7 +110,7 @@ def events_of(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer,
         lose_before(number)
         if worker not in dispatcher.computing:
             raise DataError(f"{log.path}: gradient {number + 1} is from Worker_{worker}, which is waiting or has left")
-        push = yield int(worker)
+        push = computed.take(int(worker))
         if push.version != fetched:
             raise DataError(f"{log.path}: gradient {number + 1} was computed on version {fetched}, "
                             f"but on {push.version} in the replay")  # fmt: skip

@@ -8,7 +8,6 @@ separately, on any machine, and all rendezvous at the master address.
 
 import multiprocessing
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -23,7 +22,13 @@ from torch.distributed.rpc.functions import async_execution
 
 from common import Samples, build_model
 from interface.errors import DataError
-from interface.processes import allow_open_files, available_cores, detach_from_terminal
+from interface.processes import (
+    allow_open_files,
+    available_cores,
+    detach_from_terminal,
+    exit_reason,
+    yield_to_parent,
+)
 from training.algorithms import Algorithm
 from training.config import RunConfig
 from training.engines.rpc.agents import (
@@ -146,7 +151,7 @@ def _train_with_own_workers(coordinator: Coordinator, rendezvous: str, workers: 
             coordinator.check_time()
             for sentinel in ready:
                 worker = running.pop(sentinel)
-                coordinator.lose(worker, _exit_reason(workers[worker]))
+                coordinator.lose(worker, exit_reason(workers[worker]))
             now_stopped = {worker for worker in running.values() if _is_stopped(workers[worker])}
             for worker in sorted(now_stopped - stopped):
                 coordinator.warn(f"Worker_{worker} is stopped (SIGSTOP): waiting for it")
@@ -165,12 +170,6 @@ def _train_with_own_workers(coordinator: Coordinator, rendezvous: str, workers: 
 def watch_interval(plan: Plan) -> float:
     """Seconds between two checks of the workers and the clock."""
     return WATCH_SECONDS if plan.config.max_seconds is None else min(WATCH_SECONDS, 0.1)
-
-
-def _exit_reason(process: BaseProcess) -> str:
-    process.join()
-    code = process.exitcode
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _is_stopped(process: BaseProcess) -> bool:
@@ -221,9 +220,7 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
 def _worker_main(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: Mailbox, parent: int) -> None:
     """The main function of a worker process forked by the server."""
     detach_from_terminal(parent)
-    with suppress(OSError):  # if it is not allowed, exchanges take longer
-        # Batch scheduling: workers, which compute all the time, yield to the short bursts of the server.
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    yield_to_parent()
     join_star(f"Worker_{number}", number, rendezvous, threads=1)
     try:
         _raise_if_refused(_work(plan, samples, number, mailbox, ask))

@@ -1,11 +1,11 @@
 """Transfer of tensors between processes: inside RPC messages, or through shared memory."""
 
-import mmap
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from training.engines.shared_memory import shared_tensor
 from training.protocol import Push, Snapshot
 
 NOTHING = torch.zeros(0)
@@ -34,17 +34,14 @@ class OnTheWire:
 class Mailbox(OnTheWire):
     """Between the server and one forked worker: tensors are passed in shared memory, not in the messages.
 
-    A worker waits for the answer to each push, so each half has one writer and one reader at a time. The memory is
-    anonymous: it needs no file, has no size limit (unlike Docker's /dev/shm), and is freed with its processes.
+    A worker waits for the answer to each push, so each half has one writer and one reader at a time.
     """
 
     def __init__(self, parameters: Tensor, buffers: Tensor, keeps_gradients: bool) -> None:
         """keeps_gradients: whether the server still needs a gradient after it has answered the worker."""
         sizes = [len(parameters), len(buffers)] * 2
-        memory = mmap.mmap(-1, max(1, sum(sizes)) * parameters.element_size())
-        everything = torch.frombuffer(memory, dtype=parameters.dtype, count=sum(sizes))
         self._keeps_gradients = keeps_gradients
-        self._gradient, self._own_buffers, self._parameters, self._buffers = everything.split(sizes)
+        self._gradient, self._own_buffers, self._parameters, self._buffers = shared_tensor(sum(sizes)).split(sizes)
 
     def post_push(self, push: Push) -> Push:
         self._gradient.copy_(push.gradient)
