@@ -60,6 +60,15 @@ class Observer:
             self._tester,
             ProgressBar(plan),
         ]
+        # Most events concern one or two watchers, and there are thousands in a second.
+        self._pushed, self._updated, self._reached = (
+            [
+                getattr(watcher, event)
+                for watcher in self.watchers
+                if getattr(type(watcher), event) is not getattr(Watcher, event)
+            ]
+            for event in ("push", "update", "reach")
+        )
         self._redirect = logging_redirect_tqdm()
         self._began = time.perf_counter()
 
@@ -102,8 +111,8 @@ class Observer:
         self.seconds = seconds
         self.gradients += 1
         self.dropped += outcome.dropped
-        for watcher in self.watchers:
-            watcher.push(seconds, push, outcome)
+        for pushed in self._pushed:
+            pushed(seconds, push, outcome)
         if outcome.update is not None:
             self.update(seconds, outcome.update)
         else:
@@ -112,19 +121,20 @@ class Observer:
     def update(self, seconds: float, update: Update) -> None:
         """The model was changed."""
         self.updates, self.seconds = update.version, seconds
-        self.staleness_sum += update.staleness
-        self.staleness_squares += update.staleness**2
-        self.staleness_max = max(self.staleness_max, update.staleness)
-        for watcher in self.watchers:
-            watcher.update(seconds, update)
+        staleness = update.staleness
+        self.staleness_sum += staleness
+        self.staleness_squares += staleness**2
+        self.staleness_max = max(self.staleness_max, staleness)
+        for updated in self._updated:
+            updated(seconds, update)
         self._reach(seconds)
 
     def _reach(self, seconds: float) -> None:
         position = self.plan.position(self.updates, self.gradients)
         if position != self._position:
             self._position = position
-            for watcher in self.watchers:
-                watcher.reach(seconds, position)
+            for reached in self._reached:
+                reached(seconds, position)
 
     def leave(self, seconds: float, worker: int) -> None:
         """A worker has nothing left to do."""

@@ -1,6 +1,7 @@
 """SGD and Adam over one flat parameter vector, using torch's functional implementations.
 
-Constructing torch.optim.SGD or Adam imports torch's compiler, which adds a second to every start.
+Constructing torch.optim.SGD or Adam imports torch's compiler, which adds a second to every start. SGD calls the kernel
+below torch's function, whose checks take longer than the step itself.
 """
 
 from functools import partial
@@ -15,11 +16,15 @@ class SGD:
     """Stochastic gradient descent, as in torch.optim.SGD: velocity = momentum · velocity + gradient."""
 
     def __init__(self, parameters: Tensor, momentum: float) -> None:
+        self.velocity = torch.zeros_like(parameters) if momentum else None
         self._parameters = [parameters]
-        self._velocities: list[Tensor | None] = [None]
-        self._sgd = partial(
-            sgd, momentum=momentum, weight_decay=0.0, dampening=0.0, nesterov=False, maximize=False, fused=True
-        )
+        self._velocities = [self.velocity]
+        settings = {"weight_decay": 0.0, "momentum": momentum, "dampening": 0.0, "nesterov": False, "maximize": False}
+        if hasattr(torch, "_fused_sgd_"):  # not part of torch's public interface
+            self._velocities = self._velocities if momentum else []
+            self._sgd = partial(torch._fused_sgd_, is_first_step=False, **settings)
+        else:
+            self._sgd = partial(sgd, fused=True, **settings)
 
     def step(self, gradient: Tensor, learning_rate: float) -> None:
         """Update the parameters (P,) in place by one step along `gradient` (P,)."""

@@ -45,9 +45,11 @@ class Points:
 
     def number(self, position: int) -> int | None:
         """The k of a position; None if it is not one of the points."""
+        if not self.count:
+            return None
         near = position * self.count // self.length
         found = (k for k in (near, near + 1, near - 1) if self.first <= k <= self.count and self._at(k) == position)
-        return next(found, None) if self.count else None
+        return next(found, None)
 
     def up_to(self, end: int) -> list[int]:
         """The points that a run passes which ends at some position."""

@@ -11,17 +11,22 @@ from dataclasses import dataclass, field
 class Progress:
     """How far the workers are. steps: worker → the gradients of its epochs; pushed: those it has pushed so far.
 
+    total: gradients pushed by all workers; planned: those of all epochs of all workers;
     computing: who has fetched a model and not pushed yet.
     """
 
     steps: Mapping[int, int]
-    pushed: dict[int, int]
     computing: set[int] = field(default_factory=set)
+    total: int = 0
 
-    @property
-    def total(self) -> int:
-        """The gradients that were pushed, by all workers."""
-        return sum(self.pushed.values())
+    def __post_init__(self) -> None:
+        self.pushed = dict.fromkeys(self.steps, 0)
+        self.planned = sum(self.steps.values())
+
+    def count(self, worker: int) -> None:
+        """A worker has pushed a gradient."""
+        self.pushed[worker] += 1
+        self.total += 1
 
 
 class StoppingRule(ABC):
@@ -80,11 +85,12 @@ class Total(StoppingRule):
     leave_together = True
 
     def goes_on(self, worker: int, progress: Progress) -> bool:
-        return progress.total + len(progress.computing) < sum(progress.steps.values())
+        return progress.total + len(progress.computing) < progress.planned
 
     def missing(self, progress: Progress, lost: set[int]) -> str:
-        total = sum(progress.steps.values())
-        return "" if lost or progress.total == total else f"{progress.total} of {total} gradients were pushed"
+        if lost or progress.total == progress.planned:
+            return ""
+        return f"{progress.total} of {progress.planned} gradients were pushed"
 
 
 STOPPING_RULES: dict[str, StoppingRule] = {"epochs": Epochs(), "first": First(), "total": Total()}

@@ -19,21 +19,29 @@ if TYPE_CHECKING:
 
 
 class Draws:
-    """Random numbers for one purpose of one worker, from its own generator."""
+    """Random numbers for one purpose of one worker, from its own generator; all of one kind."""
+
+    BLOCK = 15  # drawn at once; from 16 normal numbers on, torch draws others than one by one
 
     def __init__(self, generator: torch.Generator) -> None:
-        import torch
-
         self._generator = generator
-        self._randn, self._rand, self._double = torch.randn, torch.rand, torch.float64
+        self._block: list[float] = []  # the next draws, the last one first
+
+    def _next(self, kind: str) -> float:
+        if not self._block:
+            import torch
+
+            draw = getattr(torch, kind)
+            self._block = draw(self.BLOCK, generator=self._generator, dtype=torch.float64).tolist()[::-1]
+        return self._block.pop()
 
     def normal(self) -> float:
         """The next draw from the standard normal distribution."""
-        return self._randn((), generator=self._generator, dtype=self._double).item()
+        return self._next("randn")
 
     def exponential(self) -> float:
         """The next draw from the exponential distribution with mean 1."""
-        return -math.log1p(-self._rand((), generator=self._generator, dtype=self._double).item())
+        return -math.log1p(-self._next("rand"))
 
 
 # ----------------------------------------------------------------------------------------------------

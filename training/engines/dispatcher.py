@@ -74,7 +74,7 @@ class Dispatcher:
         self.listener = listener
         self.compute = compute
         self.dismiss = dismiss
-        self.progress = Progress(shape.steps, dict.fromkeys(shape.steps, 0))
+        self.progress = Progress(shape.steps)
         self.waiting: set[int] = set()
         self.lost: set[int] = set()
         self.started = False
@@ -99,7 +99,7 @@ class Dispatcher:
         self.waiting.add(push.worker)
         if self.check_time(seconds):
             return
-        self.progress.pushed[push.worker] += 1
+        self.progress.count(push.worker)
         outcome = self.algorithm.push(push)
         self.algorithm.server.gradients_pushed += 1
         self.listener.push(seconds, push, outcome)
@@ -183,7 +183,7 @@ class Dispatcher:
             who = ", ".join(f"Worker_{worker}" for worker in sorted(self.waiting))
             raise StalledError(
                 f"algorithm {self.shape.algorithm} is stalled: it released none of the waiting workers ({who}) "
-                f"after {self.progress.total} of {sum(self.shape.steps.values())} gradients"
+                f"after {self.progress.total} of {self.progress.planned} gradients"
             )
 
     def _send(self, worker: int) -> None:

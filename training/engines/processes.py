@@ -25,7 +25,7 @@ from training.server import ParameterServer
 from training.worker import Result, Task, Worker, compute
 
 QUEUED_PER_PROCESS = 2  # tasks submitted and not computed, so that nobody waits for this process
-RESULT_BYTES = 256 * 2**20  # for results that the schedule takes later; beyond, tasks wait for their turn
+RESULT_BYTES = 32 * 2**20  # for results that the schedule takes later; beyond, tasks wait for their turn
 MESSAGE_BYTES = 4  # one slot number; much fewer than a pipe transfers at once
 
 
@@ -64,7 +64,8 @@ class Slots:
         self._sizes[slot, : len(task.batches)] = [len(batch) for batch in task.batches]
         indices = task.batches[0] if len(task.batches) == 1 else torch.cat(task.batches)
         self._indices[slot, : len(indices)].copy_(indices)
-        self._buffers[slot].copy_(task.buffers)
+        if len(task.buffers):
+            self._buffers[slot].copy_(task.buffers)
         if self._model.has_dropout:
             self._dropout[slot].copy_(task.dropout.get_state())
 
@@ -86,10 +87,14 @@ class Slots:
 
     def take_result(self, slot: int, task: Task, keep: bool) -> Result:
         """The result of a task; without `keep`, its gradient remains in the slot."""
-        gradient = self._gradients[slot]
+        gradient, buffers = self._gradients[slot], self._buffers[slot]
         if self._model.has_dropout:
             task.dropout.set_state(self._dropout[slot].clone())
-        return Result(float(self._loss[slot]), gradient.clone() if keep else gradient, self._buffers[slot].clone())
+        return Result(
+            float(self._loss[slot]),
+            gradient.clone() if keep else gradient,
+            buffers.clone() if len(buffers) else buffers,
+        )
 
 
 @dataclass(slots=True)
@@ -200,12 +205,11 @@ class ProcessGradients:
 
     def _receive(self) -> None:
         """Wait for results. Raises ProcessLostError if a process was killed, RuntimeError if it failed."""
-        ready = [descriptor for descriptor, _ in self._poll.poll()]
-        for process in self._processes:
-            if process.sentinel in ready:
-                process.join()
-                how = f"a process that computes gradients ended: {exit_reason(process)}"
-                raise ProcessLostError(how) if process.exitcode < 0 else RuntimeError(how)
+        ready = {descriptor for descriptor, _ in self._poll.poll()}
+        if ready != {self._done[0]}:
+            lost = next(process for process in self._processes if process.sentinel in ready)
+            how = f"a process that computes gradients ended: {exit_reason(lost)}"
+            raise ProcessLostError(how) if lost.exitcode < 0 else RuntimeError(how)
         messages = os.read(self._done[0], MESSAGE_BYTES * len(self._messages))
         for start in range(0, len(messages), MESSAGE_BYTES):
             slot = int.from_bytes(messages[start : start + MESSAGE_BYTES], "little")

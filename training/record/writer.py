@@ -130,8 +130,9 @@ class Record:
         return self.folder / f"{self.base}{ARTIFACTS[kind]}"
 
     def _line(self, seconds: float, *fields: str) -> None:
+        text = "  ".join(fields)
         with with_filename(self._log.name):
-            self._log.write("  ".join((f"{seconds:.6f} s", *fields)) + "\n")
+            self._log.write(f"{seconds:.6f} s  {text}\n")
 
     def _whose(self, push: Push) -> tuple[str, ...]:
         batches = self.plan.pushes_per_epoch[push.worker - 1]

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""CPU time of the serial part of an update: what bounds the updates per second on any number of cores.
+
+Virtual clock: the process that owns the schedule, while its computing processes answer at once with a constant
+gradient: shared memory, optimiser step, norm and log line included. Wall clock: the server of a run over RPC, whose
+workers compute real gradients.
+
+    python3 benchmarks/serial.py --data_dir data
+"""
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from common import build_model, load_dataset
+from training.config import RunConfig
+from training.engines import processes, virtual
+from training.engines.rpc import launch
+from training.observer import Observer
+from training.plan import Plan, make_plan
+from training.protocol import Update
+from training.record.writer import Record
+from training.worker import Result
+
+CLOCKS = {"virtual": (10, 1000), "wall": (2, 10)}  # → numbers of workers
+SETTINGS = {"dataset": "fashion_mnist", "partition": "split_dataset", "lr": 0.001, "momentum": 0.9, "seed": 1}
+
+
+class Meter(Observer):
+    """Measures the CPU time of this process over the second half of the updates, which evaluate nothing."""
+
+    def update(self, seconds: float, update: Update) -> None:
+        super().update(seconds, update)
+        first, last = self.plan.updates // 2, self.plan.updates * 9 // 10
+        if update.version == first:
+            self.start = time.process_time()
+        elif update.version == last:
+            self.microseconds = 1e6 * (time.process_time() - self.start) / (last - first)
+
+
+def constant_gradient(task: object, model: object, samples: object) -> Result:
+    """A stub of training.worker.compute."""
+    return Result(2.3, model.gradients, model.buffers)
+
+
+def measure(clock: str, workers: int, data_dir: str, updates: int) -> float:
+    """Microseconds of CPU per update."""
+    torch.set_num_threads(1)
+    dataset = load_dataset("fashion_mnist", data_dir)
+    epochs = max(1, round(updates * 32 / len(dataset.train)))
+    engine: Callable[..., None] = virtual.train if clock == "virtual" else launch.train
+    with tempfile.TemporaryDirectory() as folder:
+        config = RunConfig(
+            mode="async", world_size=workers + 1, clock=clock, epochs=epochs, no_save_model=True,
+            data_dir=data_dir, subfolder=folder, **SETTINGS,
+        )  # fmt: skip
+        plan: Plan = make_plan(config, config.seed, dataset.train)
+        model = build_model(config.dataset, config.network_name, config.seed)
+        with Record(plan, clock) as record, Meter(plan, model, record, dataset) as observer:
+            engine(plan, dataset.train, plan.algorithm(model), observer)
+    return observer.microseconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data_dir", default="data", help="folder of Fashion-MNIST, in torchvision's layout")
+    parser.add_argument("--updates", type=int, default=4000, help="of each measurement (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each (default %(default)s)")
+    arguments = parser.parse_args()
+    print("| clock | workers | CPU per update, µs: median (all) | limit, updates/s |\n|---|---|---|---|")
+    context = multiprocessing.get_context("fork")
+    processes.compute = constant_gradient
+    for clock, numbers in CLOCKS.items():
+        for workers in numbers:
+            job = clock, workers, arguments.data_dir, arguments.updates
+            with context.Pool(1, maxtasksperchild=1) as pool:  # a process can join RPC only once
+                times = [pool.apply(measure, job) for _ in range(arguments.repeats)]
+            all_of_them = ", ".join(f"{value:.0f}" for value in times)
+            print(
+                f"| {clock} | {workers} | {median(times):.0f} ({all_of_them}) | {1e6 / median(times):,.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
