@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 import common
 from conftest import run, train, weights_of
+from interface.processes import available_cores
 from live_run import LiveRun
 from training.config import RunConfig
 from training.engines.dispatcher import RunShape
@@ -292,3 +293,20 @@ def test_batch_norm_statistics_are_averaged_over_workers():
     assert state["bn1.running_mean"].abs().sum() > 0
     fresh = plan.worker(1).compute(Snapshot(0, model.parameters, model.buffers), scratch, samples)
     assert fresh.buffers.isfinite().all()
+
+
+def test_the_threads_of_a_gradient(tmp_path, nursery):
+    """--threads comes before OMP_NUM_THREADS, which comes before the number of cores; the log says which it was."""
+    flags = ("--dataset", "digits", "--seed", 1)
+    for variables, given, expected in (
+        ({"OMP_NUM_THREADS": "3"}, ("--threads", 1), (1, "--threads")),
+        ({"OMP_NUM_THREADS": "1"}, (), (1, "OMP_NUM_THREADS")),
+        ({"OMP_NUM_THREADS": ""}, (), (available_cores(), "cores")),
+    ):
+        folder = tmp_path / expected[1]
+        done = nursery.start("nonDistributed.py", *flags, *given, "--subfolder", folder, variables=variables).wait(60)
+        assert done.code == 0, done.errors
+        header = read_log(next(folder.glob("*_log.log"))).header
+        assert (header["threads_per_gradient"], header["threads_from"]) == expected
+    logs = [read_log(next((tmp_path / name).glob("*_log.log"))) for name in ("--threads", "OMP_NUM_THREADS")]
+    assert np.array_equal(logs[0].updates.weight_norm, logs[1].updates.weight_norm)

@@ -273,6 +273,17 @@ class ResultFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HardwareFlags:
+    """Hardware"""
+
+    threads: int | None = flag(
+        None, "threads of one gradient, which determine its last bits; without the flag OMP_NUM_THREADS, or the cores "
+        "shared among the workers", Interval(int, "[1,1024]"), scope=Scope.PLACE, local=True,
+        needs=Needs(lambda config: config.clock == "wall", "with --clock virtual, where a gradient has one thread"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class MachineFlags:
     """Multiple machines"""
 
@@ -299,7 +310,7 @@ ALGORITHM_GROUPS = tuple(dict.fromkeys(group for algorithm in ALGORITHMS.values(
 GROUPS = (
     *(DataFlags, NetworkFlags, WorkerFlags, AlgorithmFlags, StoppingFlags, DelayFlags),
     *ALGORITHM_GROUPS,
-    *(ClockFlags, RepetitionFlags, ResultFlags, MachineFlags),
+    *(ClockFlags, RepetitionFlags, ResultFlags, HardwareFlags, MachineFlags),
 )
 ROWS: dict[str, Flag] = {field.name: row_of(field) for group in GROUPS for field in dataclasses.fields(group)}
 # The settings that belong to algorithms → their group.
@@ -384,6 +395,7 @@ class RunConfig(*GROUPS):
                 self._set(name, filled(row, self))
         self._refuse("rank", self.clock == "virtual", "with --clock virtual, which runs in one process")
         self._refuse("replay", self.clock == "virtual", "with --clock virtual: a replay takes all times from the log")
+        self._refuse("threads", self.replay is not None, "with --replay, which takes the threads from the log")
         self._refuse("replay", self.rank is not None, "with --rank: a replay runs in one process")
         speeds = None if self.worker_speeds is None else listed_speeds(self.worker_speeds)
         if speeds is not None and len(speeds) != self.workers:

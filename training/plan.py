@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -227,11 +228,24 @@ class Plan:
         return dataclasses.replace(self, threads_per_gradient=threads_per_gradient)
 
 
+def threads_of(config: RunConfig) -> tuple[int, str]:
+    """Threads per gradient, and what determines them.
+
+    One on the virtual clock, so that results do not depend on the number of cores.
+    """
+    if config.clock == "virtual":
+        return 1, "virtual clock"
+    if config.threads is not None:
+        return config.threads, "--threads"
+    if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(asked) > 0:
+        return int(asked), "OMP_NUM_THREADS"
+    return max(1, available_cores() // config.workers), "cores"
+
+
 def make_plan(config: RunConfig, seed: int, samples: Samples) -> Plan:
     """Choose the training subset, hold out the validation samples, and partition the rest.
 
-    On the virtual clock a gradient uses one thread, so that results do not depend on the number of cores; otherwise the
-    workers share the cores. Raises a UsageError that names the flag if a setting does not fit the size of the data set.
+    Raises a UsageError that names the flag if a setting does not fit the size of the data set.
     """
     train = take_subset(len(samples), config.train_split, make_generator(seed, "subset"))
     validation = train[:0]
@@ -260,8 +274,7 @@ def make_plan(config: RunConfig, seed: int, samples: Samples) -> Plan:
                 f"--world_size {config.world_size} with --{config.partition} leaves Worker_{worker} without a sample "
                 f"of its labels: use a larger --train_split or fewer workers"
             )
-    threads_per_gradient = 1 if config.clock == "virtual" else max(1, available_cores() // config.workers)
-    plan = Plan(config, seed, threads_per_gradient, samples.fingerprint(), train, validation, shards)
+    plan = Plan(config, seed, threads_of(config)[0], samples.fingerprint(), train, validation, shards)
     for name in ("saves_per_epoch", "evals_per_epoch"):
         if (number := getattr(config, name)) and number > plan.epoch_length:
             raise UsageError(f"--{name} {number} is not valid: an epoch has {plan.epoch_length} updates")

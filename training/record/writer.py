@@ -32,7 +32,7 @@ from evaluation import Score
 from interface.files import make_folder, partial_mark, removed_on_error, with_filename
 from interface.processes import available_cores
 from training.names import ARTIFACTS, run_name
-from training.plan import Plan
+from training.plan import Plan, threads_of
 from training.protocol import Push, Update
 
 FORMAT = 2  # format 1, which can still be read, had no lines for dropped gradients or lost workers
@@ -61,6 +61,7 @@ def header(plan: Plan, clock: str) -> dict[str, Any]:
         "clock": clock,
         "seed": plan.seed,
         "threads_per_gradient": plan.threads_per_gradient,
+        "threads_from": "log" if plan.config.replay else threads_of(plan.config)[1],
         "data": plan.fingerprint,
         "started": datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "config": plan.config.as_dict(),
