@@ -408,6 +408,22 @@ class FlatModel:
         for dropout in self._dropouts:
             dropout.generator = generator
 
+    def mask_shapes(self, images: Tensor) -> list[torch.Size]:
+        """The shapes (n, …) of the dropout masks for images (n, C, H, W), in the order in which they are drawn."""
+        shapes: list[torch.Size] = []
+        hooks = [
+            dropout.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+            for dropout in self._dropouts
+        ]
+        if hooks:
+            self.use_generator(torch.Generator())
+            self.network.train()
+            with torch.no_grad():
+                self.network(images)
+        for hook in hooks:
+            hook.remove()
+        return shapes
+
     def state_dict(self) -> dict[str, Tensor]:
         """A copy of the state dict, with torch's own dtypes and order, for a checkpoint."""
         return {

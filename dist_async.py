@@ -28,16 +28,20 @@ def main() -> None:
     import torch
 
     from common import build_model, load_dataset
+    from training.checkpoints import Checkpoints
     from training.engines import replay, virtual
     from training.engines.rpc import launch
     from training.observer import Observer
     from training.plan import make_plan
     from training.record.reader import read_log
+    from training.record.resume import find_checkpoint
     from training.record.writer import Record
 
     log = read_log(flags["replay"]) if config is None else None
     config = config or replay.config_of_replay(log, flags)
-    seed = choose_seed(config) if log is None else log.seed
+    resumed = find_checkpoint(config)
+    earlier = resumed if log is None else log
+    seed = choose_seed(config) if earlier is None else earlier.seed
     announce(f"Asynchronous SGD training of {config.workers} workers", config, seed)
 
     torch.set_num_threads(1)  # the server needs only one: leave the cores to the workers
@@ -45,6 +49,7 @@ def main() -> None:
     samples = dataset.train
     plan = make_plan(config, seed, samples)
     plan = plan if log is None else replay.fit_plan(plan, log)
+    plan = plan if resumed is None else resumed.fit_plan(plan)
     if plan.left_out:
         print(plan.left_out)
     if config.rank:  # a worker; only the server, rank 0, writes the record
@@ -56,13 +61,14 @@ def main() -> None:
     algorithm = plan.algorithm(model)
 
     clock = config.clock if log is None else "replay"
-    with Record(plan, clock) as record, Observer(plan, model, record, dataset) as observer:
+    with Record(plan, clock, resumed) as record, Observer(plan, model, record, dataset) as observer:
+        checkpoints = Checkpoints(plan, model, algorithm.server.optimizer, observer, resumed)
         if log is not None:
             replay.replay(plan, samples, log, algorithm, observer)
         elif config.clock == "virtual":
-            virtual.train(plan, samples, algorithm, observer)
+            virtual.train(plan, samples, algorithm, observer, checkpoints)
         else:
-            launch.train(plan, samples, algorithm, observer)
+            launch.train(plan, samples, algorithm, observer, checkpoints)
         observer.finish(replay.partial_because(log) if log else "")
 
 

@@ -24,19 +24,23 @@ def main() -> None:
     import torch
 
     from common import build_model, load_dataset
+    from training.checkpoints import Checkpoints
     from training.engines import virtual
     from training.engines.rpc import launch
     from training.observer import Observer
     from training.plan import make_plan
+    from training.record.resume import find_checkpoint
     from training.record.writer import Record
 
-    seed = choose_seed(config)
+    resumed = find_checkpoint(config)
+    seed = choose_seed(config) if resumed is None else resumed.seed
     announce(f"Synchronous SGD training of {config.workers} workers", config, seed)
 
     torch.set_num_threads(1)  # the server needs only one: leave the cores to the workers
     dataset = load_dataset(config.dataset, config.data_dir, config.changed_data)
     samples = dataset.train
     plan = make_plan(config, seed, samples)
+    plan = plan if resumed is None else resumed.fit_plan(plan)
     if plan.left_out:
         print(plan.left_out)
     if config.rank:  # a worker; only the server, rank 0, writes the record
@@ -48,8 +52,9 @@ def main() -> None:
     algorithm = plan.algorithm(model)
 
     engine = virtual if config.clock == "virtual" else launch
-    with Record(plan, config.clock) as record, Observer(plan, model, record, dataset) as observer:
-        engine.train(plan, samples, algorithm, observer)
+    with Record(plan, config.clock, resumed) as record, Observer(plan, model, record, dataset) as observer:
+        checkpoints = Checkpoints(plan, model, algorithm.server.optimizer, observer, resumed)
+        engine.train(plan, samples, algorithm, observer, checkpoints)
         observer.finish()
 
 

@@ -27,27 +27,37 @@ def main() -> None:
     import torch.nn.functional as F
 
     from common import build_model, load_dataset, make_generator
+    from training.checkpoints import Checkpoints
     from training.observer import Observer
     from training.plan import make_plan
     from training.protocol import Outcome, Push, Update
+    from training.record.resume import find_checkpoint
     from training.record.writer import Record
     from training.worker import mini_batches
 
-    seed = choose_seed(config)
+    resumed = find_checkpoint(config)
+    seed = choose_seed(config) if resumed is None else resumed.seed
     announce("Non-distributed SGD training", config, seed)
 
     dataset = load_dataset(config.dataset, config.data_dir, config.changed_data)
     samples = dataset.train
     plan = make_plan(config, seed, samples)
+    plan = plan if resumed is None else resumed.fit_plan(plan)
     torch.set_num_threads(plan.threads_per_gradient)
     model = build_model(config.dataset, config.network_name, seed)
-    model.use_generator(make_generator(seed, "dropout", worker=1))
+    dropout = make_generator(seed, "dropout", worker=1)
+    model.use_generator(dropout)
     optimizer = plan.optimizer(model)
     batches = mini_batches(plan.shards[0], config.batch_size, make_generator(seed, "shuffle", worker=1))
 
-    with Record(plan, clock="wall") as record, Observer(plan, model, record, dataset) as observer:
-        start = time.perf_counter()
-        for step in range(plan.updates):
+    with Record(plan, "wall", resumed) as record, Observer(plan, model, record, dataset) as observer:
+        checkpoints = Checkpoints(plan, model, optimizer, observer, resumed)
+        if resumed is not None:
+            dropout.set_state(checkpoints.engine["dropout"])
+            for _ in range(observer.updates):
+                next(batches)
+        start = time.perf_counter() - observer.seconds - observer.paused_seconds
+        for step in range(observer.updates, plan.updates):
             images, labels = samples.batch(next(batches))
             model.network.train()
             loss = F.nll_loss(model.network(images), labels)
@@ -60,6 +70,7 @@ def main() -> None:
             update = Update(step + 1, (push,), push.loss, weight_norm)
             seconds = time.perf_counter() - start - observer.paused_seconds
             observer.push(seconds, push, Outcome(update))
+            checkpoints.offer(lambda: {"dropout": dropout.get_state()})
         observer.finish()
 
 

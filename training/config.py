@@ -273,6 +273,20 @@ class ResultFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InterruptionFlags:
+    """Interruptions"""
+
+    resume: bool = flag(
+        False, "continue the interrupted run of these settings in the folder, if there is one", scope=Scope.PLACE,
+        local=True,
+    )  # fmt: skip
+    checkpoint_every: int | None = flag(
+        None, "write a checkpoint, from which --resume continues, every N updates; without the flag, once a minute",
+        Interval(int, "[1,inf)"), scope=Scope.PLACE, local=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class HardwareFlags:
     """Hardware"""
 
@@ -310,7 +324,7 @@ ALGORITHM_GROUPS = tuple(dict.fromkeys(group for algorithm in ALGORITHMS.values(
 GROUPS = (
     *(DataFlags, NetworkFlags, WorkerFlags, AlgorithmFlags, StoppingFlags, DelayFlags),
     *ALGORITHM_GROUPS,
-    *(ClockFlags, RepetitionFlags, ResultFlags, HardwareFlags, MachineFlags),
+    *(ClockFlags, RepetitionFlags, ResultFlags, InterruptionFlags, HardwareFlags, MachineFlags),
 )
 ROWS: dict[str, Flag] = {field.name: row_of(field) for group in GROUPS for field in dataclasses.fields(group)}
 # The settings that belong to algorithms → their group.
@@ -395,6 +409,8 @@ class RunConfig(*GROUPS):
                 self._set(name, filled(row, self))
         self._refuse("rank", self.clock == "virtual", "with --clock virtual, which runs in one process")
         self._refuse("replay", self.clock == "virtual", "with --clock virtual: a replay takes all times from the log")
+        for name in ("resume", "checkpoint_every"):
+            self._refuse(name, self.replay is not None, "with --replay, which starts at the beginning of the log")
         self._refuse("threads", self.replay is not None, "with --replay, which takes the threads from the log")
         self._refuse("replay", self.rank is not None, "with --rank: a replay runs in one process")
         speeds = None if self.worker_speeds is None else listed_speeds(self.worker_speeds)

@@ -25,6 +25,7 @@ from training.flags import MODES, filled
 from training.timing import DELAY_TYPES
 
 ARTIFACTS = {"model": "_model.pt", "weights": "_weights.npy", "log": "_log.log"}
+CHECKPOINT = "_checkpoint.pt"  # of a run that is not complete
 ENCODED = ("train_split", "lr", "momentum")  # written without the decimal point in the published grammar
 
 

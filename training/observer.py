@@ -29,11 +29,17 @@ from training.watchers import (
     WeightSaver,
 )
 
+COUNTED = (
+    *("updates", "gradients", "dropped", "seconds", "paused_seconds", "lost", "resumed_after"),
+    *("staleness_sum", "staleness_squares", "staleness_max"),
+)
+
 
 class Observer:
     """Receives the events of an engine, with the seconds since training started, from one thread at a time.
 
-    paused_seconds: real time spent on evaluations that the clock of the run does not count.
+    paused_seconds: real time spent on evaluations and checkpoints, which the clock of the run does not count.
+    resumed_after: the updates after which the run was interrupted and resumed.
     As a context manager it saves a partial run if it is left by an exception.
     """
 
@@ -48,9 +54,10 @@ class Observer:
         self.seconds = 0.0
         self.staleness_sum = self.staleness_squares = self.staleness_max = 0
         self.lost: list[int] = []
+        self.resumed_after: list[int] = []
         self._position = 0
         self._divergence = DivergenceWarning(self.warn)
-        self._tester = Tester(plan, partial(evaluate, dataset.test, model), record, self._pause)
+        self._tester = Tester(plan, partial(evaluate, dataset.test, model), record, self.pause)
         gathers = plan.config.distributed and plan.config.rule.gathers
         self.watchers: list[Watcher] = [
             LogWriter(record, gathers),
@@ -75,7 +82,8 @@ class Observer:
     def __enter__(self) -> "Observer":
         self._redirect.__enter__()
         for watcher in self.watchers:
-            watcher.begin()
+            if not self.record.resumed:
+                watcher.begin()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
@@ -84,8 +92,25 @@ class Observer:
         if error is not None:
             self._abandon(str(error) or kind.__name__)
 
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        own = {name: getattr(self, name) for name in COUNTED}
+        real_seconds = time.perf_counter() - self._began
+        return own | {"real_seconds": real_seconds, "watchers": [watcher.state() for watcher in self.watchers]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        for name in COUNTED:
+            setattr(self, name, state[name])
+        self.resumed_after = [*self.resumed_after, self.updates]
+        self._began -= state["real_seconds"]
+        self._position = self.plan.position(self.updates, self.gradients)
+        for watcher, of_watcher in zip(self.watchers, state["watchers"], strict=True):
+            watcher.restore(of_watcher)
+
     @contextmanager
-    def _pause(self) -> Iterator[None]:
+    def pause(self) -> Iterator[None]:
+        """The clock of the run stands still in this context."""
         start = time.perf_counter()
         yield
         self.paused_seconds += time.perf_counter() - start
@@ -177,6 +202,7 @@ class Observer:
             "max_staleness": self.staleness_max,
             "weight_norm": torch.linalg.vector_norm(self.model.parameters).item(),
             "diverged_at": self._divergence.diverged_at,
+            "resumed_after": self.resumed_after,
             "lost_workers": [f"Worker_{worker}" for worker in self.lost],
         }
         if self._tester.first_left is not None:

@@ -26,6 +26,11 @@ class SGD:
         else:
             self._sgd = partial(sgd, fused=True, **settings)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The state."""
+        return [] if self.velocity is None else [self.velocity]
+
     def step(self, gradient: Tensor, learning_rate: float) -> None:
         """Update the parameters (P,) in place by one step along `gradient` (P,)."""
         self._sgd(self._parameters, [gradient], self._velocities, lr=learning_rate)
@@ -40,6 +45,11 @@ class Adam:
         self._adam = partial(
             adam, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False, fused=True
         )
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The state: first and second moments (P,) and the number of steps."""
+        return [tensor for part in self._state for tensor in part]
 
     def step(self, gradient: Tensor, learning_rate: float) -> None:
         """Update the parameters (P,) in place by one step along `gradient` (P,)."""

@@ -4,7 +4,7 @@ It has no processes, threads, clocks or output. The algorithm decides which grad
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from training.protocol import Push, Snapshot, Update
 
 
 class Optimizer(Protocol):
-    """Updates parameters (P,) in place by one step along a gradient (P,)."""
+    """Updates parameters (P,) in place by one step along a gradient (P,). tensors: its state."""
+
+    tensors: list[Tensor]
 
     def step(self, gradient: Tensor, learning_rate: float) -> None: ...
 
@@ -47,6 +49,19 @@ class ParameterServer:
         if self._snapshot is None or self._snapshot.version != self.version:
             self._snapshot = Snapshot(self.version, self.copy(self.parameters), self.buffers.clone(), self.current_rate)
         return self._snapshot
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the global model and the optimiser."""
+        return {"version": self.version, "gradients_pushed": self.gradients_pushed, "buffers": self._latest_buffers}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        self.version, self.gradients_pushed = state["version"], state["gradients_pushed"]
+        self._latest_buffers = state["buffers"]
+
+    def latest_buffers(self, worker: int) -> Tensor | None:
+        """The running statistics (B,) that a worker pushed last; None if there are none."""
+        return self._latest_buffers.get(worker)
 
     @property
     def current_rate(self) -> float:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -23,7 +24,12 @@ Evaluate = Callable[[FlatModel, Tensor], Score]
 
 
 class Watcher:
-    """Receives all events; subclasses override those they need. Seconds count from the start of training."""
+    """Receives all events; subclasses override those they need. Seconds count from the start of training.
+
+    counted: the attributes that change during a run.
+    """
+
+    counted: tuple[str, ...] = ()
 
     def begin(self) -> None:
         """The model is initialised."""
@@ -49,9 +55,19 @@ class Watcher:
     def close(self) -> None:
         """Training has ended, successfully or not."""
 
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: what it has counted."""
+        return {name: getattr(self, name) for name in self.counted}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        vars(self).update(state)
+
 
 class LogWriter(Watcher):
     """Writes a line for each update, each gradient that was not applied immediately, and each lost worker."""
+
+    counted = ("_version",)
 
     def __init__(self, record: Record, gathers: bool) -> None:
         self.record = record
@@ -81,6 +97,8 @@ class LogWriter(Watcher):
 class DivergenceWarning(Watcher):
     """Warns once, at the first update with a non-finite loss or weight; training continues."""
 
+    counted = ("diverged_at",)
+
     def __init__(self, warn: Callable[[float, str], None]) -> None:
         self.warn = warn
         self.diverged_at: int | None = None
@@ -93,6 +111,8 @@ class DivergenceWarning(Watcher):
 
 class WeightSaver(Watcher):
     """Saves a row of weights at each save point, from the initialisation to the end of the run, wherever that is."""
+
+    counted = ("_last",)
 
     def __init__(self, plan: Plan, model: FlatModel, record: Record) -> None:
         self.points = plan.save_points
@@ -133,6 +153,8 @@ class Tester(Watcher):
 
     pause: a context in which the clock of the run stands still.
     """
+
+    counted = ("first_left", "_updates", "_last")
 
     def __init__(
         self, plan: Plan, evaluate: Callable[[], Score], record: Record, pause: Callable[[], AbstractContextManager]
@@ -181,6 +203,7 @@ class ProgressBar(Watcher):
             total=plan.length, unit=unit, smoothing=0.05, dynamic_ncols=True, disable=None, file=sys.stderr
         )  # fmt: skip
         self._shown = 0.0
+        self._position = 0
 
     def update(self, seconds: float, update: Update) -> None:
         now = time.monotonic()
@@ -189,11 +212,19 @@ class ProgressBar(Watcher):
             self.bar.set_postfix_str(f"loss {update.loss:.4f}, staleness {update.staleness}", refresh=False)
 
     def reach(self, seconds: float, position: int) -> None:
+        self._position = position
         if not self.bar.disable:
             self.bar.update()
 
     def lose(self, seconds: float, worker: int, how: str) -> None:
         logging.warning("Worker_%d was lost (%s): continuing without it", worker, how)
+
+    def state(self) -> dict[str, Any]:
+        return {"position": self._position}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._position = state["position"]
+        self.bar.initial = self.bar.n = state["position"]
 
     def close(self) -> None:
         self.bar.close()

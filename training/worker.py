@@ -1,8 +1,8 @@
 """One worker: its samples, random streams and running statistics, and the computation of its gradients."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ class Model(Protocol):
     buffers: Tensor
 
     def use_generator(self, generator: torch.Generator) -> None: ...
+
+    def mask_shapes(self, images: Tensor) -> list[torch.Size]: ...
 
 
 class IndexedSamples(Protocol):
@@ -119,6 +121,26 @@ class Worker:
         self.step += 1
         self.buffers = result.buffers
         return Push(self.number, self.step, task.snapshot.version, result.loss, result.gradient, result.buffers)
+
+    def state(self) -> dict[str, Any]:
+        """The state before its next push."""
+        return {"step": self.step, "dropout": self.dropout.get_state(), "buffers": self.buffers}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put a new worker into a state."""
+        for _ in range(state["step"]):
+            next(self._batches)
+        self.step, self.buffers = state["step"], state["buffers"]
+        self.dropout.set_state(state["dropout"])
+
+    def skip(self, steps: int, buffers: Tensor | None, model: Model, samples: IndexedSamples) -> None:
+        """Put a new worker into the state after so many steps, whose last running statistics were `buffers` (B,)."""
+        shapes = model.mask_shapes(samples.batch(torch.arange(2))[0])
+        for _ in range(steps):
+            for batch in next(self._batches):
+                for _, *shape in shapes:
+                    torch.empty(len(batch), *shape).bernoulli_(generator=self.dropout)  # any probability
+        self.step, self.buffers = steps, buffers
 
     def compute(self, snapshot: Snapshot, model: Model, samples: IndexedSamples) -> Push:
         """Compute the worker's next gradient here and now."""

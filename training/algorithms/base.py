@@ -28,7 +28,8 @@ class Algorithm(ABC):
     gradient and one per update; otherwise one line for both;
     keeps_gradients: whether it still needs a gradient after it has released the worker that pushed it;
     keeps_models: whether it may give a released worker the model that it already has;
-    own_momentum: whether its rule contains the momentum, so that the optimiser takes plain steps of SGD.
+    own_momentum: whether its rule contains the momentum, so that the optimiser takes plain steps of SGD;
+    state_classes: classes of its own whose objects it keeps, which a checkpoint may contain.
     """
 
     title: ClassVar[str]
@@ -40,6 +41,7 @@ class Algorithm(ABC):
     keeps_gradients: ClassVar[bool] = True
     keeps_models: ClassVar[bool] = False
     own_momentum: ClassVar[bool] = False
+    state_classes: ClassVar[tuple[type, ...]] = ()
 
     def __init__(self, server: ParameterServer, config: Any, workers: Sequence[int]) -> None:
         """config: of the run, with the flags of this algorithm; workers: the numbers of all workers, 1…M."""
@@ -64,6 +66,14 @@ class Algorithm(ABC):
     def leave(self, worker: int) -> Outcome:
         """A worker has finished its last mini-batch or was lost; this may release workers that waited for it."""
         return Outcome()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes during a run, for a checkpoint."""
+        return {name: value for name, value in vars(self).items() if name != "server"}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        vars(self).update(state)
 
     def staleness(self, push: Push) -> int:
         """Updates applied since the model that a gradient was computed on."""

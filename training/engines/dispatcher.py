@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from interface.errors import DataError
 from training.algorithms import Algorithm
@@ -86,10 +86,34 @@ class Dispatcher:
         """The workers that have fetched a model and not pushed yet."""
         return self.progress.computing
 
-    def start(self) -> None:
-        """All workers that are not lost fetch the first model."""
+    def state(self) -> dict[str, Any]:
+        """The algorithm and where the workers are, between two pushes."""
+        return {
+            "server": self.algorithm.server.state(),
+            "algorithm": self.algorithm.state(),
+            "pushed": self.progress.pushed,
+            "computing": sorted(self.computing),
+            "waiting": sorted(self.waiting),
+            "lost": sorted(self.lost),
+            "ready_to_leave": self._ready_to_leave,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state. Workers that were computing are so again, without a call of `compute`."""
+        self.algorithm.server.restore(state["server"])
+        self.algorithm.restore(state["algorithm"])
+        self.progress.pushed = dict(state["pushed"])
+        self.progress.total = sum(state["pushed"].values())
+        self.progress.computing = set(state["computing"])
+        self.waiting, self.lost = set(state["waiting"]), set(state["lost"])
+        self._ready_to_leave = list(state["ready_to_leave"])
         self.started = True
-        for worker in self.shape.steps:
+
+    def start(self) -> None:
+        """All workers that are not lost fetch the model; after `restore`, those that were computing fetch again."""
+        workers = sorted(self.computing) if self.started else self.shape.steps
+        self.started = True
+        for worker in workers:
             if worker not in self.lost:
                 self._send(worker)
 

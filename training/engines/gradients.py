@@ -3,9 +3,9 @@
 A schedule starts a gradient when a worker fetches a model, and takes it when the worker pushes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,17 @@ class Gradients(Protocol):
     def start(self, worker: int, snapshot: Snapshot, due: float) -> None: ...
 
     def take(self, worker: int) -> Push: ...
+
+
+class NetworkGradients(Gradients, Protocol):
+    """Those of a run, which may be interrupted.
+
+    state, restore: the workers before the gradients that are in flight; these are started again after `restore`.
+    """
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 class FunctionGradients:
@@ -71,8 +82,18 @@ class OwnGradients:
         """The gradient of a worker."""
         return self._workers[worker].compute(self._snapshots.pop(worker), self._model, self._samples)
 
+    def state(self) -> dict[str, Any]:
+        """The workers, and the models that they have fetched."""
+        workers = {number: worker.state() for number, worker in self._workers.items()}
+        return {"workers": workers, "snapshots": self._snapshots}
 
-def gradients_of(plan: Plan, samples: Samples, algorithm: Algorithm) -> AbstractContextManager[Gradients]:
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+        for number, worker in state["workers"].items():
+            self._workers[number].restore(worker)
+
+
+def gradients_of(plan: Plan, samples: Samples, algorithm: Algorithm) -> AbstractContextManager[NetworkGradients]:
     """Those of processes on all cores, or of this one where a single process with one thread would do the same."""
     count = max(1, min(len(plan.steps), available_cores() // plan.threads_per_gradient))
     if count == plan.threads_per_gradient == 1:

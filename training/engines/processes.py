@@ -10,8 +10,10 @@ import multiprocessing
 import os
 import select
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 
@@ -186,6 +188,19 @@ class ProcessGradients:
         flight.snapshot = flight.task = None
         self._taken = slot
         return push
+
+    def state(self) -> dict[str, Any]:
+        """The workers, and the models that they have fetched."""
+        flights = self._workers.items()
+        return {
+            "workers": {number: flight.worker.state() for number, flight in flights},
+            "snapshots": {number: flight.snapshot for number, flight in flights if flight.snapshot is not None},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+        for number, worker in state["workers"].items():
+            self._workers[number].worker.restore(worker)
 
     def _submit(self, wanted: int) -> None:
         """Submit as many tasks as are needed to keep the processes busy; the last free slot is for the wanted one."""

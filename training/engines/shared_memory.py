@@ -13,10 +13,15 @@ from torch import Tensor
 NO_RESERVE = 0x4000  # linux/mman.h MAP_NORESERVE: what is not written need not fit into memory
 
 
+def shared_memory(length: int) -> mmap.mmap:
+    """So many bytes of zeros."""
+    return mmap.mmap(-1, max(1, length), mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | NO_RESERVE)
+
+
 def shared_tensor(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A tensor of zeros."""
     elements = torch.Size(shape).numel()
-    memory = mmap.mmap(-1, max(1, elements) * dtype.itemsize, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | NO_RESERVE)
+    memory = shared_memory(elements * dtype.itemsize)
     return torch.frombuffer(memory, dtype=dtype, count=elements).view(shape) if elements else torch.zeros(shape)
 
 
@@ -24,7 +29,11 @@ class SharedRows:
     """Copies of vectors (P,) of one length, each in its own row, which is free again when the copy is collected."""
 
     def __init__(self, rows: int, length: int) -> None:
-        self._memory = shared_tensor(rows, length)
+        self._length = length
+        self._bytes = 4 * length  # float32
+        self._memory = shared_memory(rows * self._bytes)
+        self._address = torch.frombuffer(self._memory, dtype=torch.uint8, count=1).data_ptr()
+        self._rows = rows
         self._free = list(range(rows))
 
     def copy(self, values: Tensor) -> Tensor:
@@ -32,14 +41,15 @@ class SharedRows:
         if not self._free:
             return values.clone()
         row = self._free.pop()
-        copy = self._memory[row].copy_(values)
+        copy = self[row].copy_(values)
         weakref.finalize(copy, self._free.append, row)
         return copy
 
     def row_of(self, copy: Tensor) -> int | None:
         """The row that holds a vector; None if it lies elsewhere."""
-        row, rest = divmod(copy.data_ptr() - self._memory.data_ptr(), max(1, self._memory.stride(0)) * copy.itemsize)
-        return row if rest == 0 and 0 <= row < len(self._memory) else None
+        row, rest = divmod(copy.data_ptr() - self._address, self._bytes)
+        return row if rest == 0 and 0 <= row < self._rows else None
 
     def __getitem__(self, row: int) -> Tensor:
-        return self._memory[row]
+        # With a storage of its own, so that a checkpoint stores this row only.
+        return torch.frombuffer(self._memory, dtype=torch.float32, count=self._length, offset=row * self._bytes)

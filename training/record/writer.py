@@ -12,6 +12,7 @@ the names of its files contain `_partial` and a number; they are renamed when th
 """
 
 import errno
+import fcntl
 import io
 import json
 import os
@@ -29,11 +30,13 @@ import torch
 from torch import Tensor
 
 from evaluation import Score
+from interface.errors import DataError
 from interface.files import make_folder, partial_mark, removed_on_error, with_filename
 from interface.processes import available_cores
-from training.names import ARTIFACTS, run_name
+from training.names import ARTIFACTS, CHECKPOINT, run_name
 from training.plan import Plan, threads_of
 from training.protocol import Push, Update
+from training.record.resume import Checkpoint
 
 FORMAT = 2  # format 1, which can still be read, had no lines for dropped gradients or lost workers
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -93,21 +96,46 @@ class Record:
     Raises an OSError that names the file if it cannot be written, and UsageError if the folder is a file.
     """
 
-    def __init__(self, plan: Plan, clock: str) -> None:
+    def __init__(self, plan: Plan, clock: str, resumed: Checkpoint | None = None) -> None:
+        """resumed: the checkpoint of the run whose partial files are continued, if there is one."""
         self.plan = plan
+        self.resumed = resumed is not None
         self.folder = make_folder(Path(plan.config.subfolder))
         self.base = run_name(plan.config)
-        self._unfinished = self.base + partial_mark()
+        self._unfinished = self.base + partial_mark() if resumed is None else resumed.base.name
+        self._weights = None
+        self._rows = 0
+        self._written = ["log"]
         for path in map(self.path, ARTIFACTS):
             if path.is_dir():  # otherwise renaming would fail at the end of the run
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         path = self._partial("log")
-        with removed_on_error(path):
-            path.write_text(json.dumps(header(plan, clock)) + "\n", encoding="utf-8")
+        if resumed is None:
+            with removed_on_error(path):
+                path.write_text(json.dumps(header(plan, clock)) + "\n", encoding="utf-8")
         self._log = path.open("a", encoding="utf-8", buffering=1)
-        self._weights = None
-        self._rows = 0
-        self._written = ["log"]
+        fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for --resume: the run is not interrupted
+        if resumed is not None:
+            self._continue(**resumed.state["record"])
+
+    def position(self) -> dict[str, int]:
+        """How far the files are, for a checkpoint."""
+        return {"log_bytes": os.fstat(self._log.fileno()).st_size, "rows": self._rows}
+
+    def _continue(self, log_bytes: int, rows: int) -> None:
+        """Remove from the files what was written after the checkpoint."""
+        if os.fstat(self._log.fileno()).st_size < log_bytes:
+            raise DataError(f"{self._log.name}: shorter than when its checkpoint was written: it cannot be resumed")
+        self._log.truncate(log_bytes)
+        if rows:
+            path = self._partial("weights")
+            self._weights = path.open("r+b")
+            np.lib.format.read_magic(self._weights)
+            (_, columns), _, dtype = np.lib.format.read_array_header_1_0(self._weights)
+            self._weights.truncate(self._weights.tell() + rows * columns * dtype.itemsize)
+            self._rows = rows
+            self._write_weights_header(columns)
+            self._written.append("weights")
 
     def __enter__(self) -> "Record":
         return self
@@ -125,6 +153,11 @@ class Record:
 
     def _partial(self, kind: str) -> Path:
         return self.folder / f"{self._unfinished}{ARTIFACTS[kind]}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The path of the run's checkpoint."""
+        return self.folder / f"{self._unfinished}{CHECKPOINT}"
 
     def path(self, kind: str) -> Path:
         """The final path of the run's "log", "weights" or "model"."""
@@ -228,13 +261,14 @@ class Record:
         self._close()
         for kind in reversed(self._written):
             self._partial(kind).replace(self.path(kind))
+        self.checkpoint.unlink(missing_ok=True)
         return [self.path(kind) for kind in self._written]
 
     def abandon(self, seconds: float, reason: str, result: dict[str, Any]) -> list[Path]:
         """Write the result of a run that ended early to the log; its files keep their partial names."""
         if not self._log.closed:  # it is closed if only the renaming failed
             self._close_log(seconds, {"status": "partial", "reason": reason, **result})
-        return [path for path in map(self._partial, self._written) if path.exists()]
+        return [path for path in (*map(self._partial, self._written), self.checkpoint) if path.exists()]
 
     def _close_log(self, seconds: float, result: dict[str, Any]) -> None:
         self._line(seconds, "result " + json.dumps(result))

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from interface.errors import DataError
 from training.algorithms import Algorithm
+from training.checkpoints import Checkpoints
 from training.config import ROWS
 from training.engines.dispatcher import Dispatcher, RunShape
 from training.engines.rpc.mailbox import OnTheWire
@@ -42,21 +44,31 @@ class Coordinator:
     """Starts training once all surviving workers have joined, and answers their calls with futures.
 
     done: file descriptor that becomes readable when the run has ended; error: why it failed, if it did.
-    heard: worker → time of its last heartbeat, from `time.monotonic`.
+    heard: worker → time of its last heartbeat, from `time.monotonic`;
+    taking_part: the workers that have something to do: in a resumed run, those that had neither left nor been lost.
     """
 
     def __init__(
-        self, plan: Plan, algorithm: Algorithm, observer: Observer, mailboxes: Mapping[int, OnTheWire]
+        self,
+        plan: Plan,
+        algorithm: Algorithm,
+        observer: Observer,
+        checkpoints: Checkpoints,
+        mailboxes: Mapping[int, OnTheWire],
     ) -> None:
         self.plan = plan
+        self.checkpoints = checkpoints
         self.mailboxes = mailboxes
         self.observer = observer
         self.dispatcher = Dispatcher(RunShape.of(plan), algorithm, observer, self._send_model, self._dismiss)
         self.error: BaseException | None = None
         self.done = os.eventfd(0)
         self.heard: dict[int, float] = {}
-        self.awaited = set(plan.steps)  # workers that have not joined yet
-        self._training = set(plan.steps)
+        if checkpoints.engine is not None:
+            self.dispatcher.restore(checkpoints.engine)
+        self.taking_part = self._unfinished_workers()
+        self.awaited = set(self.taking_part)  # workers that have not joined yet
+        self._training = set(self.taking_part)
         self._here: set[int] = set()  # workers that have joined and not said goodbye
         self._goodbyes = threading.Condition()
         self._replies: dict[int, torch.futures.Future[Answer]] = {}
@@ -67,6 +79,14 @@ class Coordinator:
     @property
     def _seconds(self) -> float:
         return time.perf_counter() - self._start - self.observer.paused_seconds
+
+    def _unfinished_workers(self) -> set[int]:
+        here = self.dispatcher.computing | self.dispatcher.waiting
+        return here if self.dispatcher.started else set(self.plan.steps)
+
+    def progress(self, worker: int) -> tuple[int, Tensor | None]:
+        """The gradients that a worker has pushed before it joins, and the running statistics (B,) that it had then."""
+        return self.dispatcher.progress.pushed[worker], self.dispatcher.algorithm.server.latest_buffers(worker)
 
     def join(self, worker: int, settings: dict[str, object]) -> torch.futures.Future[Answer]:
         """Admit a worker; the future resolves to its first model. A worker with other settings aborts the run."""
@@ -80,6 +100,9 @@ class Coordinator:
                         self._fail(DataError(reason))
                     reply.set_result(Refusal(reason))
                     return reply
+            if worker not in self.taking_part and not self._closed:
+                reply.set_result(None)  # it had left before the run was interrupted
+                return reply
             if worker not in self.awaited or self._closed:
                 reply.set_result(Refusal(f"Worker_{worker} has already joined", is_twin=True))
                 return reply
@@ -91,7 +114,7 @@ class Coordinator:
 
     def _start_when_all_are_there(self) -> None:
         if not self.awaited:
-            self._start = time.perf_counter()
+            self._start = time.perf_counter() - self.observer.seconds - self.observer.paused_seconds
             self.dispatcher.start()
 
     def heartbeat(self, worker: int) -> None:
@@ -110,6 +133,8 @@ class Coordinator:
             self._replies[push.worker] = reply
             try:
                 self.dispatcher.push(self._seconds, self.mailboxes[push.worker].open_push(push))
+                if self.dispatcher.ended_by is None:
+                    self.checkpoints.offer(self.dispatcher.state)
             except BaseException as error:  # from the observer, such as a full disk
                 self._fail(error)  # `close` reports it to the waiting workers
         return reply

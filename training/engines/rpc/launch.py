@@ -11,13 +11,14 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.distributed.rpc.functions import async_execution
 
 from common import Samples, build_model
@@ -30,6 +31,7 @@ from interface.processes import (
     yield_to_parent,
 )
 from training.algorithms import Algorithm
+from training.checkpoints import Checkpoints
 from training.config import RunConfig
 from training.engines.rpc.agents import (
     RENDEZVOUS_SECONDS,
@@ -73,6 +75,10 @@ def _exchange(push: Push) -> torch.futures.Future[Answer]:
     return _coordinator.exchange(push)
 
 
+def _progress(worker: int) -> tuple[int, Tensor | None]:
+    return _coordinator.progress(worker)
+
+
 def _heartbeat(worker: int) -> None:
     _coordinator.heartbeat(worker)
 
@@ -96,22 +102,24 @@ def check_machine(config: RunConfig) -> None:
         check_own_address(config.master_addr)
 
 
-def train(plan: Plan, samples: Samples, algorithm: Algorithm, observer: Observer) -> None:
+def train(plan: Plan, samples: Samples, algorithm: Algorithm, observer: Observer, checkpoints: Checkpoints) -> None:
     """Train to the end as the server; in a local run, also start and stop the workers.
 
     Raises WorkerLostError, which names the worker, or StalledError if the run cannot be completed.
     """
     if plan.config.rank is not None:
-        _train_with_distant_workers(Coordinator(plan, algorithm, observer, dict.fromkeys(plan.steps, OnTheWire())))
+        mailboxes = dict.fromkeys(plan.steps, OnTheWire())
+        _train_with_distant_workers(Coordinator(plan, algorithm, observer, checkpoints, mailboxes))
         return
     server = algorithm.server
     mailboxes = {worker: Mailbox(server.parameters, server.buffers, algorithm.keeps_gradients) for worker in plan.steps}
     os.environ["TP_SOCKET_IFNAME"] = "lo"
     with tempfile.TemporaryDirectory(prefix="rendezvous-") as folder:
         rendezvous = f"file://{Path(folder) / 'store'}"
-        workers = _start_workers(plan, samples, rendezvous, mailboxes)
+        coordinator = Coordinator(plan, algorithm, observer, checkpoints, mailboxes)
+        workers = _start_workers(coordinator, samples, rendezvous)
         try:
-            _train_with_own_workers(Coordinator(plan, algorithm, observer, mailboxes), rendezvous, workers)
+            _train_with_own_workers(coordinator, rendezvous, workers)
         finally:
             for process in workers.values():
                 process.kill()
@@ -120,19 +128,17 @@ def train(plan: Plan, samples: Samples, algorithm: Algorithm, observer: Observer
             torch.set_num_threads(available_cores())
 
 
-def _start_workers(
-    plan: Plan, samples: Samples, rendezvous: str, mailboxes: Mapping[int, OnTheWire]
-) -> dict[int, BaseProcess]:
+def _start_workers(coordinator: Coordinator, samples: Samples, rendezvous: str) -> dict[int, BaseProcess]:
     context = multiprocessing.get_context("fork")
     sys.stdout.flush()
     sys.stderr.flush()
     workers = {
         number: context.Process(
             target=_worker_main,
-            args=(plan, samples, number, rendezvous, mailboxes[number], os.getpid()),
+            args=(coordinator.plan, samples, number, rendezvous, coordinator.mailboxes[number], os.getpid()),
             name=f"Worker_{number}",
         )
-        for number in plan.steps
+        for number in sorted(coordinator.taking_part)
     }
     for process in workers.values():
         process.start()
@@ -266,6 +272,11 @@ def _work(
     torch.set_num_threads(plan.threads_per_gradient)
     worker, delays = plan.worker(number), plan.delays(number)
     model = build_model(plan.config.dataset, plan.config.network_name)
+    steps, buffers = ask_server(_progress, number)
+    if steps:  # the run is resumed
+        worker.skip(steps, buffers, model, samples)
+        for _ in range(steps):
+            next(delays)
     answer = ask_server(_join, number, shared_settings(plan))
     while isinstance(answer, Snapshot):
         push = worker.compute(mailbox.open_snapshot(answer), model, samples)

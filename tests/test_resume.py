@@ -1,0 +1,202 @@
+"""Interrupted runs continue from their last checkpoint, to the same bits as if nothing had happened."""
+
+import os
+import random
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import common
+from conftest import run, train, weights_of
+from live_run import LiveRun
+from training.algorithms import ALGORITHMS
+from training.checkpoints import Checkpoints
+from training.config import RunConfig
+from training.engines import virtual
+from training.observer import Observer
+from training.plan import make_plan
+from training.record.reader import read_log
+from training.record.resume import find_checkpoint
+from training.record.writer import Record
+
+KILLS = int(os.environ.get("RESUME_KILLS", "1"))  # per case
+VARIABLE = re.compile(r'"(real_seconds|evaluation_seconds|resumed_after)": [^]},]*\]?')
+
+
+class PowerFailure(Exception):
+    """Ends a run in the middle of an update."""
+
+
+def train_here(folder: Path, fails_at: int | None = None, resume: bool = False, **settings) -> tuple[torch.Tensor, str]:
+    """A short run on the virtual clock in this process: its parameters, and its log without the header.
+
+    fails_at: the update that is lost.
+    """
+    config = RunConfig(dataset="digits", train_split=0.2, lr=0.02, clock="virtual", seed=4, subfolder=str(folder),
+                       checkpoint_every=5, resume=resume, **{"epochs": 3} | settings)  # fmt: skip
+    resumed = find_checkpoint(config)
+    dataset = common.load_dataset("digits", "unused")
+    plan = make_plan(config, config.seed, dataset.train)
+    model = common.build_model("digits", config.network_name, config.seed)
+    algorithm = plan.algorithm(model)
+    with Record(plan, "virtual", resumed) as record, Observer(plan, model, record, dataset) as observer:
+        checkpoints = Checkpoints(plan, model, algorithm.server.optimizer, observer, resumed)
+        update = observer.update
+
+        def fail(seconds, done):
+            if done.version == fails_at:
+                raise PowerFailure
+            update(seconds, done)
+
+        observer.update = fail
+        virtual.train(plan, dataset.train, algorithm, observer, checkpoints)
+        observer.finish()
+    (log,) = folder.glob("*_log.log")
+    lines = log.read_text().splitlines()[1:]
+    return model.parameters, "\n".join(VARIABLE.sub("", line) for line in lines)
+
+
+CASES = {
+    **{name: {"mode": rule.mode, "algorithm": name, "world_size": 5} for name, rule in ALGORITHMS.items()},
+    "compensation": {"mode": "async", "world_size": 4, "compensation": True, "compensation_mode": "adaptive"},
+    "momentum": {"mode": "async", "world_size": 4, "momentum": 0.9, "lrs": "exponential", "val": True},
+    "dana with momentum": {"mode": "async", "algorithm": "dana", "momentum": 0.9, "world_size": 4},
+    "Adam": {"mode": "async", "world_size": 3, "alr": True, "lrs": "cosine_annealing", "saves_per_epoch": 3},
+    "dropout": {"mode": "async", "world_size": 3, "alt_model": True, "epochs": 1, "evals_per_epoch": 2},
+    "local steps": {"mode": "async", "world_size": 3, "local_steps": 2, "epochs": 6},
+    "one worker": {"mode": "async", "world_size": 2},
+    "labels": {"mode": "async", "world_size": 6, "partition": "split_labels_unscaled", "slow_worker_1": True},
+    "total": {"mode": "async", "world_size": 4, "stop": "total", "compute_time": "pareto:1.5"},
+    "sync": {"mode": "sync", "world_size": 4, "momentum": 0.9, "delay": True, "val": True},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_resumes_to_the_same_bits_on_the_virtual_clock(case, tmp_path):
+    settings = CASES[case]
+    whole, log = train_here(tmp_path / "whole", **settings)
+    updates = len(re.findall(r"  update ", log))
+    draw = random.Random(case)
+    for attempt in range(KILLS):
+        folder = tmp_path / str(attempt)
+        with pytest.raises(PowerFailure):
+            train_here(folder, draw.randint(6, updates), **settings)
+        if attempt % 2:  # interrupted twice
+            with pytest.raises(PowerFailure):
+                train_here(folder, updates, resume=True, **settings)
+        parameters, resumed_log = train_here(folder, resume=True, **settings)
+        assert torch.equal(parameters, whole)
+        assert resumed_log == log
+        (path,) = folder.glob("*_log.log")
+        assert read_log(path).result["resumed_after"][0] >= 5
+        assert not list(folder.glob("*partial*"))
+
+
+RATE = ("--lr", 0.02, "--momentum", 0.9)
+LONG = ("--epochs", 20, "--seed", 7, "--checkpoint_every", 10, "--train_split", 0.3)
+COMMANDS = {
+    "classic": ("nonDistributed.py",),
+    "classic with dropout": ("nonDistributed.py", "--alt_model", "--epochs", 4, "--threads", 1),
+    "sync": ("dist_sync.py", "--split_dataset", "--delay", "--delay_ms", 2, "--saves_per_epoch", 2),
+    "sync with dropout": ("dist_sync.py", "--alt_model", "--epochs", 4),
+    "sync, virtual": ("dist_sync.py", "--clock", "virtual", "--world_size", 5),
+    "async, virtual": ("dist_async.py", "--clock", "virtual", "--world_size", 5, "--alr"),
+}
+
+
+def kill(folder: Path, command: tuple, updates: int) -> None:
+    """Start a run and kill its processes with SIGKILL after so many updates."""
+    with LiveRun(folder, command[0], "--dataset", "digits", *RATE, *LONG, *command[1:]) as live:
+        live.wait_until_training(updates)
+        os.kill(live.process.pid, signal.SIGKILL)
+        live.end()
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_a_killed_run_resumes_to_the_same_bits(case, tmp_path):
+    command = COMMANDS[case]
+    whole = train(command[0], tmp_path / "whole", *RATE, *LONG, *command[1:])
+    draw = random.Random(case)
+    for attempt in range(KILLS):
+        folder = tmp_path / str(attempt)
+        kill(folder, command, draw.randint(11, 60))
+        assert list(folder.glob("*_checkpoint.pt")), "killed before the first checkpoint"
+        done = run(command[0], "--dataset", "digits", *RATE, *LONG, *command[1:], "--resume",
+                   "--subfolder", folder)  # fmt: skip
+        again = {path.stem.rpartition("_")[2]: path for path in folder.iterdir()}
+        assert again.keys() == whole.keys(), done.stdout
+        assert weights_of(again) == weights_of(whole)
+        first, second = read_log(whole["log"]), read_log(again["log"])
+        assert np.array_equal(first.updates.weight_norm, second.updates.weight_norm)
+        assert second.status == "complete"
+        assert second.result["resumed_after"][0] >= 10
+        if "weights" in whole:
+            assert again["weights"].read_bytes() == whole["weights"].read_bytes()
+
+
+def test_an_asynchronous_run_on_the_wall_clock_goes_on_from_the_state_it_had(tmp_path):
+    command = ("dist_async.py", "--split_dataset", "--world_size", 4)
+    kill(tmp_path, command, 40)
+    (before,) = tmp_path.glob("*_log.log")
+    logged = before.read_text().splitlines()
+    run(*command, "--dataset", "digits", *RATE, *LONG, "--resume", "--subfolder", tmp_path)
+    (path,) = tmp_path.glob("*_log.log")
+    log = read_log(path)
+    (after,) = log.result["resumed_after"]
+    assert after >= 30
+    lines = path.read_text().splitlines()
+    assert lines[1 : after + 1] == logged[1 : after + 1]
+    assert log.status == "complete" and len(log.updates) == log.header["updates"]
+    assert (log.updates.seconds[1:] >= log.updates.seconds[:-1]).all()
+
+
+def test_what_cannot_be_resumed(tmp_path):
+    command = ("nonDistributed.py", "--dataset", "digits", *RATE, *LONG)
+    fresh = run(*command, "--resume", "--epochs", 1, "--subfolder", tmp_path / "fresh")
+    assert "no interrupted run of these settings" in fresh.stderr
+
+    kill(tmp_path / "runs", ("nonDistributed.py",), 30)
+    other = run(*command, "--lr", 0.01, "--epochs", 1, "--resume", "--subfolder", tmp_path / "runs")
+    assert "no interrupted run of these settings" in other.stderr
+
+    (checkpoint,), (log,) = (list((tmp_path / "runs").glob(f"*_partial*{end}")) for end in ("_checkpoint.pt", ".log"))
+    content, text = checkpoint.read_bytes(), log.read_bytes()
+
+    def refused(expected: str) -> None:
+        done = run(*command, "--resume", "--subfolder", tmp_path / "runs", check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+        assert expected in done.stderr
+
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save(state | {"format": 99}, checkpoint)
+    refused("written in format 99")
+    torch.save(state | {"torch": "1.0"}, checkpoint)
+    refused("with torch 1.0")
+    torch.save(state | {"data": "0" * 16}, checkpoint)
+    refused("trained on other data")
+    torch.save([1], checkpoint)
+    refused("not a checkpoint")
+    checkpoint.write_bytes(content[:1000])
+    refused("not a checkpoint")
+    checkpoint.write_bytes(content)
+    log.write_bytes(text[:500])
+    refused("shorter than when its checkpoint was written")
+    log.unlink()
+    refused("missing")
+    log.write_bytes(text)
+    assert "Finished" in run(*command, "--resume", "--subfolder", tmp_path / "runs").stdout
+
+
+def test_a_run_that_is_still_going_on_is_not_resumed(tmp_path):
+    config = RunConfig(mode="classic", dataset="digits", epochs=300, seed=7, resume=True, subfolder=str(tmp_path))
+    flags = ("--dataset", "digits", "--seed", 7, "--epochs", 300, "--checkpoint_every", 5)
+    with LiveRun(tmp_path, "nonDistributed.py", *flags) as live:
+        live.wait_until_training(30)
+        assert find_checkpoint(config) is None
+        live.kill()
+        live.end()
+    assert find_checkpoint(config).state["updates"] >= 30

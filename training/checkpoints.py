@@ -1,0 +1,86 @@
+"""Write the checkpoints of a run, and put a run back into the state of one.
+
+A checkpoint holds everything that the rest of the run depends on: the model, the optimiser, how far the record is, and
+what the engine adds: the algorithm, the workers' random streams, and the schedule with the models that workers fetched.
+"""
+
+import io
+import time
+from collections.abc import Callable
+
+import torch
+
+from common import FlatModel
+from interface.files import atomic_write
+from training.observer import Observer
+from training.plan import Plan
+from training.record.resume import FORMAT, SAME, Checkpoint, State
+from training.record.writer import Record
+from training.server import Optimizer
+
+SECONDS = 60  # between two checkpoints, without --checkpoint_every
+
+
+class Checkpoints:
+    """Writes the checkpoints of one run. On construction, the run continues from the last one, if it is resumed.
+
+    engine: what the engine saved in that one; None at the beginning of a run.
+    """
+
+    def __init__(
+        self, plan: Plan, model: FlatModel, optimizer: Optimizer, observer: Observer, resumed: Checkpoint | None
+    ) -> None:
+        self.plan = plan
+        self.model = model
+        self.optimizer = optimizer
+        self.observer = observer
+        self.record: Record = observer.record
+        self.engine: State | None = None
+        self._every = plan.config.checkpoint_every
+        self._next = self._every or 0  # updates
+        self._next_time = time.monotonic() + SECONDS
+        if resumed is not None:
+            self._restore(resumed.state)
+
+    def _restore(self, state: State) -> None:
+        self.engine = state["engine"]
+        self.model.parameters.copy_(state["parameters"])
+        self.model.buffers.copy_(state["buffers"])
+        for tensor, value in zip(self.optimizer.tensors, state["optimizer"], strict=True):
+            tensor.copy_(value)
+        self.observer.restore(state["observer"])
+        self._next += state["updates"]
+
+    def offer(self, engine: Callable[[], State]) -> None:
+        """The run is in a consistent state: write a checkpoint if it is time. engine: what it has to add."""
+        if self._every is None:
+            if time.monotonic() < self._next_time:
+                return
+        elif self.observer.updates < self._next:
+            return
+        with self.observer.pause():
+            self._write(engine())
+        self._next = self.observer.updates + (self._every or 0)
+        self._next_time = time.monotonic() + SECONDS
+
+    def _write(self, engine: State) -> None:
+        config = self.plan.config.as_dict()
+        state = {
+            "format": FORMAT,
+            "torch": str(torch.__version__),
+            "seed": self.plan.seed,
+            "data": self.plan.fingerprint,
+            "threads": self.plan.threads_per_gradient,
+            "settings": {name: config[name] for name in SAME},
+            "updates": self.observer.updates,
+            "parameters": self.model.parameters,
+            "buffers": self.model.buffers,
+            "optimizer": self.optimizer.tensors,
+            "observer": self.observer.state(),
+            "record": self.record.position(),
+            "engine": engine,
+        }
+        content = io.BytesIO()  # torch.save raises its own error for a full disk
+        torch.save(state, content)
+        with atomic_write(self.record.checkpoint) as path:
+            path.write_bytes(content.getbuffer())
