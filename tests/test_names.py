@@ -26,6 +26,13 @@ def test_the_example_of_the_contract():
     assert parse_run_name(EXAMPLE) == config
 
 
+def test_an_algorithm_whose_name_begins_like_a_delay():
+    config = RunConfig(mode="async", algorithm="delay_adaptive", alt_model=True)
+    assert parse_run_name(run_name(config)) == config
+    delayed = RunConfig(mode="async", algorithm="delay_adaptive", delay=True)
+    assert parse_run_name(run_name(delayed)) == delayed
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(0.005, "0005"), (0.0, "00"), (1.0, "10"), (10.0, "100"), (2.0, "20"), (1.5, "15"),
                         (150.0, "1500"), (1e-05, "1e-05"), (1.5e-05, "15e-05")]

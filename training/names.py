@@ -12,6 +12,7 @@ from typing import Any
 from catalogue import DATASETS, PARTITIONS
 from interface.command_line import ValueType
 from interface.errors import UsageError
+from training.algorithms import ALGORITHMS
 from training.config import (
     DELAY_INTENSITIES,
     LEARNING_RATE_SCHEDULES,
@@ -156,13 +157,15 @@ def one_of(choices: object) -> str:
 
 
 _NUMBER = r"\d+(?:e[-+]?\d+)?"
+# The suffix of an algorithm such as delay_adaptive is not a delay.
+_DELAYS = one_of(name.removeprefix("delay") for name in ALGORITHMS if name.startswith("delay_"))
 PUBLISHED = re.compile(
     rf"(?P<dataset>{one_of(DATASETS)})_(?P<mode>{one_of(MODES)})_(?P<world_size>\d+)"
     rf"_(?P<train_split>{_NUMBER})_(?P<lr>{_NUMBER})_(?P<momentum>{_NUMBER})"
     r"_(?P<batch_size>\d+)_(?P<epochs>\d+)_(?P<optimizer>SGD|ADAM)"
     rf"(?:_(?P<lrs>{one_of(LEARNING_RATE_SCHEDULES)}))?(?:_spe(?P<saves_per_epoch>\d+))?"
     rf"(?P<val>_val)?(?P<alt_model>_alt_model)?(?P<partition>{one_of(row.suffix for row in PARTITIONS.values())})"
-    rf"(?P<delay>_delay)?(?P<slow_worker_1>_slow_worker_1)?(?:_(?P<delay_intensity>{one_of(DELAY_INTENSITIES)}))?"
+    rf"(?P<delay>_delay(?!{_DELAYS}))?(?P<slow_worker_1>_slow_worker_1)?(?:_(?P<delay_intensity>{one_of(DELAY_INTENSITIES)}))?"
     rf"(?:_(?P<delay_type>{one_of(DELAY_TYPES)}))?(?P<compensation>_comp)?(?P<suffixes>_.*?)??(?:_partial\d*)?"
 )
 
