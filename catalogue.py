@@ -67,18 +67,20 @@ DATASETS = {
 class NetworkRow:
     """A network: the shape (H, W, C) of its input images, and its class, called with the number of labels.
 
-    sample_ms: what one sample of a gradient takes on one core, roughly, for estimates; None if it was not measured.
+    sample_ms: what one sample of a gradient takes on one core, roughly, for estimates; None if it was not measured;
+    batched: whether a GPU computes the gradients in flight faster in one batch than one by one.
     """
 
     image_shape: tuple[int, int, int]
     implementation: str
     sample_ms: float | None = None
+    batched: bool = True
 
 
 NETWORKS = {
     "LeNet5": NetworkRow((28, 28, 1), "common:LeNet5", 0.1),
     "CNN1": NetworkRow((28, 28, 1), "common:CNN1", 0.8),
-    "ResNet18": NetworkRow((32, 32, 3), "common:ResNet18", 25),
+    "ResNet18": NetworkRow((32, 32, 3), "common:ResNet18", 25, batched=False),
     "CNN2": NetworkRow((32, 32, 3), "common:CNN2", 0.5),
 }
 

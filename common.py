@@ -9,6 +9,8 @@ import gzip
 import hashlib
 import math
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -26,13 +28,13 @@ from interface.errors import DataError
 # ----------------------------------------------------------------------------------------------------
 
 
-def make_generator(seed: int, purpose: str, worker: int = 0) -> torch.Generator:
+def make_generator(seed: int, purpose: str, worker: int = 0, device: str = "cpu") -> torch.Generator:
     """The random generator for one purpose (``"partition"``, ``"shuffle"``, …) and one worker (0: the run itself).
 
     Streams for different purposes or workers are independent: extra draws from one never shift another.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{worker}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -59,7 +61,12 @@ class Samples:
         """Images (n, C, H, W), in channels-last memory, and labels (n,) at `indices`."""
         if isinstance(indices, slice):
             return self.images[indices].permute(0, 3, 1, 2), self.labels[indices]
+        indices = indices.to(self.images.device)
         return self.images.index_select(0, indices).permute(0, 3, 1, 2), self.labels[indices]
+
+    def to(self, device: str) -> "Samples":
+        """The same samples on a device."""
+        return Samples(self.images.to(device), self.labels.to(device))
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that identify the data; hashes only every 16th image, for speed."""
@@ -77,6 +84,10 @@ class Dataset:
     train: Samples
     test: Samples
     classes: tuple[str, ...]
+
+    def to(self, device: str) -> "Dataset":
+        """The same data set on a device."""
+        return Dataset(self.name, self.train.to(device), self.test.to(device), self.classes)
 
 
 @dataclass(frozen=True)
@@ -241,16 +252,20 @@ class Dropout(nn.Module):
     """Dropout whose mask is drawn from a given generator, so that each worker has its own random stream.
 
     generator: set by `FlatModel.use_generator`; None uses torch's global generator.
+    mask: used in place of a drawn one, if set; with zeros, and the inverse of the probability to keep.
     """
 
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
         self.generator: torch.Generator | None = None
+        self.mask: Tensor | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
         if not self.training:
             return inputs
+        if self.mask is not None:
+            return inputs * self.mask
         keep = 1 - self.probability
         mask = torch.empty_like(inputs, memory_format=torch.contiguous_format)
         return inputs * mask.bernoulli_(keep, generator=self.generator).div_(keep)
@@ -390,7 +405,7 @@ class FlatModel:
         owners = [(module, name) for module in network.modules() for name in module._buffers]
         buffers = [module._buffers[name] for module, name in owners]
         self._integer_names = {name for name, buffer in network.named_buffers() if not buffer.is_floating_point()}
-        self.buffers = torch.cat([torch.zeros(0), *(buffer.float().flatten() for buffer in buffers)])
+        self.buffers = torch.cat([self.parameters[:0], *(buffer.float().flatten() for buffer in buffers)])
         sizes = [buffer.numel() for buffer in buffers]
         for (module, name), buffer, values in zip(owners, buffers, self.buffers.split(sizes), strict=True):
             # .data gives each view its own version counter. Autograd saves running statistics, and would otherwise
@@ -408,6 +423,20 @@ class FlatModel:
         for dropout in self._dropouts:
             dropout.generator = generator
 
+    @property
+    def keep_probabilities(self) -> list[float]:
+        """Of each dropout layer."""
+        return [1 - dropout.probability for dropout in self._dropouts]
+
+    @contextmanager
+    def masked(self, masks: Sequence[Tensor]) -> Iterator[None]:
+        """Use these dropout masks in this context, one per layer, instead of drawing them."""
+        for dropout, mask in zip(self._dropouts, masks, strict=True):
+            dropout.mask = mask
+        yield
+        for dropout in self._dropouts:
+            dropout.mask = None
+
     def mask_shapes(self, images: Tensor) -> list[torch.Size]:
         """The shapes (n, …) of the dropout masks for images (n, C, H, W), in the order in which they are drawn."""
         shapes: list[torch.Size] = []
@@ -416,7 +445,7 @@ class FlatModel:
             for dropout in self._dropouts
         ]
         if hooks:
-            self.use_generator(torch.Generator())
+            self.use_generator(torch.Generator(images.device))
             self.network.train()
             with torch.no_grad():
                 self.network(images)
@@ -427,13 +456,13 @@ class FlatModel:
     def state_dict(self) -> dict[str, Tensor]:
         """A copy of the state dict, with torch's own dtypes and order, for a checkpoint."""
         return {
-            name: value.detach().clone().long() if name in self._integer_names else value.detach().clone()
+            name: (value.detach().clone().long() if name in self._integer_names else value.detach().clone()).cpu()
             for name, value in self.network.state_dict().items()
         }
 
     def state_vector(self) -> Tensor:
         """(S,): a copy of the values of the state dict, flattened in its order."""
-        return torch.cat([value.detach().flatten() for value in self.network.state_dict().values()])
+        return torch.cat([value.detach().flatten() for value in self.network.state_dict().values()]).cpu()
 
     def load_state_vector(self, values: Tensor) -> None:
         """Load values (S,) in the order of `state_vector`."""
@@ -446,11 +475,14 @@ class FlatModel:
         self.network.load_state_dict(state)
 
 
-def build_model(dataset: str, network: str, seed: int = DEFAULT_SEED) -> FlatModel:
-    """One of NETWORKS for the labels of a data set, with torch's default initialisation, seeded by the run's seed."""
+def build_model(dataset: str, network: str, seed: int = DEFAULT_SEED, device: str = "cpu") -> FlatModel:
+    """One of NETWORKS for the labels of a data set, with torch's default initialisation, seeded by the run's seed.
+
+    The initialisation does not depend on the device.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_generator(seed, "initialisation").initial_seed())
-        return FlatModel(implementation(NETWORKS, network)(DATASETS[dataset].labels))
+        return FlatModel(implementation(NETWORKS, network)(DATASETS[dataset].labels).to(device))
 
 
 # ----------------------------------------------------------------------------------------------------

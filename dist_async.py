@@ -29,6 +29,7 @@ def main() -> None:
 
     from common import build_model, load_dataset
     from training.checkpoints import Checkpoints
+    from training.device import prepare_device
     from training.engines import replay, virtual
     from training.engines.rpc import launch
     from training.observer import Observer
@@ -57,18 +58,20 @@ def main() -> None:
         return
     if config.clock == "wall" and log is None:
         launch.check_machine(config)
-    model = build_model(config.dataset, config.network_name, seed)
+    prepare_device(config.device, config.tf32)
+    dataset = dataset.to(config.device)
+    model = build_model(config.dataset, config.network_name, seed, config.device)
     algorithm = plan.algorithm(model)
 
     clock = config.clock if log is None else "replay"
     with Record(plan, clock, resumed) as record, Observer(plan, model, record, dataset) as observer:
         checkpoints = Checkpoints(plan, model, algorithm.server.optimizer, observer, resumed)
         if log is not None:
-            replay.replay(plan, samples, log, algorithm, observer)
+            replay.replay(plan, dataset.train, log, algorithm, observer)
         elif config.clock == "virtual":
-            virtual.train(plan, samples, algorithm, observer, checkpoints)
+            virtual.train(plan, dataset.train, algorithm, observer, checkpoints)
         else:
-            launch.train(plan, samples, algorithm, observer, checkpoints)
+            launch.train(plan, dataset.train, algorithm, observer, checkpoints)
         observer.finish(replay.partial_because(log) if log else "")
 
 

@@ -25,6 +25,7 @@ def main() -> None:
 
     from common import build_model, load_dataset
     from training.checkpoints import Checkpoints
+    from training.device import prepare_device
     from training.engines import virtual
     from training.engines.rpc import launch
     from training.observer import Observer
@@ -48,13 +49,15 @@ def main() -> None:
         return
     if config.clock == "wall":
         launch.check_machine(config)
-    model = build_model(config.dataset, config.network_name, seed)
+    prepare_device(config.device, config.tf32)
+    dataset = dataset.to(config.device)
+    model = build_model(config.dataset, config.network_name, seed, config.device)
     algorithm = plan.algorithm(model)
 
     engine = virtual if config.clock == "virtual" else launch
     with Record(plan, config.clock, resumed) as record, Observer(plan, model, record, dataset) as observer:
         checkpoints = Checkpoints(plan, model, algorithm.server.optimizer, observer, resumed)
-        engine.train(plan, samples, algorithm, observer, checkpoints)
+        engine.train(plan, dataset.train, algorithm, observer, checkpoints)
         observer.finish()
 
 

@@ -28,6 +28,7 @@ def main() -> None:
 
     from common import build_model, load_dataset, make_generator
     from training.checkpoints import Checkpoints
+    from training.device import prepare_device
     from training.observer import Observer
     from training.plan import make_plan
     from training.protocol import Outcome, Push, Update
@@ -40,12 +41,14 @@ def main() -> None:
     announce("Non-distributed SGD training", config, seed)
 
     dataset = load_dataset(config.dataset, config.data_dir, config.changed_data)
-    samples = dataset.train
-    plan = make_plan(config, seed, samples)
+    plan = make_plan(config, seed, dataset.train)
     plan = plan if resumed is None else resumed.fit_plan(plan)
     torch.set_num_threads(plan.threads_per_gradient)
-    model = build_model(config.dataset, config.network_name, seed)
-    dropout = make_generator(seed, "dropout", worker=1)
+    prepare_device(config.device, config.tf32)
+    dataset = dataset.to(config.device)
+    samples = dataset.train
+    model = build_model(config.dataset, config.network_name, seed, config.device)
+    dropout = make_generator(seed, "dropout", 1, config.device)
     model.use_generator(dropout)
     optimizer = plan.optimizer(model)
     batches = mini_batches(plan.shards[0], config.batch_size, make_generator(seed, "shuffle", worker=1))
@@ -53,7 +56,7 @@ def main() -> None:
     with Record(plan, "wall", resumed) as record, Observer(plan, model, record, dataset) as observer:
         checkpoints = Checkpoints(plan, model, optimizer, observer, resumed)
         if resumed is not None:
-            dropout.set_state(checkpoints.engine["dropout"])
+            dropout.set_state(checkpoints.engine["dropout"].cpu())
             for _ in range(observer.updates):
                 next(batches)
         start = time.perf_counter() - observer.seconds - observer.paused_seconds

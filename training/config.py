@@ -27,6 +27,7 @@ from training.timing import DELAY_TYPES, ComputeTimeText, WorkerSpeedsText, list
 LEARNING_RATE_SCHEDULES = {"exponential": "×0.9 per epoch", "cosine_annealing": "cosine to 0"}
 DELAY_INTENSITIES = {"small": 10.0, "medium": 20.0, "long": 30.0}  # mean delay, ms
 CLOCKS = ("wall", "virtual")
+DEVICES = ("cpu", "cuda")
 RUN_CLOCKS = (*CLOCKS, "replay")  # whose times a log has
 MODE_TITLES = {"classic": "non-distributed", "sync": "synchronous", "async": "asynchronous"}
 
@@ -290,6 +291,17 @@ class InterruptionFlags:
 class HardwareFlags:
     """Hardware"""
 
+    device: str = flag(
+        "cpu", "where gradients are computed; cuda: on one NVIDIA GPU, with --clock virtual those in flight together",
+        DEVICES, scope=Scope.PLACE, local=True,
+        needs=Needs(lambda config: config.clock == "virtual" or not config.distributed or config.replay is not None,
+                    "without --clock virtual: RPC workers compute on the CPU"),
+    )  # fmt: skip
+    tf32: bool = flag(
+        False, "let the GPU round the factors of products to TF32, which is faster", suffix="tf32", label="precision",
+        phrase="TF32", off="float32",
+        needs=Needs(lambda config: config.device == "cuda", "without --device cuda"),
+    )  # fmt: skip
     threads: int | None = flag(
         None, "threads of one gradient, which determine its last bits; without the flag OMP_NUM_THREADS, or the cores "
         "shared among the workers", Interval(int, "[1,1024]"), scope=Scope.PLACE, local=True,

@@ -186,7 +186,7 @@ class Plan:
             self.shards[number - 1],
             self.config.batch_size,
             shuffle=make_generator(self.seed, "shuffle", number),
-            dropout=make_generator(self.seed, "dropout", number),
+            dropout=make_generator(self.seed, "dropout", number, self.config.device),
             local_steps=self.config.local_steps,
         )
 

@@ -131,7 +131,7 @@ class Worker:
         for _ in range(state["step"]):
             next(self._batches)
         self.step, self.buffers = state["step"], state["buffers"]
-        self.dropout.set_state(state["dropout"])
+        self.dropout.set_state(state["dropout"].cpu())
 
     def skip(self, steps: int, buffers: Tensor | None, model: Model, samples: IndexedSamples) -> None:
         """Put a new worker into the state after so many steps, whose last running statistics were `buffers` (B,)."""

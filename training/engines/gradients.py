@@ -13,6 +13,7 @@ from torch import Tensor
 from common import Samples, build_model
 from interface.processes import available_cores
 from training.algorithms import Algorithm
+from training.engines.batches import BatchGradients
 from training.engines.processes import ProcessGradients
 from training.plan import Plan
 from training.protocol import Push, Snapshot
@@ -94,7 +95,9 @@ class OwnGradients:
 
 
 def gradients_of(plan: Plan, samples: Samples, algorithm: Algorithm) -> AbstractContextManager[NetworkGradients]:
-    """Those of processes on all cores, or of this one where a single process with one thread would do the same."""
+    """Those of a GPU, of processes on all cores, or of this one where a single process would do the same."""
+    if plan.config.device != "cpu":
+        return nullcontext(BatchGradients(plan, samples))
     count = max(1, min(len(plan.steps), available_cores() // plan.threads_per_gradient))
     if count == plan.threads_per_gradient == 1:
         return nullcontext(OwnGradients(plan, samples))

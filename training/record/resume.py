@@ -63,7 +63,7 @@ def find_checkpoint(config: RunConfig) -> Checkpoint | None:
     found = []
     for path in sorted(Path(config.subfolder).glob(f"{run_name(config)}_partial*{CHECKPOINT}")):
         base = path.with_name(path.name.removesuffix(CHECKPOINT))
-        state = read_state(path)
+        state = read_state(path, config.device)
         same = all(state["settings"].get(name) == getattr(config, name) for name in SAME)
         if same and config.seed in (None, state["seed"]) and not is_being_written(Path(f"{base}{ARTIFACTS['log']}")):
             found.append(Checkpoint(base, state))
@@ -85,11 +85,11 @@ def is_being_written(log: Path) -> bool:
     return False
 
 
-def read_state(path: Path) -> State:
-    """The content of a checkpoint; raises DataError if it is damaged or of another version."""
+def read_state(path: Path, device: str) -> State:
+    """The content of a checkpoint, its tensors on a device; raises DataError if it is damaged or of another version."""
     try:
         with torch.serialization.safe_globals(list(allowed_classes())):
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location=device)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # torch.load raises many different types

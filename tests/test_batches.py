@@ -1,0 +1,96 @@
+"""Gradients computed in batches agree with the workers' own, and a GPU is asked for in vain in one line."""
+
+import pytest
+import torch
+
+import common
+from conftest import run
+from test_resume import PowerFailure, train_here
+from training.config import RunConfig
+from training.engines import gradients
+from training.engines.batches import BatchGradients, NetworkFunction
+from training.engines.gradients import OwnGradients
+from training.plan import make_plan
+
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+def cifar() -> common.Samples:
+    """Samples in the shape of CIFAR-10's."""
+    generator = torch.Generator().manual_seed(0)
+    return common.Samples(torch.randn(50, 32, 32, 3, generator=generator), torch.arange(50) % 10)
+
+
+@pytest.mark.parametrize(
+    ("network", "settings"),
+    [("LeNet5", {}), ("CNN1", {}), ("LeNet5", {"local_steps": 3}), ("CNN1", {"local_steps": 2}), ("ResNet18", {})],
+    ids=str,
+)
+def test_a_batch_agrees_with_the_workers_own_gradients(network, settings):
+    """Within 1e-5, dropout masks and running statistics included, and for mini-batches of several sizes.
+
+    Along local steps and through ResNet18's layers the difference grows, as a ReLU near 0 may switch.
+    """
+    bound = 1e-3 if settings or network == "ResNet18" else 1e-5
+    dataset = "cifar10" if network == "ResNet18" else "digits"
+    samples = cifar() if network == "ResNet18" else common.load_dataset("digits", "unused").train
+    config = RunConfig(mode="async", dataset=dataset, network=network, world_size=5, partition="split_dataset",
+                       batch_size=5 if network == "ResNet18" else 50, lr=0.05, clock="virtual", **settings)  # fmt: skip
+    plan = make_plan(config, 3, samples)
+    model = common.build_model(dataset, network, 3)
+    server = plan.algorithm(model).server
+    own, batches = OwnGradients(plan, samples), BatchGradients(plan, samples)
+    batches._largest = 4
+    for round_number in range(max(plan.pushes_per_epoch) + 1):
+        for worker in plan.steps:
+            model.parameters.add_(0.001)  # everybody has other weights
+            server.version += 1
+            for computed in (own, batches):
+                computed.start(worker, server.fetch(worker), 0.0)
+        for worker in plan.steps:
+            one, other = own.take(worker), batches.take(worker)
+            assert (one.worker, one.step, one.version) == (other.worker, other.step, other.version)
+            assert other.loss == pytest.approx(one.loss, rel=bound)
+            error = torch.linalg.vector_norm(one.gradient - other.gradient) / torch.linalg.vector_norm(one.gradient)
+            assert error < bound, round_number
+            torch.testing.assert_close(other.buffers, one.buffers, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_of_resnet18_agrees_in_double_precision():
+    model = common.build_model("cifar10", "ResNet18", 3)
+    function = NetworkFunction(model)
+    model.network.double()
+    state = [torch.cat([value.detach().flatten().double() for value in values])
+             for values in (model.network.parameters(), model.network.buffers())]  # fmt: skip
+    images, labels = cifar().batch(torch.arange(6))
+    parameters = torch.stack([state[0], state[0] + 0.001])
+    inputs = (parameters, torch.stack([state[1]] * 2), images.double().unflatten(0, (2, 3)), labels.view(2, 3))
+    together = function(*inputs)
+    for row in range(2):
+        alone = function(*(tensor[row : row + 1] for tensor in inputs))
+        for several, one in zip(together, alone, strict=True):
+            torch.testing.assert_close(several[row], one[0], rtol=1e-10, atol=1e-12)
+
+
+def test_a_run_in_batches_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr("test_resume.virtual.gradients_of", lambda plan, samples, algorithm: gradients.nullcontext(
+        BatchGradients(plan, samples)
+    ))  # fmt: skip
+    settings = {"mode": "async", "world_size": 4, "alt_model": True, "epochs": 1, "batch_size": 16}
+    whole, log = train_here(tmp_path / "whole", **settings)
+    with pytest.raises(PowerFailure):
+        train_here(tmp_path / "cut", 30, **settings)
+    parameters, resumed_log = train_here(tmp_path / "cut", resume=True, **settings)
+    assert torch.equal(parameters, whole)
+    assert resumed_log == log
+
+
+@needs_no_gpu
+@pytest.mark.parametrize(
+    "command", [("nonDistributed.py",), ("dist_sync.py", "--clock", "virtual"), ("dist_async.py", "--clock", "virtual")]
+)
+def test_without_a_gpu(command, tmp_path):
+    done = run(*command, "--dataset", "digits", "--device", "cuda", "--subfolder", tmp_path, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "--device cuda is not valid: PyTorch" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,27 @@
+"""Prepare the device on which a run computes."""
+
+import os
+
+import torch
+
+from interface.errors import UsageError
+
+
+def prepare_device(device: str, tf32: bool = False) -> None:
+    """Make a GPU compute in full float32 (or TF32), and the same bits each time.
+
+    Raises UsageError if PyTorch has no GPU to use.
+    """
+    if device == "cpu":
+        return
+    if not torch.cuda.is_available():
+        build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
+        raise UsageError(
+            f"--device {device} is not valid: PyTorch {torch.__version__}, built for {build}, finds no GPU on this "
+            "machine; leave it out to use the CPU"
+        )
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = False
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS may choose other algorithms
+    torch.use_deterministic_algorithms(True, warn_only=True)
