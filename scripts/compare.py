@@ -23,7 +23,8 @@ from typing import Any
 from analysis.reports.trials import Trials
 from interface.command_line import ArgumentParser, Interval, Joined, run_script
 from interface.errors import NoEffectError, UsageError
-from scripts.sweep import PlannedRun, execute_all, print_plan
+from scripts.plan import PlannedRun
+from scripts.sweep import add_pool_flags, check_pool_flags, execute_all, print_plan
 from training.algorithms import ALGORITHMS
 from training.config import GROUPS, MODE_TITLES, ROWS, RunConfig, default_of, is_usual, words_of
 from training.flags import DISTRIBUTED, MODES
@@ -49,7 +50,7 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__, argument_default=argparse.SUPPRESS, usage=usage)
     driver = parser.add_argument_group("The comparison").add_argument
     driver("--modes", nargs="+", choices=MODES, metavar="MODE", help="classic sync async (default sync async)")
-    driver("--jobs", type=Interval(int, "[1,inf)"), default=1, metavar="N", help="runs in parallel (default 1)")
+    add_pool_flags(driver)
     driver("--results", type=Path, default=Path("results/comparison"), metavar="DIR",
            help="folder for all outputs (default results/comparison)")  # fmt: skip
     driver("--dry_run", action="store_true", default=False, help="only tell what would be done")
@@ -212,7 +213,9 @@ def explain(found: Comparison, values: dict[str, list]) -> None:
 
 def main() -> None:
     given = vars(make_parser().parse_args())
-    jobs, folder, dry_run, verbose = (given.pop(name) for name in ("jobs", "results", "dry_run", "verbose"))
+    where = {name: given.pop(name) for name in ("jobs", "scheduler", "keep")}
+    check_pool_flags(**where)
+    folder, dry_run, verbose = (given.pop(name) for name in ("results", "dry_run", "verbose"))
     names, values = set(given) | {"mode"}, read_values(given)
     found = combine(values, names, {"subfolder": str(folder)})
     explain(found, values)
@@ -220,9 +223,9 @@ def main() -> None:
     if not runs:
         raise UsageError("no run is left: see above")
     if dry_run:
-        print_plan(runs, Trials(folder), jobs, verbose)
+        print_plan(runs, Trials(folder), where["jobs"], where["scheduler"], verbose)
         return
-    failures = execute_all(runs, folder, jobs)
+    failures = execute_all(runs, folder, **where)
     resolve_name("analysis.conclude:main")([str(folder), "--data_dir", values.get("data_dir", ["data"])[0]])
     if failures:
         sys.exit(1)

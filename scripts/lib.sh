@@ -30,8 +30,10 @@ prepare_environment() {
 # ----------------------------------------------------------------------------------------------------
 
 # Settings of every driver.
-driver_settings=(jobs data_dir results summary_dir)
-jobs=1                   # runs in parallel
+driver_settings=(jobs scheduler keep data_dir results summary_dir)
+jobs=                    # runs in parallel on this machine (default 1)
+scheduler=               # address of a Dask cluster that executes the runs; local: one of --jobs workers
+keep=                    # what comes back from a cluster: rows, or files as well (default rows)
 data_dir=data            # folder of the data sets, or to download to
 results=                 # folder for all outputs
 summary_dir=             # folder for trials.jsonl and the summary (default: the results)
@@ -90,7 +92,7 @@ read_settings() {
     ((${#values[@]})) || refuse "--$name needs a value"
     set_setting "$name" "${values[@]}"
   done
-  [[ $jobs =~ ^[1-9][0-9]*$ ]] || refuse "--jobs $jobs is not valid: give an integer in [1,inf)"
+  [[ $jobs =~ ^([1-9][0-9]*)?$ ]] || refuse "--jobs $jobs is not valid: give an integer in [1,inf)"
   summary_dir=${summary_dir:-$results}
   plot_dir=${plot_dir:-$results}
   export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
@@ -234,11 +236,9 @@ sweep() {
   printf '%s\n' ${planned[@]+"${planned[@]}"} | module scripts.sweep --summary_dir "$summary_dir" "$@"
 }
 
-# run_planned [JOBS]: execute the planned runs. If one fails, the others and the driver continue.
+# run_planned: execute the planned runs. If one fails, the others and the driver continue.
 run_planned() {
-  local flags=(--jobs "${1:-$jobs}") code=0
-  # With parallel runs, threads that spin while they wait would take cores from the other runs.
-  ((${1:-jobs} == 1)) || export GOMP_SPINCOUNT=0
+  local flags=(${jobs:+--jobs "$jobs"} ${scheduler:+--scheduler "$scheduler"} ${keep:+--keep "$keep"}) code=0
   [[ $dry_run == no ]] || flags+=(--dry_run)
   [[ $verbose == no ]] || flags+=(--verbose)
   sweep "${flags[@]}" || code=$?

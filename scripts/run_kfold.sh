@@ -48,5 +48,6 @@ for optimizer in "${optimizers[@]}"; do
   done
 done
 
-run_planned 1
+jobs=  # the searches run one after another
+run_planned
 finish module cross_validation.summary "$results"

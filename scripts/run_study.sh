@@ -32,7 +32,8 @@ wanted() {
 
 # study NAME DRIVER ARGUMENTS...: run one experiment, with its own folder; if it fails, the study continues.
 study() {
-  local name=$1 driver=$2 flags=(--data_dir "$data_dir" --jobs "$jobs" --results "$results/$1" --summary_dir "$summary_dir/$1")
+  local name=$1 driver=$2 flags=(--data_dir "$data_dir" --results "$results/$1" --summary_dir "$summary_dir/$1")
+  flags+=(${jobs:+--jobs "$jobs"} ${scheduler:+--scheduler "$scheduler"} ${keep:+--keep "$keep"})
   shift 2
   wanted "$name" || return 0
   [[ $dry_run == no ]] || flags+=(--dry_run)
@@ -50,7 +51,8 @@ study delays_published run_delay_exps "${published[@]}" --delays 30 60 90 --part
 study gaussian_published run_delay_exps "${published[@]}" --delays 30 60 90 --parts d --seeds 1
 
 # On the wall clock, where workers compete for cores and do not finish at the same time.
-wall=(--clock wall --jobs 1)  # parallel runs would slow each other down
+wall=(--clock wall)
+[[ -n $scheduler ]] || wall+=(--jobs 1)  # parallel runs would slow each other down
 study undelayed_wall run_speed_comp "${wall[@]}" --world_sizes 3 6 11 --networks LeNet5 --modes async \
   --partitions split_dataset split_labels --seeds 1 2 3
 
@@ -78,7 +80,7 @@ study algorithms run_algorithms --plot_dir "$plot_dir"
 
 # A grid search writes its rows, tables and figures to a single folder.
 study kfold run_kfold_full --dataset mnist fashion_mnist --networks default --max_samples 6000 --k_splits 5 \
-  --results "$summary_dir/kfold"
+  --results "$summary_dir/kfold" --jobs "${jobs:-1}"
 
 if [[ $dry_run == no ]] && wanted figures; then
   say "Tables and figures"

@@ -3,166 +3,68 @@
 Reads one command of this suite per line from stdin. The first word is the proof that the run is done. Training runs:
 "row" (a row in trials.jsonl) or "files" (the log as well); other scripts: the last file that they write, or "-" to
 always run them. A file is a proof only for the flags and the content of the files that it was made from, which a hidden
-file beside it holds. Each run is forked from this process, which has already imported torch. Runs that are done are
-skipped; if a run fails, the others continue.
+file beside it holds. Runs that are done are skipped; if a run fails, the others continue.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import fcntl
-import functools
-import hashlib
-import importlib
 import logging
-import multiprocessing
 import os
-import runpy
-import shlex
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Protocol
 
-from analysis.reports.trials import Trial, Trials, header_of
+from analysis.reports.trials import Trials
 from interface.command_line import ArgumentParser, Interval, run_script
-from interface.errors import DataError
-from interface.files import make_folder
-from interface.processes import available_cores, end_with
+from interface.errors import DataError, UsageError
+from interface.files import atomic_write, make_folder
 from scripts.estimate import in_words, total_seconds
-from training.config import RunConfig, make_parser
-from training.names import run_name
+from scripts.nursery import ROOT, Nursery, Order, Report
+from scripts.plan import PlannedRun, parse_plan
 
-# Read when torch is imported, which happens here before the scripts: see dist_async.py.
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-
-# Modules that the scripts import after reading their flags.
-IMPORTED_ONCE = ("kfold", "loss_landscape_multi", "test_model", "evaluation", "training.engines.replay",
-                 "training.engines.rpc.launch", "training.engines.virtual", "training.record.writer")  # fmt: skip
 WATCH_SECONDS = 0.3  # between checks for a signal
 
-ROOT = Path(__file__).resolve().parent.parent
-MODE_OF = {"nonDistributed.py": "classic", "dist_sync.py": "sync", "dist_async.py": "async"}
+
+class Pool(Protocol):
+    """Where runs are executed. outstanding: how many runs it takes at a time, those that wait their turn included."""
+
+    outstanding: int
+
+    def submit(self, run: PlannedRun) -> Future[Report]:
+        """Have a run executed."""
+
+    def result(self, future: Future[Report]) -> Report:
+        """What came of a run. Raises DataError if none of them can go on."""
+
+    def close(self) -> None:
+        """End all runs."""
 
 
-@functools.cache
-def parser_of(mode: str) -> ArgumentParser:
-    """The parser of a training script."""
-    return make_parser(mode, "")
+class LocalPool:
+    """This machine: each run is forked from the nursery of this process, `jobs` at a time."""
 
+    def __init__(self, jobs: int) -> None:
+        self.outstanding = jobs
+        self._nursery = Nursery(parallel=jobs > 1)
+        self._threads = ThreadPoolExecutor(jobs)
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """One command: its script and arguments, the proof that it is done, and the settings of a training run."""
+    def submit(self, run: PlannedRun) -> Future[Report]:
+        order = Order(run.words, run.config, trained=run.config is not None and run.has_log())
+        return self._threads.submit(self._nursery.execute, order)
 
-    words: tuple[str, ...]
-    proof: str
-    config: RunConfig | None = None
+    def result(self, future: Future[Report]) -> Report:
+        return future.result()
 
-    @classmethod
-    def parse(cls, line: str) -> PlannedRun:
-        """Parse a line of a plan. Raises UsageError if the flags of a training run are not valid."""
-        proof, *words = shlex.split(line)
-        mode = MODE_OF.get(words[0])
-        config = RunConfig(mode=mode, **vars(parser_of(mode).parse_args(words[1:]))) if mode else None
-        return cls(tuple(words), proof, config)
-
-    @property
-    def name(self) -> str:
-        """The name of a training run; otherwise the script and its output."""
-        if self.config:
-            return run_name(self.config)
-        return " ".join(self.words) if self.proof == "-" else f"{self.words[0]} → {Path(self.proof).name}"
-
-    @property
-    def log(self) -> Path:
-        """The path of the log of a complete training run."""
-        return Path(self.config.subfolder) / f"{self.name}_log.log"
-
-    @property
-    def command(self) -> str:
-        """The command line of the run."""
-        return shlex.join(["python3", *self.words])
-
-    def is_done(self, trials: Trials) -> bool:
-        """Whether the run can be skipped."""
-        if self.config:
-            return self._has_row(trials) and (self.proof == "row" or self.has_log())
-        try:
-            return Path(self.proof).exists() and self.origin.read_text() == self.fingerprint()
-        except OSError:
-            return False
-
-    def _has_row(self, trials: Trials) -> bool:
-        """Whether there is a row, of a run with this seed, and of the run that wrote the log, if there is one."""
-        trial = trials.rows.get(self.name)
-        return trial is not None and trial.config.seed == self.config.seed and not trials.is_outdated(self.log)
-
-    def has_log(self) -> bool:
-        """Whether there is the log of a run with this seed: one without a seed has the name of the default seed."""
-        return self.log.exists() and header_of(self.log).get("config", {}).get("seed") == self.config.seed
-
-    @property
-    def origin(self) -> Path:
-        """The file that holds the fingerprint of what the proof was made from."""
-        proof = Path(self.proof)
-        return proof.with_name(f".{proof.name}.origin")
-
-    def fingerprint(self) -> str:
-        """A digest of the command and the content of its input files."""
-        digest = hashlib.sha256(self.command.encode())
-        for word in self.words[1:]:
-            if Path(word).is_file():
-                with Path(word).open("rb") as file:
-                    while block := file.read(1 << 20):
-                        digest.update(block)
-        return digest.hexdigest()
-
-
-def execute(run: PlannedRun, trials: Trials, output: int, parent: int) -> None:
-    """Execute a run in a forked process and measure the trained model; `output`: file descriptor for its output."""
-    os.setpgrp()  # Ctrl-C reaches only the sweep, which terminates its runs
-    end_with(parent, signal.SIGTERM)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    logging.getLogger().handlers.clear()  # the script adds its own
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    sys.argv = [str(ROOT / run.words[0]), *run.words[1:]]
-    fingerprint = "" if run.config or run.proof == "-" else run.fingerprint()
-    if not run.config or not run.has_log():
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as end:
-            if end.code:
-                raise
-    if run.config:
-        import torch
-
-        torch.set_num_threads(available_cores())
-        trials.add(Trial.of(run.log, run.config.data_dir))
-    elif fingerprint and Path(run.proof).exists():
-        run.origin.write_text(fingerprint)
-
-
-def warm_up(runs: list[PlannedRun]) -> None:
-    """Import the modules and read the data sets that the runs need, once for all of them."""
-    import torch
-
-    from common import load_dataset
-
-    torch.set_num_threads(1)  # a process that forks must not have a thread pool
-    for module in IMPORTED_ONCE:
-        importlib.import_module(module)
-    configs = [run.config for run in runs if run.config]
-    for data in {(config.dataset, config.data_dir, config.changed_data) for config in configs}:
-        with suppress(DataError):  # each run will report it
-            load_dataset(*data)
+    def close(self) -> None:
+        self._nursery.close()
+        self._threads.shutdown()
 
 
 class Sweep:
@@ -175,76 +77,61 @@ class Sweep:
         self.failures: list[str] = []
         self.ended = 0
         self._interrupted = False
-        self._running: dict[multiprocessing.Process, tuple[PlannedRun, TextIO]] = {}
+        self._running: dict[Future[Report], tuple[PlannedRun, str]] = {}
         self._started = time.monotonic()
 
-    def finish(self, jobs: int) -> None:
-        """Execute all waiting runs, `jobs` at a time."""
+    def finish(self, pool: Pool) -> None:
+        """Execute all waiting runs."""
         from tqdm import tqdm
 
-        tqdm.monitor_interval = 0  # no monitor thread: this process forks
-        warm_up(self.waiting)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # one raised in a finaliser would be lost
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._interrupt)
         with tqdm(total=self.total, initial=self.skipped, unit=" runs", dynamic_ncols=True, disable=None) as bar:
-            try:
-                while self.waiting or self._running:
-                    while self.waiting and len(self._running) < jobs:
-                        self._start(self.waiting.pop(0))
-                    wait([process.sentinel for process in self._running], timeout=WATCH_SECONDS)
-                    if self._interrupted:
-                        raise KeyboardInterrupt
-                    for process in [process for process in self._running if process.exitcode is not None]:
-                        bar.write(self._end(process), file=sys.stdout)
-                        sys.stdout.flush()
-                        bar.update()
-                    bar.refresh()
-            except BaseException:
-                self._stop()
-                raise
+            while self.waiting or self._running:
+                while self.waiting and len(self._running) < pool.outstanding:
+                    self._start(self.waiting.pop(0), pool)
+                done, _ = concurrent.futures.wait(
+                    self._running, timeout=WATCH_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                if self._interrupted:
+                    raise KeyboardInterrupt
+                for future in done:
+                    bar.write(self._end(future, pool.result(future)), file=sys.stdout)
+                    sys.stdout.flush()
+                    bar.update()
+                bar.refresh()
 
     def _interrupt(self, signal_number: int, frame: object) -> None:
         self._interrupted = True
 
-    def _start(self, run: PlannedRun) -> None:
-        output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - `_end` closes it
-        arguments = (run, self.trials, output.fileno(), os.getpid())
-        process = multiprocessing.get_context("fork").Process(target=execute, args=arguments)
-        process.start()
-        self._running[process] = run, output
+    def _start(self, run: PlannedRun, pool: Pool) -> None:
+        self._running[pool.submit(run)] = run, run.fingerprint()
 
-    def _end(self, process: multiprocessing.Process) -> str:
-        run, output = self._running.pop(process)
-        process.join()
+    def _end(self, future: Future[Report], report: Report) -> str:
+        run, fingerprint = self._running.pop(future)
         self.ended += 1
         place = self.skipped + self.ended
         left = (time.monotonic() - self._started) / self.ended * (self.total - place)
         verdict = ""
-        if process.exitcode:
-            verdict = f"  FAILED: {self._fail(run, process.exitcode, output)}"
-        elif not run.config and run.proof != "-" and not Path(run.proof).exists():
-            verdict = f"  nothing written: {last_line(output)}"
-        output.close()
+        if report.code:
+            self.failures.append(f"{run.command}\n    exit code {report.code}: {report.said}")
+            verdict = f"  FAILED: {report.said}"
+        else:
+            self._record(run, report, fingerprint)
+            if not run.config and run.proof != "-" and not Path(run.proof).exists():
+                verdict = f"  nothing written: {report.said}"
         return f"{place}/{self.total}  {time_left(left)} left  {run.name}{verdict}"
 
-    def _fail(self, run: PlannedRun, code: int, output: TextIO) -> str:
-        reason = signal.Signals(-code).name if code < 0 else last_line(output, marked=": error: ")
-        self.failures.append(f"{run.command}\n    exit code {code}: {reason}")
-        return reason
-
-    def _stop(self) -> None:
-        for process in self._running:
-            process.terminate()
-        for process in self._running:
-            process.join()
-
-
-def last_line(output: TextIO, marked: str = "") -> str:
-    """The last line of an output that contains a mark, or if none does, the last one."""
-    output.seek(0)
-    lines = [line for line in output.read().split("\n") if line.strip()]
-    return ([line for line in lines if marked in line] or lines or ["without a message"])[-1]
+    def _record(self, run: PlannedRun, report: Report, fingerprint: str) -> None:
+        """Write what came back, the proof that the run is done last."""
+        for name in sorted(report.files, key=run.is_proof):
+            with atomic_write(make_folder(run.folder) / name) as unfinished:
+                unfinished.write_bytes(report.files[name])
+        if report.trial:
+            self.trials.add(report.trial)
+        elif run.proof != "-" and Path(run.proof).exists():
+            run.origin.write_text(fingerprint)
 
 
 def time_left(seconds: float) -> str:
@@ -270,50 +157,90 @@ def alone_in(folders: Iterable[Path]) -> Iterator[None]:
         yield
 
 
-def parse_plan(lines: Iterable[str]) -> list[PlannedRun]:
-    """The runs of a plan, without duplicates."""
-    runs = (PlannedRun.parse(line) for line in lines if line.strip())
-    return list({run.name: run for run in runs}.values())
-
-
-def print_plan(runs: list[PlannedRun], trials: Trials, jobs: int, verbose: bool) -> None:
+def print_plan(
+    runs: list[PlannedRun], trials: Trials, jobs: int | None, scheduler: str | None, verbose: bool
+) -> None:  # fmt: skip
     """How many runs a plan has, how many are done, and how long the rest takes; verbose: the commands as well."""
     waiting = [run for run in runs if not run.is_done(trials)]
     if verbose:
         for run in runs:
             print(f"{run.command}{'' if run in waiting else '  # done'}")
-    duration = total_seconds([run.config for run in waiting if run.config], jobs) if waiting else None
-    estimate = f", {in_words(duration)} with --jobs {jobs}" if duration and all(run.config for run in waiting) else ""
+    configs = [run.config for run in waiting if run.config]
+    known = waiting and len(configs) == len(waiting) and scheduler is None
+    duration = total_seconds(configs, jobs or 1) if known else None
+    estimate = f", {in_words(duration)} with --jobs {jobs or 1}" if duration else ""
     print(f"{len(runs)} runs: {len(runs) - len(waiting)} done, {len(waiting)} to do{estimate}")
 
 
-def execute_all(runs: list[PlannedRun], summary_dir: Path, jobs: int) -> int:
+def open_pool(jobs: int | None, scheduler: str | None, keep: str | None) -> Pool:
+    """Where a sweep has its runs executed. Raises UsageError or DataError if that cannot be there."""
+    if scheduler is None:
+        return LocalPool(jobs or 1)
+    try:
+        from scripts.cluster import Cluster
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--scheduler {scheduler} needs what is not installed ({error.name}): python3 -m pip install -r "
+            f"{ROOT / 'requirements-cluster.txt'}"
+        ) from error
+    return Cluster(scheduler, jobs or 1, keep == "files")
+
+
+def execute_all(
+    runs: list[PlannedRun], summary_dir: Path, jobs: int | None, scheduler: str | None, keep: str | None
+) -> int:
     """Execute the runs that are not done, and print what failed; returns how many did."""
-    with alone_in([summary_dir, *(Path(run.config.subfolder) for run in runs if run.config)]):
+    with alone_in([summary_dir, *(run.folder for run in runs if run.config)]):
         sweep = Sweep(runs, Trials(summary_dir))
         print(f"{sweep.total} runs, {sweep.skipped} of them already done", flush=True)
-        sweep.finish(jobs)
+        if sweep.waiting:
+            with closing(open_pool(jobs, scheduler, keep)) as pool:
+                sweep.finish(pool)
     if sweep.failures:
         print(f"{len(sweep.failures)} of {sweep.total} runs failed:", *sweep.failures, sep="\n  ")
     return len(sweep.failures)
 
 
+def add_pool_flags(add: Callable[..., Any]) -> None:
+    """The flags that say where runs are executed."""
+    jobs, several = "runs in parallel on this machine (default 1)", Interval(int, "[1,inf)")
+    scheduler = "address of a Dask cluster that executes the runs; local: one here, of --jobs workers"
+    keep = (
+        "what comes back from a cluster: the rows of trials.jsonl, or logs, models and weights as well (default rows)"
+    )
+    add("--jobs", type=several, default=None, metavar="N", help=jobs)
+    add("--scheduler", default=None, metavar="ADDRESS", help=scheduler)
+    add("--keep", default=None, choices=("rows", "files"), help=keep)
+
+
+def check_pool_flags(jobs: int | None, scheduler: str | None, keep: str | None) -> None:
+    """Raise UsageError if they do not fit together."""
+    if keep and not scheduler:
+        raise UsageError(f"--keep {keep} has no effect without --scheduler: on this machine, all files are kept")
+    if jobs and scheduler not in (None, "local"):
+        raise UsageError(
+            f"--jobs {jobs} has no effect with --scheduler {scheduler}: its workers' threads are the limit"
+        )
+
+
 def main() -> None:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add("--jobs", type=Interval(int, "[1,inf)"), default=1, metavar="N", help="runs in parallel (default 1)")
+    add_pool_flags(add)
     add("--dry_run", action="store_true", help="only tell how many runs there are, and how long they take")
     add("--verbose", action="store_true", help="with --dry_run: print the commands as well")
     add("--names", action="store_true", help="only print the names of the runs")
     add("--summary_dir", type=Path, required=True, metavar="DIR", help="folder of trials.jsonl")
     arguments = parser.parse_args()
+    where = {"jobs": arguments.jobs, "scheduler": arguments.scheduler, "keep": arguments.keep}
+    check_pool_flags(**where)
     sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")  # as paths are
     runs = parse_plan(sys.stdin)
     if arguments.names:
         print(*(run.name for run in runs), sep="\n")
     elif arguments.dry_run:
-        print_plan(runs, Trials(arguments.summary_dir), arguments.jobs, arguments.verbose)
-    elif execute_all(runs, arguments.summary_dir, arguments.jobs):
+        print_plan(runs, Trials(arguments.summary_dir), arguments.jobs, arguments.scheduler, arguments.verbose)
+    elif execute_all(runs, arguments.summary_dir, **where):
         sys.exit(1)
 
 

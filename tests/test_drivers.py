@@ -38,8 +38,8 @@ def command(driver: str, *arguments: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The interpreter of the tests, whatever else is installed."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "VENV": "/nowhere"}
+    """The interpreter of the tests, whatever else is installed: no folder can be where VENV is."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "VENV": "/dev/null/venv"}
 
 
 def drive(driver: str, *arguments: object, cwd: Path, code: int = 0, timeout: float = 300) -> str:
@@ -349,7 +349,8 @@ def wait_for_trials(folder: Path, count: int) -> None:
 
 
 def descendants(pid: int) -> set[int]:
-    children = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]  # one per thread
+    children = {int(child) for text in lists for child in text.split()}
     return children.union(*map(descendants, children)) if children else set()
 
 

@@ -42,7 +42,7 @@ def strange_folder(tmp_path) -> Path:
 
 def execute(command: list, folder: Path, **variables: str) -> subprocess.CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"VENV": "/nowhere", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"VENV": "/dev/null/venv", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         list(map(str, command)), cwd=folder, env=environment | variables, capture_output=True, timeout=120,
         stdin=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ from interface.errors import UsageError
 from nursery import DEAD_PROXY
 from scripts.compare import combine, make_parser, planned, read_values
 from scripts.estimate import in_words, total_seconds
-from scripts.sweep import PlannedRun
+from scripts.plan import PlannedRun
 from test_drivers import drive
 from training.config import RunConfig
 
@@ -30,7 +30,7 @@ QUESTION = ("--modes", "sync", "async", "--workers", 5, "--partitions", "split_l
 def combined(line: str):
     """The comparison of a command line."""
     given = vars(make_parser().parse_args(line.split()))
-    for name in ("jobs", "results", "dry_run", "verbose"):
+    for name in ("jobs", "scheduler", "keep", "results", "dry_run", "verbose"):
         given.pop(name)
     names, values = set(given), read_values(given)
     return combine(values, names, {"subfolder": "runs"})
@@ -161,7 +161,7 @@ def test_a_report_measures_what_no_sweep_has(compared, tmp_path):
 def test_published_logs_and_single_runs_are_reported(compared, monkeypatch, tmp_path):
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, DEAD_PROXY)
-    drive("report", PUBLISHED, "--data_dir", "/nowhere", "--output", tmp_path / "page.html", cwd=tmp_path)
+    drive("report", PUBLISHED, "--data_dir", tmp_path / "no data", "--output", tmp_path / "page.html", cwd=tmp_path)
     assert "asynchronous SGD, LeNet5" in (tmp_path / "page.html").read_text()
     assert not (PUBLISHED / "trials.jsonl").exists()
     (log,) = compared.glob("*_async_*_seed1_*_log.log")

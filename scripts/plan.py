@@ -1,0 +1,123 @@
+"""The runs that a driver plans: the command of each, what proves that it is done, and what it reads."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.reports.trials import Trials, header_of
+from interface.command_line import ArgumentParser
+from training.config import RunConfig, make_parser
+from training.names import run_name
+
+MODE_OF = {"nonDistributed.py": "classic", "dist_sync.py": "sync", "dist_async.py": "async"}
+
+
+@functools.cache
+def parser_of(mode: str) -> ArgumentParser:
+    """The parser of a training script."""
+    return make_parser(mode, "")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One command: its script and arguments, the proof that it is done, and the settings of a training run."""
+
+    words: tuple[str, ...]
+    proof: str
+    config: RunConfig | None = None
+
+    @classmethod
+    def parse(cls, line: str) -> PlannedRun:
+        """Parse a line of a plan. Raises UsageError if the flags of a training run are not valid."""
+        proof, *words = shlex.split(line)
+        mode = MODE_OF.get(words[0])
+        config = RunConfig(mode=mode, **vars(parser_of(mode).parse_args(words[1:]))) if mode else None
+        return cls(tuple(words), proof, config)
+
+    @property
+    def name(self) -> str:
+        """The name of a training run; otherwise the script and its output."""
+        if self.config:
+            return run_name(self.config)
+        return " ".join(self.words) if self.proof == "-" else f"{self.words[0]} → {Path(self.proof).name}"
+
+    @property
+    def log(self) -> Path:
+        """The path of the log of a complete training run."""
+        return self.folder / f"{self.name}_log.log"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of all its outputs."""
+        return Path(self.config.subfolder if self.config else self._value_of("--subfolder", "."))
+
+    @property
+    def data_dir(self) -> str:
+        """The folder of the data sets."""
+        return self._value_of("--data_dir", "data")
+
+    def _value_of(self, flag: str, default: str) -> str:
+        return self.words[self.words.index(flag) + 1] if flag in self.words else default
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The files that it reads."""
+        return [Path(word) for word in self.words[1:] if Path(word).is_file()]
+
+    @property
+    def needs_machine(self) -> bool:
+        """Whether runs beside it would disturb it: the wall clock measures it, or it starts processes of its own."""
+        return self.config.clock == "wall" if self.config else self.proof == "-"
+
+    @property
+    def command(self) -> str:
+        """The command line of the run."""
+        return shlex.join(["python3", *self.words])
+
+    def is_done(self, trials: Trials) -> bool:
+        """Whether the run can be skipped."""
+        if self.config:
+            return self._has_row(trials) and (self.proof == "row" or self.has_log())
+        try:
+            return Path(self.proof).exists() and self.origin.read_text() == self.fingerprint()
+        except OSError:
+            return False
+
+    def _has_row(self, trials: Trials) -> bool:
+        """Whether there is a row, of a run with this seed, and of the run that wrote the log, if there is one."""
+        trial = trials.rows.get(self.name)
+        return trial is not None and trial.config.seed == self.config.seed and not trials.is_outdated(self.log)
+
+    def is_proof(self, name: str) -> bool:
+        """Whether the file of this name says that the run is done."""
+        return name == (self.log if self.config else Path(self.proof)).name
+
+    def has_log(self) -> bool:
+        """Whether there is the log of a run with this seed: one without a seed has the name of the default seed."""
+        return self.log.exists() and header_of(self.log).get("config", {}).get("seed") == self.config.seed
+
+    @property
+    def origin(self) -> Path:
+        """The file that holds the fingerprint of what the proof was made from."""
+        proof = Path(self.proof)
+        return proof.with_name(f".{proof.name}.origin")
+
+    def fingerprint(self) -> str:
+        """A digest of the command and the content of its input files."""
+        digest = hashlib.sha256(self.command.encode())
+        for path in self.inputs:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+
+def parse_plan(lines: Iterable[str]) -> list[PlannedRun]:
+    """The runs of a plan, without duplicates."""
+    runs = (PlannedRun.parse(line) for line in lines if line.strip())
+    return list({run.name: run for run in runs}.values())
