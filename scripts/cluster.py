@@ -14,6 +14,7 @@ import hashlib
 import importlib.metadata
 import logging
 import os
+import re
 import threading
 from collections import Counter
 from concurrent.futures import CancelledError, Future
@@ -32,6 +33,7 @@ from scripts.plan import PlannedRun
 RUNNING = (Status.running, Status.paused, Status.closing_gracefully)  # of a worker
 SHARE = 2**-10  # of a machine, claimed by a run that does not need all of it; sums of it are exact
 OFFER = "--resources machine=1"  # of `dask worker`
+CONNECT_SECONDS = 10
 OUTSTANDING = 64  # runs submitted at a time, or more on larger clusters: bounds what waits in memory there
 
 # ----------------------------------------------------------------------------------------------------
@@ -114,15 +116,13 @@ def start_local(jobs: int) -> LocalCluster:
 
 
 def connect(address: str | LocalCluster) -> Client:
-    """A client of a scheduler. Raises UsageError for what is no address, DataError if no scheduler answers there."""
+    """A client of a scheduler. Raises UsageError if none answers there."""
+    if isinstance(address, str) and not re.fullmatch(r"((tcp|tls|ucx|wss?)://)?[^/]+:\d+", address):
+        raise UsageError(f"--scheduler {address} is not valid: give local, or an address like tcp://HOST:8786")
     try:
-        return Client(address, set_as_default=False)
+        return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except OSError as error:
-        raise DataError(f"--scheduler {address}: no scheduler answers there") from error
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"--scheduler {address} is not valid: give local, or an address like tcp://HOST:8786"
-        ) from error
+        raise UsageError(f"--scheduler {address} is not valid: no scheduler answers there") from error
 
 
 def order_of(run: PlannedRun, files: bool) -> Order:

@@ -116,6 +116,16 @@ def cluster(tmp_path) -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    with contextlib.ExitStack() as stack:
+        try:
+            hosts = stack.enter_context(Hosts())
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("network namespaces are not allowed here")
+        yield hosts
+
+
 def start_driver(folder: Path, *arguments: object) -> subprocess.Popen:
     return subprocess.Popen(
         command("compare", *arguments, "--results", "runs"), cwd=folder, env=environment(), text=True,
@@ -165,19 +175,17 @@ def test_a_sweep_that_loses_a_worker_has_the_rows_of_a_local_one(cluster, tmp_pa
 
 def test_a_killed_driver_leaves_nothing_running_and_resumes(cluster, tmp_path):
     worker = cluster.add_worker()
-    driver = start_driver(tmp_path, *LONG, "--epochs", 20, "--modes", "async", "--seeds", *range(6),
-                          "--scheduler", cluster.address)  # fmt: skip
+    sweep = (*QUICK, "--epochs", 8, "--modes", "async", "--seeds", 1, 2, 3, "--scheduler", cluster.address)
+    driver = start_driver(tmp_path, *sweep)
     wait_for_trials(tmp_path / "runs", 1)
     running = wait_for(lambda: descendants(worker.pid) - before_runs(worker), "run")
     kill(driver)
     done = len(trials_of(tmp_path / "runs"))
-    assert 1 <= done < 6
+    assert 1 <= done < 3
     wait_for(lambda: not any(map(is_alive, running)), "end of the run", 20)
-    again = start_driver(tmp_path, *LONG, "--epochs", 20, "--modes", "async", "--seeds", *range(6),
-                         "--scheduler", cluster.address)  # fmt: skip
-    code, words = ended(again)
-    assert code == 0 and f"6 runs, {done} of them already done" in words, words
-    assert len(comparable(tmp_path / "runs")) == 6
+    code, words = ended(start_driver(tmp_path, *sweep))
+    assert code == 0 and f"3 runs, {done} of them already done" in words, words
+    assert len(comparable(tmp_path / "runs")) == 3
 
 
 def before_runs(worker: subprocess.Popen) -> set[int]:
@@ -198,7 +206,7 @@ def before_runs(worker: subprocess.Popen) -> set[int]:
 
 def test_a_killed_scheduler_ends_the_sweep_and_another_one_resumes_it(cluster, tmp_path):
     worker = cluster.add_worker()
-    driver = start_driver(tmp_path, *sweep_of(6), "--scheduler", cluster.address)
+    driver = start_driver(tmp_path, *sweep_of(4), "--scheduler", cluster.address)
     wait_for_trials(tmp_path / "runs", 1)
     started = descendants(worker.pid)
     kill(cluster.scheduler)
@@ -210,9 +218,9 @@ def test_a_killed_scheduler_ends_the_sweep_and_another_one_resumes_it(cluster, t
     done = len(trials_of(tmp_path / "runs"))
     with Cluster(tmp_path / "another") as another:
         another.add_worker()
-        code, words = ended(start_driver(tmp_path, *sweep_of(6), "--scheduler", another.address))
-    assert code == 0 and f"6 runs, {done} of them already done" in words, words
-    assert len(comparable(tmp_path / "runs")) == 6
+        code, words = ended(start_driver(tmp_path, *sweep_of(4), "--scheduler", another.address))
+    assert code == 0 and f"4 runs, {done} of them already done" in words, words
+    assert len(comparable(tmp_path / "runs")) == 4
 
 
 def test_an_interrupted_driver_ends_at_once(cluster, tmp_path):
@@ -225,16 +233,12 @@ def test_an_interrupted_driver_ends_at_once(cluster, tmp_path):
     wait_for(lambda: not any(map(is_alive, running)), "end of the run", 20)
 
 
-def test_a_worker_whose_link_goes_down_is_replaced(tmp_path):
-    try:
-        hosts = Hosts().__enter__()
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("network namespaces are not allowed here")
-    with hosts, Cluster(tmp_path / "cluster", hosts) as cluster:
+def test_a_worker_whose_link_goes_down_is_replaced(hosts, tmp_path):
+    with Cluster(tmp_path / "cluster", hosts) as cluster:
         workers = [cluster.add_worker(on=number) for number in (1, 2)]
         inside = ["ip", "netns", "exec", hosts.namespace(0)]
         driver = subprocess.Popen(
-            [*inside, *command("compare", *sweep_of(6), "--results", "runs", "--scheduler", cluster.address)],
+            [*inside, *command("compare", *sweep_of(4), "--results", "runs", "--scheduler", cluster.address)],
             cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
@@ -244,7 +248,7 @@ def test_a_worker_whose_link_goes_down_is_replaced(tmp_path):
         code, words = ended(driver)
         assert code == 0, words
         wait_for(lambda: not any(map(is_alive, started)), "end of the run that nobody waits for")
-    assert len(comparable(tmp_path / "runs")) == 6
+    assert len(comparable(tmp_path / "runs")) == 4
 
 
 def test_files_come_back_and_travel_to_what_reads_them(cluster, tmp_path):
@@ -258,7 +262,7 @@ def test_files_come_back_and_travel_to_what_reads_them(cluster, tmp_path):
     for path in here.glob("*_weights.npy"):
         assert path.read_bytes() == (there / path.name).read_bytes()
     assert comparable(here) == comparable(there)
-    words = drive(*driver, "--grid_size", 4, "--results", there, "--scheduler", cluster.address, cwd=tmp_path)
+    words = drive(*driver, "--grid_size", 4, "--results", "there", "--scheduler", cluster.address, cwd=tmp_path)
     assert re.findall(r"^(\d runs, \d) of them already done", words, re.MULTILINE) == [
         "2 runs, 2",
         "2 runs, 2",
@@ -339,7 +343,7 @@ def test_a_worker_that_cannot_execute_runs_is_refused(flags, variables, named, c
 @pytest.mark.parametrize(
     ("flags", "code", "named"),
     [
-        (("--scheduler", "127.0.0.1:1"), 1, "--scheduler 127.0.0.1:1: no scheduler answers there"),
+        (("--scheduler", "127.0.0.1:1"), 2, "--scheduler 127.0.0.1:1 is not valid: no scheduler answers there"),
         (("--scheduler", "nonsense://x"), 2, "--scheduler nonsense://x is not valid"),
         (("--scheduler", "127.0.0.1:1", "--jobs", 2), 2, "--jobs 2 has no effect with --scheduler 127.0.0.1:1"),
         (("--keep", "files"), 2, "--keep files has no effect without --scheduler"),

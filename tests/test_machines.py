@@ -163,6 +163,14 @@ def test_workers_may_start_before_the_server_and_train_as_on_one_machine(torchru
     assert weights_of(server.files()) == weights_of(local)
 
 
+@pytest.mark.parametrize("script", ["dist_sync.py", "dist_async.py"])
+@pytest.mark.parametrize("flags", [("--master_addr", "10.0.0.5"), ("--master_port", 29501)], ids=lambda flags: flags[0])
+def test_an_address_without_a_rank_is_refused_in_place_of_training_here(script, flags, nursery, tmp_path):
+    ended = nursery.run(script, "--dataset", "digits", "--seed", 1, *flags, "--subfolder", tmp_path / "runs")
+    ended.refused(f"{flags[0]} {flags[1]} has no effect without --rank")
+    assert ended.code == 2 and not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("address", ["::1", "localhost", "127.0.0.2"])
 def test_the_address_of_the_server_may_be(address, start):
     """127.0.0.2 stands for a secondary address: the loopback interface has another one first."""
@@ -292,6 +300,18 @@ def test_a_rank_that_is_started_twice_is_refused_without_harm_to_the_first(start
     for rank in (server, first, other):
         assert rank.end()[0] == 0
     assert read_log(server.files()["log"]).result["lost_workers"] == []
+
+
+def test_a_rank_that_is_started_again_during_training_is_refused_without_harm_to_the_first(start):
+    ranks = [start("dist_async.py", rank, "--epochs", 40) for rank in range(3)]
+    ranks[0].wait_until_training()
+    for rank, named in ((1, "Worker_1 has already joined"), (0, "Address already in use")):
+        code, output = start("dist_async.py", rank, "--epochs", 40).end()
+        assert code == 1 and named in output.splitlines()[-1]
+    for rank in ranks:
+        rank.succeed()
+    log = next(path for path in ranks[0].folder.glob("*_log.log") if "_partial" not in path.name)
+    assert read_log(log).result["lost_workers"] == []
 
 
 def test_an_interrupted_server_tells_its_workers(start):
