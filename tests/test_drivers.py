@@ -1,5 +1,6 @@
 """The drivers as a user runs them: their plans, whole sweeps on the digits, and what survives an interruption."""
 
+import contextlib
 import csv
 import dataclasses
 import multiprocessing
@@ -349,9 +350,11 @@ def wait_for_trials(folder: Path, count: int) -> None:
 
 
 def descendants(pid: int) -> set[int]:
-    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]  # one per thread
-    children = {int(child) for text in lists for child in text.split()}
-    return children.union(*map(descendants, children)) if children else set()
+    children = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):  # one per thread
+        with contextlib.suppress(OSError):  # it has just ended
+            children |= set(map(int, path.read_text().split()))
+    return children.union(*map(descendants, children))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
