@@ -84,11 +84,12 @@ class Nursery:
         if parallel:  # threads that spin while they wait would take cores from the other runs
             self._environment.setdefault("GOMP_SPINCOUNT", "0")
         self._lock = threading.Lock()
+        self._closed = False
         self._control: socket.socket | None = None
         self._process: subprocess.Popen | None = None
 
     def execute(self, order: Order, wanted: Callable[[], bool] = lambda: True) -> Report | None:
-        """Execute an order; blocks until it is done, or no longer `wanted`: None."""
+        """Execute an order; blocks until it is done, or until it is no longer `wanted`: None."""
         with self._connect() as connection:
             try:
                 connection.send_bytes(pickle.dumps(order))
@@ -100,22 +101,25 @@ class Nursery:
                 return Report(-signal.SIGKILL, "the process that executes runs was killed")
 
     def close(self) -> None:
-        """End all runs, and wait until they have ended."""
+        """End all runs, wait until they have ended, and take no more orders."""
         with self._lock:
+            self._closed = True
             if self._process:
                 self._control.close()
                 self._process.wait()
-                self._process = None
 
     def _connect(self) -> Connection:
-        """A connection for an order. The lock also keeps its other end from a nursery that is started meanwhile."""
-        with self._lock:
-            if not self._process or self._process.poll() is not None:
-                self._start()
-            ours, theirs = socket.socketpair()
-            with theirs, contextlib.suppress(OSError):  # it was killed: the order will find no reader
+        """A connection for an order, which nobody reads if there is no nursery any more.
+
+        The lock also keeps its other end from a nursery that is started meanwhile.
+        """
+        ours, theirs = socket.socketpair()
+        with self._lock, theirs, contextlib.suppress(OSError):
+            if not self._closed:
+                if not self._process or self._process.poll() is not None:
+                    self._start()
                 socket.send_fds(self._control, [b"."], [theirs.fileno()])
-            return Connection(ours.detach())
+        return Connection(ours.detach())
 
     def _start(self) -> None:
         self._control, theirs = socket.socketpair()

@@ -96,7 +96,7 @@ class Sweep:
                 )
                 if self._interrupted:
                     raise KeyboardInterrupt
-                for future in done:
+                for future in sorted(done, key=Future.cancelled):  # a lost connection cancels all that are not done
                     bar.write(self._end(future, pool.result(future)), file=sys.stdout)
                     sys.stdout.flush()
                     bar.update()
@@ -106,7 +106,8 @@ class Sweep:
         self._interrupted = True
 
     def _start(self, run: PlannedRun, pool: Pool) -> None:
-        self._running[pool.submit(run)] = run, run.fingerprint()
+        fingerprint = run.fingerprint()  # of what it is about to read
+        self._running[pool.submit(run)] = run, fingerprint
 
     def _end(self, future: Future[Report], report: Report) -> str:
         run, fingerprint = self._running.pop(future)

@@ -34,7 +34,7 @@ pytest.importorskip("distributed", reason="distributed is not installed: pip ins
 RUNS = int(os.environ.get("CLUSTER_RUNS", 12))
 SCHEDULER = ("distributed.cli.dask_scheduler", "--port", 0, "--dashboard-address", "127.0.0.1:0")
 WORKER = ("distributed.cli.dask_worker", "--no-dashboard", "--nthreads", 1, "--resources", "machine=1")
-QUICK = ("--dataset", "digits", "--epochs", 2, "--clock", "virtual", "--lr", 0.05, "--workers", 2)
+QUICK = ("--dataset", "digits", "--epochs", 1, "--clock", "virtual", "--lr", 0.05, "--workers", 2)
 LONG = ("--dataset", "digits", "--epochs", 200, "--clock", "virtual", "--lr", 0.01, "--workers", 2)
 DEAD_LINK_SECONDS = 11  # the least that distributed takes
 
