@@ -62,8 +62,7 @@ def main() -> None:
         ranking = rank(file.of(grid))
     print(f"\n{table(ranking)}\n\n{describe_best(ranking[0], arguments)}\n  {base}.csv")
 
-    draw_grid(Path(f"{base}.png"), data.settings, grid, ranking)
-    print(f"  {base}.png")
+    print(*(f"  {path}" for path in draw_grid(Path(f"{base}.png"), data.settings, grid, ranking)), sep="\n")
 
 
 def parse_arguments() -> argparse.Namespace:

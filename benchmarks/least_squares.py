@@ -9,8 +9,8 @@ authors of delay-adaptive SGD (Mishchenko et al. 2022, arXiv 2206.07638) compare
 the last tenth of the gradients, and over the seeds. Homogeneous: every worker samples all data. Heterogeneous: the
 samples are sorted by their value b, and each worker has 250 of them.
 
-Writes a table, least_squares.md, and the gap against virtual time, least_squares.png. All rates of an algorithm are
-trained at once, as one vector: the schedule does not depend on them.
+Writes a table, least_squares.md, and the gap against virtual time, least_squares.png and .pdf. All rates of an
+algorithm are trained at once, as one vector: the schedule does not depend on them.
 """
 
 import math
@@ -24,12 +24,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.figures import Figure
-from analysis.reports.training_plots import DPI, set_titles
+from analysis.figures import Figure, counted, new_figure, save, set_titles, write_key, write_title
 from analysis.reports.tuning import position
 from analysis.tables import markdown_table, write_text
 from interface.command_line import ArgumentParser, Interval, run_script
-from interface.files import atomic_write, make_folder
+from interface.files import make_folder
 from interface.processes import available_cores
 from training.algorithms import ALGORITHMS, Algorithm
 from training.config import RunConfig
@@ -231,19 +230,21 @@ def markdown(results: Results, seeds: list[int], gradients: int) -> str:
 
 def draw(results: Results) -> Figure:
     """One panel per kind of data: the gap of every algorithm against virtual time."""
-    figure = Figure(figsize=(13, 6), dpi=DPI, layout="constrained")
+    figure = new_figure(4.6)
     panels = figure.subplots(1, len(results), sharey=True)
     for axes, (data, tuned) in zip(panels, results.items(), strict=True):
         for number, (algorithm, found) in enumerate(tuned.items()):
-            axes.loglog(
-                *found.curve(), label=algorithm, color=f"C{number % 10}", linestyle="-" if number < 10 else "--"
-            )
+            style = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
+            axes.loglog(*found.curve(), label=algorithm, linewidth=1, **style)
         axes.set_xlabel("virtual-clock time (s)")
-        seeds = f"{len(next(iter(tuned.values())).gaps)} seeds"
-        set_titles(axes, f"{data.capitalize()} data", f"{WORKERS} workers, one {SLOWDOWN:g} times slower; {seeds}")
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("f − min f, geometric mean over seeds")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+        set_titles(axes, f"{data.capitalize()} data")
+    panels[0].set_ylabel("f − min f")
+    write_key(figure, panels[0].get_legend_handles_labels()[0])
+    seeds = counted([len(found.gaps) for tuned in results.values() for found in tuned.values()])
+    write_title(
+        figure, "Least squares: the gap to the minimum over time\n"
+        f"{WORKERS} workers, one {SLOWDOWN:g} times slower; geometric mean of {seeds}"
+    )  # fmt: skip
     return figure
 
 
@@ -257,8 +258,7 @@ def main() -> None:
     folder = make_folder(arguments.output, "--output")
     results = train_all(arguments.seeds, arguments.gradients)
     write_text(folder / "least_squares.md", markdown(results, arguments.seeds, arguments.gradients))
-    with atomic_write(folder / "least_squares.png") as unfinished:
-        draw(results).savefig(unfinished)
+    save(draw(results), folder / "least_squares")
     print((folder / "least_squares.md").read_text())
 
 

@@ -1,6 +1,5 @@
 """The figure of a grid search: heat maps of the mean accuracy over learning rate and batch size."""
 
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -10,28 +9,28 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
-from analysis.figures import Figure
+from analysis.figures import COLUMN, PAGE, new_figure, save, write_title
+from catalogue import DATASETS
 from cross_validation.grid import SearchGrid, SearchSettings
 from cross_validation.search import Result
-from interface.files import atomic_write
 
 COLOURS = colormaps["cividis"]  # readable with colour blindness and in greyscale
 DIVERGED_COLOUR, BEST_COLOUR = "0.85", "#d62728"
-CELL = (0.62, 0.42)  # width and height, inches
-DOTS_PER_INCH = 150
-CHARACTERS_PER_INCH = 11.5  # of the title
+CELL = (0.52, 0.36)  # width and height, inches
+MARGINS = 1.62  # to the left and right of the panels, inches
 
 
-def draw_grid(path: Path, settings: SearchSettings, grid: SearchGrid, ranking: list[Result]) -> None:
-    """Write a PNG with one heat map per momentum value (rows) and number of epochs (columns).
+def draw_grid(path: Path, settings: SearchSettings, grid: SearchGrid, ranking: list[Result]) -> list[Path]:
+    """Write a PNG and a PDF, one heat map per momentum value (rows) and number of epochs (columns); return the paths.
 
     ranking: the results of the grid, best first. Cells show mean ± standard deviation of the accuracy in percent;
     the best one is framed, and those that diverged are grey. Raises OSError if the file cannot be written.
     """
     rows, columns = len(grid.momentums), len(grid.epochs)
-    width = max(5.0, 1.9 + columns * (0.15 + CELL[0] * len(grid.batch_sizes)))
-    height = max(2.8, 1.3 + rows * (0.25 + CELL[1] * len(grid.learning_rates)))
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+    needed = MARGINS + columns * (0.15 + CELL[0] * len(grid.batch_sizes))
+    width = next((width for width in (COLUMN, PAGE) if needed <= width), needed)
+    height = max(2.6, 1.2 + rows * (0.2 + CELL[1] * len(grid.learning_rates)))
+    figure = new_figure(height, width)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     scale = colour_scale(ranking)
     for result in ranking:
@@ -45,13 +44,12 @@ def draw_grid(path: Path, settings: SearchSettings, grid: SearchGrid, ranking: l
     about = (
         f"accuracy in percent, mean ± standard deviation over {settings.folds} folds of {settings.samples:,} samples"
     )
-    lines = (f"{settings.dataset}, {settings.network}, {settings.optimizer}", about)
-    characters = int(CHARACTERS_PER_INCH * width)
-    figure.suptitle("\n".join(textwrap.fill(line, characters) for line in lines), fontsize="medium")
+    optimizer = "Adam" if settings.optimizer == "ADAM" else settings.optimizer
+    headline = f"Grid search: {settings.network} on {DATASETS[settings.dataset].title}, {optimizer}"
+    write_title(figure, f"{headline}\n{about}")
     bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=panels, extend="min", aspect=5 * (height - 1.3), pad=0.02)
-    bar.set_label("mean accuracy, %")
-    with atomic_write(path) as unfinished:
-        figure.savefig(unfinished)
+    bar.set_label("mean accuracy (%)")
+    return save(figure, path)
 
 
 def colour_scale(ranking: list[Result]) -> Normalize:
@@ -68,7 +66,7 @@ def draw_cell(panel: Axes, place: tuple[int, int], result: Result, scale: Normal
     panel.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.5))
     dark = result.converged and scale(mean) < 0.5
     about = f"± {deviation:.1f}" if result.converged else "diverged"
-    for text, shift, size in ((f"{mean:.1f}", 0.15, 9), (about, -0.23, 6.5)):
+    for text, shift, size in ((f"{mean:.1f}", 0.17, 8), (about, -0.22, 6.5)):
         panel.text(x, y + shift, text, size=size, ha="center", va="center", color="white" if dark else "black")
 
 
@@ -88,7 +86,7 @@ def label(panels: np.ndarray, settings: SearchSettings, grid: SearchGrid) -> Non
         panel.tick_params(length=0)
         panel.spines[:].set_visible(False)
     for panel, epochs in zip(panels[0], grid.epochs, strict=True):
-        panel.set_title(f"{epochs} epoch{'s' if epochs > 1 else ''}", fontsize="medium")
+        panel.set_title(f"{epochs} epoch{'s' if epochs > 1 else ''}")
     for panel in panels[-1]:
         panel.set_xlabel("batch size")
     for panel, momentum in zip(panels[:, 0], grid.momentums, strict=True):

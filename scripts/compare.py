@@ -226,7 +226,7 @@ def main() -> None:
         print_plan(runs, Trials(folder), where["jobs"], where["scheduler"], verbose)
         return
     failures = execute_all(runs, folder, **where)
-    resolve_name("analysis.conclude:main")([str(folder), "--data_dir", values.get("data_dir", ["data"])[0]])
+    resolve_name("analysis.conclude:conclude")(folder, folder, values.get("data_dir", ["data"])[0])
     if failures:
         sys.exit(1)
 

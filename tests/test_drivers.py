@@ -274,7 +274,9 @@ def test_published_accuracies_stand_beside_those_measured_for_the_same_setting(s
     before, table, after = re.split("<!-- .* -->\n", (tmp_path / "README.md").read_text())
     assert (before, after) == ("Before\n", "after\n") and "old" not in table
     assert f"62.0 ± 2.8 ({float(found['2']['published, %']):.1f})" in table
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == {f"{name}.png" for name in FIGURES}
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+        f"{name}{suffix}" for name in FIGURES for suffix in (".png", ".pdf")
+    }
 
 
 def test_the_speed_table_counts_the_gradients_of_all_workers_and_leaves_delayed_runs_out(swept, tmp_path):

@@ -363,7 +363,7 @@ def test_any_grid_can_be_drawn(tmp_path, diverged):
     grid = SearchGrid((0.01,), (0.9,), (32,), (2,))
     losses = (math.nan,) * 4 if diverged else RESULT.losses
     draw_grid(tmp_path / "grid.png", SETTINGS, grid, [replace(RESULT, losses=losses)])
-    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+    assert {path.name for path in tmp_path.iterdir()} == {"grid.png", "grid.pdf"}
 
 
 # ----------------------------------------------------------------------------------------------------

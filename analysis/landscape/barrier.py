@@ -16,12 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from analysis.figures import Figure
+from analysis.figures import OKABE_ITO, Figure, new_figure, save, set_titles, write_key, write_title
 from analysis.landscape.survey import Line
-from analysis.reports.training_plots import OKABE_ITO, set_titles
 from analysis.spread import in_digits
 from analysis.tables import write_rows
-from interface.files import atomic_write
 
 STEPS = 21  # points on a line, both ends included
 Scores = Callable[[Line], tuple[np.ndarray, np.ndarray]]  # n points → losses (n,) and accuracies (n,), percent
@@ -82,17 +80,12 @@ def draw(found: Sequence[Barrier], about: dict[str, str], stem: Path) -> list[Pa
         for share, loss, accuracy in zip(one.shares, one.losses, one.accuracies, strict=True)
     )
     write_rows(table, [("first", "second", "share of the second", "loss", "accuracy, %"), *rows])
-    images = [stem.with_name(f"{stem.name}_barriers{suffix}") for suffix in (".png", ".pdf")]
-    figure = barrier_figure(found, about)
-    for path in images:
-        with atomic_write(path) as unfinished:
-            figure.savefig(unfinished)
-    return [table, *images]
+    return [table, *save(barrier_figure(found, about), stem.with_name(f"{stem.name}_barriers"))]
 
 
 def barrier_figure(found: Sequence[Barrier], about: dict[str, str]) -> Figure:
     """Loss and accuracy along each line; the height of its barrier in the key."""
-    figure = Figure(figsize=(6.8, 3.0 + 0.16 * len(found)), dpi=300, layout="constrained")
+    figure = new_figure(3.0 + 0.16 * len(found))
     loss, accuracy = figure.subplots(1, 2)
     for number, one in enumerate(found):
         style = {"color": OKABE_ITO[number % len(OKABE_ITO)], "linestyle": ("-", "--", ":")[number // 6 % 3]}
@@ -100,12 +93,10 @@ def barrier_figure(found: Sequence[Barrier], about: dict[str, str]) -> Figure:
         loss.plot(one.shares, np.where(np.isfinite(one.losses), one.losses, np.nan), label=label, **style)
         accuracy.plot(one.shares, one.accuracies, **style)
     for axes, name in ((loss, "loss"), (accuracy, "accuracy (%)")):
-        axes.set_xlabel("share of the second model", fontsize=8)
-        axes.set_ylabel(name, fontsize=8)
-        axes.tick_params(labelsize=8)
+        axes.set_xlabel("share of the second model")
+        axes.set_ylabel(name)
         axes.set_xlim(0, 1)
         set_titles(axes, "")
-    accuracy.set_ylim(0, 100)
-    figure.suptitle(f"Between the ends of runs: {about['network']} on {about['data']}", fontsize=8)
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8)
+    write_key(figure, loss.get_legend_handles_labels()[0], columns=1)
+    write_title(figure, f"Between the ends of runs: {about['network']} on {about['data']}")
     return figure

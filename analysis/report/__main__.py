@@ -11,45 +11,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.figures import save
+from analysis.flags import add_data_dir, add_summary_dir
 from analysis.report.figures import FIGURES
 from analysis.report.page import page
 from analysis.report.runs import compare, read_folder
 from analysis.tables import write_text
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import DataError, UsageError
-from interface.files import atomic_write, make_folder
+from interface.files import make_folder
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("folders", metavar="FOLDER", type=Path, nargs="+", help="where logs and models, or trials.jsonl, are")
     add("--output", metavar="FILE", type=Path, help="the page (default report.html in the first folder)")
-    add("--summary_dir", metavar="DIR", type=Path, help="where trials.jsonl is (default FOLDER)")
-    add("--data_dir", metavar="DIR", default="data", help="where data sets lie or are downloaded to (default data)")
-    arguments = parser.parse_args(words)
+    add_summary_dir(parser)
+    add_data_dir(parser)
+    arguments = parser.parse_args()
     for folder in arguments.folders:
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder")
-    runs = [
-        run
-        for folder in arguments.folders
-        for run in read_folder(folder, arguments.summary_dir or folder, arguments.data_dir)
-    ]
-    if not runs:
-        raise DataError(f"{' '.join(map(str, arguments.folders))}: no complete run to report")
-    comparison = compare(runs)
     output = arguments.output or arguments.folders[0] / "report.html"
+    write_report(arguments.folders, output, arguments.summary_dir, arguments.data_dir)
+
+
+def write_report(folders: Sequence[Path], output: Path, summary_dir: Path | None, data_dir: str) -> None:
+    """The page and the figures of all runs in some folders. summary_dir: of their trials; None: each folder itself."""
+    runs = [run for folder in folders for run in read_folder(folder, summary_dir or folder, data_dir)]
+    if not runs:
+        raise DataError(f"{' '.join(map(str, folders))}: no complete run to report")
+    comparison = compare(runs)
     make_folder(output.parent, "--output")
-    title = ", ".join(dict.fromkeys(folder.resolve().name for folder in arguments.folders))
+    title = ", ".join(dict.fromkeys(folder.resolve().name for folder in folders))
     write_text(output, page(comparison, title, output.parent))
     written = [output]
     for name, draw in FIGURES.items():
-        figure = draw(comparison)
-        for suffix in (".png", ".pdf") if figure else ():
-            written.append(output.with_name(f"{output.stem}_{name}{suffix}"))
-            with atomic_write(written[-1]) as unfinished:
-                figure.savefig(unfinished)
+        if figure := draw(comparison):
+            written += save(figure, output.with_name(f"{output.stem}_{name}"))
     print(f"Report of {len(comparison.runs)} runs of {len(comparison.settings)} settings; open the first in a browser:")
     for path in written:
         print(f"  {path}")

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable
-from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from analysis.figures import Figure
+from analysis.figures import COLUMN, OKABE_ITO, Figure, counted, new_figure, set_titles, write_key, write_title
 from analysis.report.runs import Comparison, Setting
-from analysis.reports.training_plots import OKABE_ITO
-from analysis.spread import half_width, t_quantiles
+from analysis.reports.curves import MEANING, Curve, draw_curves, frame
+from analysis.reports.trials import TrialOutcome
+from analysis.spread import half_width
 from training.config import RunConfig
 
-PAGE, COLUMN = 6.8, 3.3  # inches
-DPI = 300
-POINTS = 200  # of a mean curve
-DRAWN = 8  # settings; more could not be distinguished
-SMALL = {"fontsize": 8}
+DRAWN = len(OKABE_ITO)  # settings; more could not be distinguished
 
 
 def curves_figure(comparison: Comparison) -> Figure | None:
@@ -30,49 +27,43 @@ def curves_figure(comparison: Comparison) -> Figure | None:
     settings = [one for one in comparison.settings if all(run.outcome.evaluations for run in one.runs)][:DRAWN]
     if not settings:
         return None
-    figure = Figure(figsize=(PAGE, 3.0 + 0.18 * len(settings)), dpi=DPI, layout="constrained")
+    figure = new_figure(2.9 + 0.16 * len(settings))
     time, epochs = figure.subplots(1, 2, sharey=True)
-    for setting, color in zip(settings, cycle(OKABE_ITO)):
-        draw_setting(time, setting, color, lambda config, outcome, curve: curve[:, 0])
+    curves = []
+    for setting, color in zip(settings, OKABE_ITO, strict=False):
+        curves += draw_setting(time, setting, color, lambda config, outcome, curve: curve[:, 0])
         draw_setting(epochs, setting, color, lambda config, outcome, curve: (
             curve[:, 1] / outcome.updates * (outcome.epochs_done or config.epochs)))  # fmt: skip
     clocks = dict.fromkeys(run.trial.clock for setting in settings for run in setting.runs)
     for axes, label in ((time, f"{' or '.join(clocks)}-clock time (s)"), (epochs, "epochs")):
-        axes.set_xlabel(label, **SMALL)
+        axes.set_xlabel(label)
         axes.set_xlim(left=0)
-        style(axes)
-    time.set_ylabel("test accuracy (%)", **SMALL)
-    figure.legend(*time.get_legend_handles_labels(), loc="outside lower center", frameon=False, **SMALL)
-    seeds = {len(setting.runs) for setting in settings}
-    count = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"{min(seeds)}"
-    figure.suptitle(f"Mean of {count} seeds, 95 % confidence bands, each seed faint; circles: first worker finished",
-                    **SMALL)  # fmt: skip
+        set_titles(axes, "")
+    time.set_ylabel("test accuracy (%)")
+    frame(time, curves)
+    write_key(figure, time.get_legend_handles_labels()[0], columns=1)
+    seeds = [len(setting.runs) for setting in settings]
+    what = [counted(seeds), *[MEANING] * (max(seeds) > 1), *["dashed: a single seed"] * (min(seeds) == 1),
+            "circles: the first worker finished"]  # fmt: skip
+    write_title(figure, f"Test accuracy over time and epochs\n{comparison.shared}\n{'; '.join(what)}")
     return figure
 
 
 def draw_setting(
-    axes: Axes, setting: Setting, color: str, place: Callable[[RunConfig, object, np.ndarray], np.ndarray]
-) -> None:
-    """One setting; place: what each point of a run's (n, 3) evaluations is drawn against."""
+    axes: Axes, setting: Setting, color: str, place: Callable[[RunConfig, TrialOutcome, np.ndarray], np.ndarray]
+) -> list[Curve]:
+    """One setting; place: what each point of a run's (n, 3) evaluations is drawn against. Returns the curves."""
     curves = []
     for run in setting.runs:
         outcome, config = run.outcome, run.trial.config
         curve = np.array(outcome.evaluations)
         curves.append((place(config, outcome, curve), curve[:, 2]))
-        axes.plot(*curves[-1], color=color, alpha=0.25, linewidth=0.5)
         if outcome.first_left_update is not None and outcome.first_left_accuracy is not None:
             first = np.array([[outcome.first_left_seconds, outcome.first_left_update, outcome.first_left_accuracy]])
             axes.plot(place(config, outcome, first), first[:, 2], "o", color=color, markersize=3, fillstyle="none",
                       markeredgewidth=0.6)  # fmt: skip
-    start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
-    at = np.linspace(start, end, POINTS)
-    values = np.array([np.interp(at, x, y) for x, y in curves])
-    mean = values.mean(axis=0)
-    axes.plot(at, mean, color=color, linewidth=1.3, label=setting.label)
-    if len(curves) > 1:
-        half = t_quantiles(len(curves))[-1] * values.std(axis=0, ddof=1) / math.sqrt(len(curves))
-        low, high = np.clip([mean - half, mean + half], 0, 100)
-        axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
+    draw_curves(axes, curves, color, setting.label)
+    return curves
 
 
 def differences_figure(comparison: Comparison) -> Figure | None:
@@ -81,16 +72,23 @@ def differences_figure(comparison: Comparison) -> Figure | None:
     rows = [(setting, found) for setting in others if len(found := paired(setting, baseline))]
     if not rows:
         return None
-    figure = Figure(figsize=(COLUMN, 0.9 + 0.42 * len(rows)), dpi=DPI, layout="constrained")
+    figure = new_figure(1.6 + 0.42 * len(rows), COLUMN)
     axes = figure.subplots()
     axes.axvline(0, color="0.6", linewidth=0.8)
     for height, (_, found) in enumerate(reversed(rows)):
-        axes.errorbar(np.mean(found), height, xerr=np.nan_to_num(half_width(found)), fmt="o", markersize=4,
-                      color=OKABE_ITO[0], capsize=2, linewidth=1)  # fmt: skip
-    axes.set_yticks(range(len(rows)), [f"{wrapped(one.label)}\n({len(found)} seeds)" for one, found in reversed(rows)])
+        axes.plot(found, [height] * len(found), ".", color=OKABE_ITO[0], alpha=0.4, markersize=3)
+        if len(found) == 1:
+            axes.plot(found, [height], "o", color=OKABE_ITO[0], markerfacecolor="white")
+        else:
+            axes.errorbar(np.mean(found), height, xerr=half_width(found), fmt="o", color=OKABE_ITO[0], capsize=2,
+                          linewidth=1)  # fmt: skip
+    axes.set_yticks(range(len(rows)), [f"{wrapped(one.label)}\n(n = {len(found)})" for one, found in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(f"test accuracy minus that of\n{wrapped(baseline.label, 44)} (points)", **SMALL)
-    style(axes)
+    axes.set_xlabel(f"test accuracy minus that of\n{wrapped(baseline.label, 44)} (points)")
+    set_titles(axes, "")
+    counts = counted([len(found) for _, found in rows], "pair")
+    write_title(figure, f"Paired differences in test accuracy\n{counts} with the same seed; mean and its 95 % "
+                "confidence interval, faint: each pair")  # fmt: skip
     return figure
 
 
@@ -103,17 +101,7 @@ def paired(setting: Setting, baseline: Setting) -> list[float]:
 
 def wrapped(label: str, width: int = 26) -> str:
     """A label on several lines."""
-    import textwrap
-
     return "\n".join(textwrap.wrap(label, width))
-
-
-def style(axes: Axes) -> None:
-    """Small text, and no frame."""
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.92", linewidth=0.5)
-    axes.set_axisbelow(True)
 
 
 FIGURES: dict[str, Callable[[Comparison], Figure | None]] = {

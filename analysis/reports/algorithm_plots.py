@@ -3,7 +3,7 @@
 python3 -m analysis.reports.algorithm_plots summaries/algorithms --plot_dir plots --data_dir data
 
 Reads the trials of a folder: runs with --evals_per_epoch and --worker_speeds that differ in the algorithm, its learning
-rate and the seed. Writes algorithms.md beside them and the figure algorithms.png.
+rate and the seed. Writes algorithms.md beside them and the figure algorithms, as PNG and PDF.
 """
 
 import functools
@@ -14,25 +14,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 
-from analysis.figures import Figure
-from analysis.reports.training_plots import DPI, OKABE_ITO, set_titles, write_title
+from analysis.figures import OKABE_ITO, Figure, counted, new_figure, set_titles, write_title
+from analysis.flags import report_trials
+from analysis.reports.curves import MEANING, accuracy_over_time, draw_curves, frame, resample
 from analysis.reports.trials import Trial, Trials, distinct, time_to
 from analysis.reports.tuning import label_of, position
 from analysis.spread import interval
-from analysis.tables import markdown_table, write_text
+from analysis.tables import markdown_table
 from catalogue import DATASETS
 from common import load_dataset
-from interface.command_line import ArgumentParser, run_script
+from interface.command_line import run_script
 from interface.errors import DataError
-from interface.files import atomic_write, make_folder
 from training.config import OWNERS, RunConfig, settings_in_words
 from training.plan import make_plan
 
 COLUMNS = 5  # of panels
 TARGET = 80.0  # percent
-POINTS = 200  # of a mean curve
 BASELINE = "asgd"
 
 # What theory says of the labels of a slow worker.
@@ -103,7 +101,7 @@ def markdown(runs: Runs, data_dir: str) -> str:
         rows.append([
             label, f"{trials[0].config.lr:g}", str(len(trials)), interval([one.test_accuracy for one in outcomes]),
             time_cell(trials), interval([slow_accuracy(trial, data_dir) for trial in trials]),
-            THEORY[trials[0].config.algorithm], f"{dropped:.0f}", interval([one.seconds for one in outcomes]),
+            THEORY.get(trials[0].config.algorithm, ""), f"{dropped:.0f}", interval([one.seconds for one in outcomes]),
         ])  # fmt: skip
     titles = ["algorithm", "learning rate", "runs", "test accuracy, %", f"time to {TARGET:g} %, s",
               "accuracy on the slow worker's labels, %", "these labels in theory", "dropped gradients, %",
@@ -115,64 +113,38 @@ def markdown(runs: Runs, data_dir: str) -> str:
     )
 
 
-def draw(runs: Runs) -> Figure:
+def algorithms_figure(runs: Runs) -> Figure:
     """One panel per algorithm: mean test accuracy over virtual time, each seed faint, and the baseline in grey."""
-    count = math.ceil(len(runs) / COLUMNS)
-    figure = Figure(figsize=(15, 0.8 + 2.7 * count), dpi=DPI, layout="constrained")
-    panels = figure.subplots(count, COLUMNS, squeeze=False, sharex=True, sharey=True).flat
+    columns = min(COLUMNS, len(runs))
+    rows = math.ceil(len(runs) / columns)
+    figure = new_figure(1.1 + 1.25 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
     for axes, (label, trials) in zip(panels, runs.items(), strict=False):
         if label != BASELINE and BASELINE in runs:
-            axes.plot(*mean_curve(runs[BASELINE]), color="0.6", linewidth=1.4)
-        for trial in trials:
-            seconds, _, accuracy = np.array(trial.outcome.evaluations).T
-            axes.plot(seconds, accuracy, color=OKABE_ITO[0], alpha=0.25, linewidth=0.7)
-        axes.plot(*mean_curve(trials), color=OKABE_ITO[0], linewidth=1.8)
-        show_panel(axes, label, trials)
-    for axes in list(panels):
+            at, values = resample(accuracy_over_time(runs[BASELINE]), logarithmic=True)
+            axes.plot(at, values.mean(axis=0), color="0.6", linewidth=1)
+        draw_curves(axes, accuracy_over_time(trials), OKABE_ITO[0], logarithmic=True)
+        axes.set(xscale="log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        set_titles(axes, label.replace("+", " +\n", 1).replace("momentum=", "momentum "))
+        axes.text(0.97, 0.06, f"rate {trials[0].config.lr:g}", transform=axes.transAxes, ha="right", color="0.35")
+    for axes in list(panels)[len(runs) :]:
         axes.set_axis_off()
+    frame(figure.axes[0], [curve for trials in runs.values() for curve in accuracy_over_time(trials)])
     figure.supxlabel("virtual-clock time (s)")
     figure.supylabel("test accuracy (%)")
-    seeds = max(len(trials) for trials in runs.values())
+    seeds = counted([len(trials) for trials in runs.values()])
     config = next(iter(runs.values()))[0].config
-    write_title(
-        figure,
-        f"Algorithms with a slow worker that owns labels, mean of {seeds} seeds (each faint); asynchronous SGD in grey"
-        f"\n{described(config)}",
-    )
+    grey = f"; grey: mean of {BASELINE}" if BASELINE in runs else ""
+    write_title(figure, f"Algorithms with a slow worker\n{described(config)}\n{seeds}; {MEANING}{grey}")
     return figure
 
 
-def show_panel(axes: Axes, label: str, trials: Sequence[Trial]) -> None:
-    """The scales and the title of one panel."""
-    axes.set(xscale="log", ylim=(0, 100))
-    axes.grid(alpha=0.3)
-    set_titles(axes, label, f"rate {trials[0].config.lr:g}")
-
-
-def mean_curve(trials: Sequence[Trial]) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds and mean accuracy, as far as all runs go."""
-    curves = [np.array(trial.outcome.evaluations) for trial in trials]
-    start, end = max(curve[0, 0] for curve in curves), min(curve[-1, 0] for curve in curves)
-    at = np.geomspace(start, end, POINTS)
-    return at, np.mean([np.interp(at, curve[:, 0], curve[:, 2]) for curve in curves], axis=0)
-
-
-def main() -> None:
-    parser = ArgumentParser(__doc__)
-    add = parser.add_argument
-    add("folder", metavar="FOLDER", type=Path, help="where trials.jsonl is")
-    add("--plot_dir", metavar="DIR", type=Path, default=Path("."), help="where the figure goes (default .)")
-    add("--data_dir", metavar="DIR", default="data", help="where data sets lie or are downloaded to (default data)")
-    arguments = parser.parse_args()
-    runs = read_runs(arguments.folder)
-    table = arguments.folder / "algorithms.md"
-    figure = make_folder(arguments.plot_dir, "--plot_dir") / "algorithms.png"
-    write_text(table, markdown(runs, arguments.data_dir))
-    with atomic_write(figure) as unfinished:
-        draw(runs).savefig(unfinished)
-    for path in (table, figure):
-        print(f"  {path}")
+def report(folder: Path, data_dir: str) -> tuple[str, Figure]:
+    """The table, and the figure."""
+    runs = read_runs(folder)
+    return markdown(runs, data_dir), algorithms_figure(runs)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(lambda: report_trials(__doc__, "algorithms.md", "algorithms", report, needs_data=True))

@@ -1,15 +1,19 @@
 """How runs end: test accuracy at each saved row of their weights, over the last updates.
 
 python3 -m analysis.reports.last_updates runs/*_log.log --plot_dir plots
+python3 -m analysis.reports.last_updates summaries/last_updates/last_updates.csv --plot_dir plots
 
 For runs of one setting, but for the number of workers, momentum and seed, trained with --saves_per_epoch. Writes
 last_updates.csv, one row for each of those weights; last_updates.md, the accuracy when the first worker finished and at
-the end; and a figure of its course.
+the end; and a figure of its course, as PNG and PDF. The second command redraws the figure from the numbers.
 """
 
+import argparse
+import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +22,23 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from tqdm import tqdm
 
-from analysis.figures import Figure
-from analysis.reports.training_plots import DPI, OKABE_ITO, set_titles
-from analysis.reports.trials import LOG_ENDING, run_of
+from analysis.figures import OKABE_ITO, Figure, counted, new_figure, save, set_titles, write_key, write_title
+from analysis.flags import add_data_dir, add_plot_dir
+from analysis.reports.trials import LOG_ENDING, Trials, run_of
 from analysis.spread import Spread
 from analysis.tables import markdown_table, write_rows, write_text
 from common import build_model, load_dataset
 from evaluation import evaluate
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError, UsageError
-from interface.files import atomic_write, make_folder
-from training.config import experiment_of
+from interface.files import make_folder, with_filename
+from training.config import RunConfig, experiment_of, headline, settings_in_words
 from training.record.checkpoints import read_weights
 from training.record.reader import read_log
 from training.record.run_log import RunLog
 
 LAST = 300  # updates
+FIGURE = "last_updates"
 
 # ----------------------------------------------------------------------------------------------------
 # What is measured
@@ -170,60 +175,102 @@ def by_setting(endings: Sequence[Ending]) -> dict[tuple[int, float], list[Ending
     return dict(runs)
 
 
-def last_updates_figure(endings: Sequence[Ending]) -> Figure:
-    """A panel for each number of workers: accuracy of every run against the updates that are left."""
+def last_updates_figure(endings: Sequence[Ending], about: str) -> Figure:
+    """A panel for each number of workers: accuracy of every run against the updates that are left.
+
+    about: what the runs have in common, in words.
+    """
     workers = sorted({one.workers for one in endings})
-    color_of = dict(zip(sorted({one.momentum for one in endings}), OKABE_ITO * len(endings), strict=False))
-    figure = Figure(figsize=(1 + 3.7 * len(workers), 3.8), dpi=DPI, layout="constrained")
-    panels = figure.subplots(1, len(workers), squeeze=False, sharey=True)[0]
+    color_of = dict(zip(sorted({one.momentum for one in endings}), cycle(OKABE_ITO), strict=False))
+    figure = new_figure(2.9)
+    panels = figure.subplots(1, len(workers), squeeze=False, sharex=True, sharey=True)[0]
     for axes, number in zip(panels, workers, strict=True):
         for ending in endings:
             if ending.workers == number:
                 draw_course(axes, ending, color_of[ending.momentum])
-        axes.invert_xaxis()
         axes.set_xlabel("updates to the end")
         set_titles(axes, f"{number} worker{'s' if number > 1 else ''}")
+    panels[0].invert_xaxis()
     panels[0].set_ylabel("test accuracy (%)")
     key = [Line2D([], [], color=color, label=f"momentum {momentum:g}") for momentum, color in color_of.items()]
     finished = Line2D([], [], color="0.3", marker="o", linestyle="", label="the first worker finishes")
-    figure.legend(handles=[*key, finished], loc="outside lower center", ncols=4, frameon=False)
+    write_key(figure, [*key, finished])
+    seeds = counted([len(runs) for runs in by_setting(endings).values()])
+    write_title(figure, f"Test accuracy over the last updates\n{about}\neach line: one run, {seeds} per setting")
     return figure
+
+
+def describe(config: RunConfig) -> str:
+    """What runs that differ in workers, momentum and seed have in common."""
+    network, _, _ = headline(config).rpartition(", ")
+    return ", ".join([network, *settings_in_words(experiment_of(config), without=("momentum",))])
 
 
 def draw_course(axes: Axes, ending: Ending, color: str) -> None:
     """The course of one run, with a point at the last weights before the first worker finished."""
-    axes.plot(ending.left, ending.accuracy, color=color, linewidth=1.1, alpha=0.8)
+    axes.plot(ending.left, ending.accuracy, color=color, linewidth=0.8, alpha=0.8)
     left = ending.left[ending.place_when_finished]
-    axes.plot(left, ending.accuracy_when_finished, "o", color=color, markersize=4.5)
+    axes.plot(left, ending.accuracy_when_finished, "o", color=color, markersize=3.5)
+
+
+def read_numbers(path: Path) -> list[Ending]:
+    """The endings in a file that `numbers` filled. Raises DataError, which names the file."""
+    try:
+        with with_filename(path), path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        columns = {title: [row[title] for row in rows] for title in TITLES}
+        kinds = dict(zip(TITLES, (str, int, int, float, int, int, float), strict=True))
+        columns = {title: np.array(list(map(kinds[title], values))) for title, values in columns.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not the numbers of last updates ({error})") from error
+    endings = []
+    for name in dict.fromkeys(columns["name"].tolist()):
+        mine = columns["name"] == name
+        seed, workers, momentum, finished = (columns[title][mine][0].item() for title in TITLES[1:5])
+        endings.append(Ending(name, seed, workers, momentum, finished, columns["updates_left"][mine],
+                              columns["test_accuracy"][mine]))  # fmt: skip
+    if not endings:
+        raise DataError(f"{path}: contains no run")
+    return endings
 
 
 def main() -> None:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add(
-        "logs",
-        metavar="LOG",
-        type=Path,
-        nargs="+",
-        help=f"logs of runs, {{base}}{LOG_ENDING}, with their weights beside",
-    )
+    add("inputs", metavar="FILE", type=Path, nargs="+",
+        help=f"logs of runs, {{base}}{LOG_ENDING}, with their weights beside, or one last_updates.csv")  # fmt: skip
     add("--last", metavar="N", type=Interval(int, "[1,inf)"), default=LAST, help=f"updates (default {LAST}); [1,inf)")
     add("--summary_dir", metavar="DIR", type=Path, default=".", help="where the numbers go (default .)")
-    add("--plot_dir", metavar="DIR", type=Path, default=".", help="where the figure goes (default .)")
-    add("--data_dir", metavar="DIR", default="data", help="where data sets lie or are downloaded to (default data)")
+    add_plot_dir(parser)
+    add_data_dir(parser)
     arguments = parser.parse_args()
-    logs = [read_log(path) for path in arguments.logs]
+    if arguments.inputs[0].suffix == ".csv":
+        written = redraw(arguments.inputs[0], arguments.plot_dir)
+    else:
+        written = measure_and_draw(arguments)
+    print(*(f"  {path}" for path in written), sep="\n")
+
+
+def redraw(path: Path, plot_dir: Path) -> list[Path]:
+    """The figure of numbers that were measured before."""
+    endings = read_numbers(path)
+    trials = Trials(path.parent).rows
+    configs = [trials[one.name].config for one in endings if one.name in trials]
+    about = describe(configs[0]) if configs else ""
+    return save(last_updates_figure(endings, about), make_folder(plot_dir, "--plot_dir") / FIGURE)
+
+
+def measure_and_draw(arguments: argparse.Namespace) -> list[Path]:
+    """The numbers, the table and the figure of logs."""
+    logs = [read_log(path) for path in arguments.inputs]
     check_alike(logs)
     numbers_dir = make_folder(arguments.summary_dir, "--summary_dir")
-    figure = make_folder(arguments.plot_dir, "--plot_dir") / "last_updates.png"
+    figure = make_folder(arguments.plot_dir, "--plot_dir") / FIGURE
     endings = measure(logs, arguments.last, arguments.data_dir)
     for_programs, table = numbers_dir / "last_updates.csv", numbers_dir / "last_updates.md"
     write_rows(for_programs, numbers(endings))
     write_text(table, markdown(endings))
-    with atomic_write(figure) as unfinished:
-        last_updates_figure(endings).savefig(unfinished)
-    for path in (table, for_programs, figure):
-        print(f"  {path}")
+    return [table, for_programs, *save(last_updates_figure(endings, describe(logs[0].config)), figure)]
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 python3 -m analysis.reports.partition_plots --dataset mnist --workers 2 --output plots/partitioning.png
 python3 -m analysis.reports.partition_plots --log runs/{base}_log.log --output partition.png
+
+A PDF is written beside the PNG.
 """
 
 import argparse
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,49 +16,56 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from analysis.figures import Figure, SubFigure
-from analysis.reports.training_plots import BLUE, DPI, OKABE_ITO
+from analysis.figures import BLUE, OKABE_ITO, Figure, new_figure, save, write_key, write_title
 from catalogue import DATASETS, DEFAULT_SEED, PARTITIONS
 from common import Dataset, load_dataset, make_generator, partition_samples
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError, UsageError
-from interface.files import atomic_write, make_folder
+from interface.files import make_folder
 from training.config import phrase_of
 from training.plan import make_plan
 from training.record.reader import read_log
 from training.record.run_log import RunLog
 
-TITLE_WIDTH = 38  # characters
+TITLE_WIDTH = 24  # characters
 EXAMPLES = 10  # images per worker
 
 
 def partition_figure(dataset: Dataset, workers: int, seed: int) -> Figure:
-    """One column per partitioning method: sample counts per label and worker at the top, example images below."""
-    figure = Figure(figsize=(3.4 * len(PARTITIONS), 3.6 + 0.45 * workers), dpi=DPI, layout="constrained")
+    """One row per partitioning method: its flag, sample counts per label and worker, and example images."""
+    height = max(0.85, 0.24 * workers)
+    figure = new_figure(1.2 + (height + 0.25) * len(PARTITIONS))
+    grid = figure.add_gridspec(len(PARTITIONS), 3, width_ratios=(1.5, 2.6, 2.4))
     everything = torch.arange(len(dataset.train))
-    columns = figure.subfigures(1, len(PARTITIONS))
-    for column, (name, row) in zip(columns, PARTITIONS.items(), strict=True):
+    for row, (name, partition) in enumerate(PARTITIONS.items()):
         generator = make_generator(seed, "partition")
-        shards = partition_samples(name, everything, dataset.train.labels, workers, generator, **row.example)
-        above, below = column.subfigures(2, 1, height_ratios=(6, workers))
-        counts = above.subplots()
+        shards = partition_samples(name, everything, dataset.train.labels, workers, generator, **partition.example)
+        describe(figure.add_subplot(grid[row, 0]), name, shards)
+        counts = figure.add_subplot(grid[row, 1])
         draw_counts(counts, dataset, shards)
-        flag = "no split flag" if name == "none" else f"--{name}"
-        counts.set_title(f"{flag}\n{textwrap.fill(row.help, TITLE_WIDTH)}", fontsize="medium")
-        draw_examples(below, dataset, shards, make_generator(seed, "examples"))
-        if column is columns[0]:
-            counts.set_ylabel("samples")
-    figure.legend(
-        handles=[Patch(color=OKABE_ITO[worker], label=f"Worker_{worker + 1}") for worker in range(workers)],
-        loc="outside lower center",
-        ncols=workers,
-        frameon=False,
-    )
+        if row == len(PARTITIONS) - 1:
+            counts.set_xlabel("label")
+        draw_examples(
+            grid[row, 2].subgridspec(workers, 1).subplots(), dataset, shards, make_generator(seed, "examples")
+        )
+    write_key(figure, [Patch(color=OKABE_ITO[worker], label=f"Worker_{worker + 1}") for worker in range(workers)])
+    about = f"number of samples of each label, and {EXAMPLES} random samples of each worker"
+    write_title(figure, f"Partitions of {DATASETS[dataset.name].title} among {workers} workers\n{about}")
     return figure
 
 
+def describe(axes: Axes, name: str, shards: list[Tensor]) -> None:
+    """The flag of a partition, and how many samples each worker has."""
+    example = "".join(f" {value:g}" for key, value in PARTITIONS[name].example.items() if key != "least")
+    flag = "no split flag" if name == "none" else f"--{name}{example}"
+    samples = "\n".join(textwrap.wrap(", ".join(f"{len(shard):,}" for shard in shards) + " samples", TITLE_WIDTH))
+    axes.text(0, 0.75, flag, fontweight="bold", va="center")
+    axes.text(0, 0.6, f"{PARTITIONS[name].short_title}\n{samples}", va="top")
+    axes.set_axis_off()
+
+
 def draw_counts(axes: Axes, dataset: Dataset, shards: list[Tensor]) -> None:
-    """Grouped bars of the samples per label and worker, with each worker's total below the axis."""
+    """Grouped bars of the samples per label and worker."""
     labels = len(dataset.classes)
     width = 0.8 / len(shards)
     for worker, shard in enumerate(shards):
@@ -63,23 +73,21 @@ def draw_counts(axes: Axes, dataset: Dataset, shards: list[Tensor]) -> None:
         places = torch.arange(labels) + (worker - (len(shards) - 1) / 2) * width
         axes.bar(places.numpy(), counts.numpy(), width, color=OKABE_ITO[worker])
     axes.set_ylim(0, 1.05 * int(dataset.train.labels.bincount().max()))
-    axes.set_xticks(range(labels))
-    axes.set_xlabel("label\n" + ", ".join(f"{len(shard):,}" for shard in shards) + " samples")
+    axes.set_xticks(range(0, labels, -(-labels // 20)))
+    axes.set_ylabel("samples")
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_examples(part: SubFigure, dataset: Dataset, shards: list[Tensor], generator: torch.Generator) -> None:
+def draw_examples(panels: Sequence[Axes], dataset: Dataset, shards: list[Tensor], generator: torch.Generator) -> None:
     """One row of random images per worker, framed in the worker's colour."""
-    grid = part.subplots(len(shards), 1)
-    for worker, (axes, shard) in enumerate(zip(grid, shards, strict=True)):
+    for worker, (axes, shard) in enumerate(zip(panels, shards, strict=True)):
         chosen = shard[torch.randperm(len(shard), generator=generator)[:EXAMPLES]]
-        images = dataset.train.images[chosen]
-        strip = torch.cat(list(images), dim=1)
+        strip = torch.cat(list(dataset.train.images[chosen]), dim=1)
         low, high = strip.amin(), strip.amax()
         axes.imshow(((strip - low) / (high - low)).numpy(), cmap="gray_r")
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
-            spine.set(color=OKABE_ITO[worker], linewidth=2)
+            spine.set(color=OKABE_ITO[worker], linewidth=1.2)
 
 
 def run_figure(log: RunLog, dataset: Dataset) -> Figure:
@@ -88,15 +96,18 @@ def run_figure(log: RunLog, dataset: Dataset) -> Figure:
     labels = len(dataset.classes)
     counts = torch.stack([dataset.train.labels[shard].bincount(minlength=labels) for shard in plan.shards])
     workers = len(counts)
-    figure = Figure(figsize=(2.2 + 0.5 * labels, 2.2 + 0.32 * workers), dpi=DPI, layout="constrained")
+    figure = new_figure(1.5 + 0.2 * workers)
     axes = figure.subplots()
     x, y = torch.meshgrid(torch.arange(labels), torch.arange(1, workers + 1), indexing="xy")
-    axes.scatter(x.flatten(), y.flatten(), s=260 * (counts / counts.max()).flatten(), color=BLUE, linewidths=0)
+    axes.scatter(x.flatten(), y.flatten(), s=110 * (counts / counts.max()).flatten(), color=BLUE, linewidths=0)
     axes.set_xticks(range(labels), dataset.classes, rotation=45 if max(map(len, dataset.classes)) > 3 else 0)
     axes.set_yticks(range(1, workers + 1), [f"{worker}  ({int(row.sum()):,})" for worker, row in enumerate(counts, 1)])
     axes.set(xlabel="label", ylabel="worker (samples)", xlim=(-0.6, labels - 0.4), ylim=(workers + 0.6, 0.4))
-    axes.set_title(f"{phrase_of(log.config, 'partition')}\nlargest bubble: {int(counts.max()):,} samples", fontsize=10)
     axes.spines[:].set_visible(False)
+    write_title(
+        figure, f"{phrase_of(log.config, 'partition').capitalize()}: {DATASETS[log.config.dataset].title}\n"
+        f"area: number of samples; largest: {int(counts.max()):,}"
+    )  # fmt: skip
     return figure
 
 
@@ -130,9 +141,7 @@ def main() -> None:
     arguments = parser.parse_args()
     figure = draw_run(arguments.log, arguments.data_dir) if arguments.log else draw_all(arguments)
     make_folder(arguments.output.parent, "--output")
-    with atomic_write(arguments.output) as unfinished:
-        figure.savefig(unfinished)
-    print(f"  {arguments.output}")
+    print(*(f"  {path}" for path in save(figure, arguments.output)), sep="\n")
 
 
 def draw_run(path: Path, data_dir: str) -> Figure:

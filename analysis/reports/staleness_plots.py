@@ -1,6 +1,8 @@
 """Draw the distribution of gradient staleness of several runs side by side, with worker 1 highlighted.
 
 python3 -m analysis.reports.staleness_plots runs/*_log.log --output plots/staleness_distributions.png
+
+A PDF is written beside the PNG.
 """
 
 import math
@@ -9,14 +11,24 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures import Figure
-from analysis.reports.training_plots import BLUE, DPI, VERMILLION, set_titles
+from analysis.figures import (
+    BLUE,
+    VERMILLION,
+    Figure,
+    new_figure,
+    save,
+    set_titles,
+    write_key,
+    write_title,
+)
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import DataError
-from interface.files import atomic_write, make_folder
+from interface.files import make_folder
+from training.config import headline
 from training.record.reader import read_log
 from training.record.run_log import RunLog
 
@@ -27,7 +39,7 @@ def staleness_figure(logs: Sequence[RunLog]) -> Figure:
     """One panel per run: the frequency of each staleness value, in percent of all updates."""
     columns = min(COLUMNS, len(logs))
     rows = math.ceil(len(logs) / columns)
-    figure = Figure(figsize=(4 * columns, 0.6 + 2.8 * rows), dpi=DPI, layout="constrained")
+    figure = new_figure(1.1 + 1.7 * rows)
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes, log in zip(panels.flat, logs, strict=False):
         draw_distribution(axes, log)
@@ -37,8 +49,11 @@ def staleness_figure(logs: Sequence[RunLog]) -> Figure:
         axes.set_ylabel("updates (%)")
     for axes in panels[-1]:
         axes.set_xlabel("staleness (updates)")
-    key = [Patch(color=VERMILLION, label="worker 1"), Patch(color=BLUE, label="all other workers")]
-    figure.legend(handles=key, loc="outside lower center", ncols=2, frameon=False)
+    mean = Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="mean")
+    write_key(figure, [Patch(color=VERMILLION, label="worker 1"), Patch(color=BLUE, label="all other workers"), mean])
+    headlines = {headline(log.config).rpartition(",")[0] if log.config.distributed else headline(log.config)
+                 for log in logs}  # fmt: skip
+    write_title(figure, f"Distribution of staleness, one run per panel\n{'; '.join(sorted(headlines))}")
     return figure
 
 
@@ -50,7 +65,7 @@ def draw_distribution(axes: Axes, log: RunLog) -> None:
         share = 100 * np.bincount(part, minlength=len(bottom)) / len(staleness)
         axes.bar(range(len(bottom)), share, 0.8, bottom, color=color)
         bottom += share
-    axes.axvline(staleness.mean(), color="black", linestyle="--", linewidth=1)
+    axes.axvline(staleness.mean(), color="black", linestyle="--", linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     set_titles(axes, describe(log), f"mean {staleness.mean():.2f}")
 
@@ -58,7 +73,7 @@ def draw_distribution(axes: Axes, log: RunLog) -> None:
 def describe(log: RunLog) -> str:
     """What determines the staleness of a run: the number of workers, and whether worker 1 is slow."""
     workers = f"{log.config.workers} worker{'s' if log.config.workers > 1 else ''}"
-    return f"{workers}, worker 1 slow" if log.config.slow_worker_1 else workers
+    return f"{workers},\nworker 1 slow" if log.config.slow_worker_1 else workers
 
 
 def main() -> None:
@@ -73,9 +88,7 @@ def main() -> None:
         if not len(log.updates):
             raise DataError(f"{log.path}: contains no updates, so there is no staleness to draw")
     make_folder(arguments.output.parent, "--output")
-    with atomic_write(arguments.output) as unfinished:
-        staleness_figure(logs).savefig(unfinished)
-    print(f"  {arguments.output}")
+    print(*(f"  {path}" for path in save(staleness_figure(logs), arguments.output)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python3 -m analysis.reports.stopping_plots summaries/stopping --plot_dir plots
 
 Reads the trials of a folder: runs with --evals_per_epoch that differ in the number of workers, the rule and the seed.
-Writes stopping.md beside them and the figure stopping_rules.png.
+Writes stopping.md beside them and the figure stopping_rules, as PNG and PDF.
 """
 
 from collections import defaultdict
@@ -11,23 +11,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.figures import Figure
-from analysis.reports.training_plots import DPI, OKABE_ITO, set_titles, write_title
+from analysis.figures import OKABE_ITO, Figure, counted, new_figure, set_titles, write_key, write_title
+from analysis.flags import report_trials
+from analysis.reports.curves import MEANING, accuracy_over_time, draw_curves, frame
 from analysis.reports.trials import Trial, Trials, distinct
 from analysis.spread import interval
-from analysis.tables import markdown_table, write_text
-from interface.command_line import ArgumentParser, run_script
+from analysis.tables import markdown_table
+from interface.command_line import run_script
 from interface.errors import DataError
-from interface.files import atomic_write, make_folder
 from training.config import headline, settings_in_words
 from training.stopping import STOPPING_RULES
 
 Runs = dict[tuple[int, str], list[Trial]]  # (workers, rule) → its runs
-POINTS = 200  # of a mean curve
 
 
 def read_runs(folder: Path) -> Runs:
@@ -71,52 +69,37 @@ def describe(runs: Runs) -> str:
 def stopping_figure(runs: Runs) -> Figure:
     """One panel per number of workers: mean test accuracy under each rule, each seed faint."""
     counts = sorted({workers for workers, _ in runs})
-    figure = Figure(figsize=(1 + 3.9 * len(counts), 5), dpi=DPI, layout="constrained")
+    figure = new_figure(3.1)
     panels = figure.subplots(1, len(counts), squeeze=False, sharey=True)[0]
     color_of = dict(zip(STOPPING_RULES, OKABE_ITO, strict=False))
+    everything = [curve for trials in runs.values() for curve in accuracy_over_time(trials)]
     for axes, workers in zip(panels, counts, strict=True):
-        for rule, color in color_of.items():
+        for number, (rule, color) in enumerate(color_of.items()):
             if (workers, rule) in runs:
-                draw_rule(axes, runs[workers, rule], color)
-        axes.set(xlabel="virtual-clock time (s)", ylim=(0, 100), xlim=(0, None))
+                draw_rule(axes, runs[workers, rule], color, 1.2 + 1.1 * (len(color_of) - 1 - number))
+        axes.set(xlabel="virtual-clock time (s)", xlim=(0, None))
         set_titles(axes, f"{workers} worker{'s' if workers > 1 else ''}")
+    frame(panels[0], everything)
     panels[0].set_ylabel("test accuracy (%)")
     key = [Line2D([], [], color=color, label=f"--stop {rule}") for rule, color in color_of.items()]
-    end = Line2D([], [], color="0.3", marker="o", linestyle="", label="end of a run")
-    figure.legend(handles=[*key, end], loc="outside lower center", ncols=4, frameon=False)
-    seeds = max(len(trials) for trials in runs.values())
-    write_title(figure, f"Test accuracy under each stopping rule, mean of {seeds} seeds (each faint)\n{describe(runs)}")
+    write_key(figure, [*key, Line2D([], [], color="0.3", marker="o", linestyle="", label="end of a run")])
+    seeds = counted([len(trials) for trials in runs.values()])
+    write_title(figure, f"Test accuracy under each stopping rule\n{describe(runs)}\n{seeds}; {MEANING}")
     return figure
 
 
-def draw_rule(axes: Axes, trials: Sequence[Trial], color: str) -> None:
-    """The curves of all seeds, their mean as far as all of them go, and the accuracy at the end of each."""
-    curves = [np.array(trial.outcome.evaluations) for trial in trials]
-    for trial, curve in zip(trials, curves, strict=True):
-        axes.plot(curve[:, 0], curve[:, 2], color=color, alpha=0.15, linewidth=0.7)
-        axes.plot(trial.outcome.seconds, trial.outcome.test_accuracy, "o", color=color, alpha=0.45, markersize=3.5)
-    start, end = max(curve[0, 0] for curve in curves), min(curve[-1, 0] for curve in curves)
-    at = np.linspace(start, end, POINTS)
-    mean = np.mean([np.interp(at, curve[:, 0], curve[:, 2]) for curve in curves], axis=0)
-    axes.plot(at, mean, color=color, linewidth=1.8)
+def draw_rule(axes: Axes, trials: Sequence[Trial], color: str, width: float) -> None:
+    """The curves of all seeds, and the accuracy at the end of each. Rules that agree show as lines in lines."""
+    draw_curves(axes, accuracy_over_time(trials), color, width=width)
+    for trial in trials:
+        axes.plot(trial.outcome.seconds, trial.outcome.test_accuracy, "o", color=color, alpha=0.6, markersize=2.5)
 
 
-def main() -> None:
-    parser = ArgumentParser(__doc__)
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where trials.jsonl is")
-    parser.add_argument(
-        "--plot_dir", metavar="DIR", type=Path, default=Path("."), help="where the figure goes (default .)"
-    )
-    arguments = parser.parse_args()
-    runs = read_runs(arguments.folder)
-    table = arguments.folder / "stopping.md"
-    figure = make_folder(arguments.plot_dir, "--plot_dir") / "stopping_rules.png"
-    write_text(table, markdown(runs))
-    with atomic_write(figure) as unfinished:
-        stopping_figure(runs).savefig(unfinished)
-    for path in (table, figure):
-        print(f"  {path}")
+def report(folder: Path) -> tuple[str, Figure]:
+    """The table, and the figure."""
+    runs = read_runs(folder)
+    return markdown(runs), stopping_figure(runs)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(lambda: report_trials(__doc__, "stopping.md", "stopping_rules", report))

@@ -6,12 +6,14 @@ Complete runs without a line in trials.jsonl are measured and added. The tables 
 summary.md for readers, summary.csv for programs.
 """
 
+import argparse
 import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.flags import add_data_dir, add_summary_dir
 from analysis.reports.trials import Group, Trials, group, time_to
 from analysis.spread import Spread
 from analysis.tables import markdown_table, write_rows, write_text
@@ -143,30 +145,39 @@ def times_to(target: float, group: Group) -> tuple[object, object, int]:
     return *(f"{statistics.fmean(column):.6g}" for column in zip(*found, strict=True)), len(found)
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(__doc__)
-    add = parser.add_argument
-    add("folder", metavar="FOLDER", type=Path, help="where logs and models are")
-    add("--summary_dir", metavar="DIR", type=Path, help="where trials.jsonl and the tables are (default FOLDER)")
-    add("--data_dir", metavar="DIR", default="data", help="where data sets lie or are downloaded to (default data)")
-    add("--targets", metavar="F", type=Interval(float, "(0,100]"), nargs="+", default=TARGETS,
-        help="test accuracies, %%, to report the time to, of runs with --evals_per_epoch (default 80 85)")  # fmt: skip
-    arguments = parser.parse_args(words)
-    folder = arguments.summary_dir or arguments.folder
+def parse_arguments(doc: str) -> argparse.Namespace:
+    """The command line of a program that summarises a folder."""
+    parser = ArgumentParser(doc)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where logs and models are")
+    add_summary_dir(parser)
+    add_data_dir(parser)
+    parser.add_argument(
+        "--targets", metavar="F", type=Interval(float, "(0,100]"), nargs="+", default=TARGETS,
+        help="test accuracies, %%, to report the time to, of runs with --evals_per_epoch (default 80 85)",
+    )  # fmt: skip
+    return parser.parse_args()
 
-    trials = Trials(folder)
-    failures = trials.add_missing(arguments.folder, arguments.data_dir)
+
+def summarise(folder: Path, summary_dir: Path, data_dir: str, targets: Sequence[float]) -> None:
+    """Measure the runs of a folder that have no trial, and write the tables of all trials."""
+    trials = Trials(summary_dir)
+    failures = trials.add_missing(folder, data_dir)
     if not trials.rows:
-        raise DataError(f"{arguments.folder}: no complete run to summarise")
+        raise DataError(f"{folder}: no complete run to summarise")
     groups = group(trials.rows.values())
-    table, for_programs = folder / "summary.md", folder / "summary.csv"
-    write_text(table, markdown(groups, arguments.targets))
-    write_rows(for_programs, numbers(groups, arguments.targets))
+    table, for_programs = summary_dir / "summary.md", summary_dir / "summary.csv"
+    write_text(table, markdown(groups, targets))
+    write_rows(for_programs, numbers(groups, targets))
     print(f"Summary of {len(trials.rows)} runs of {len(groups)} settings:")
     for path in (table, for_programs, trials.path):
         print(f"  {path}")
     if failures:
-        raise DataError(f"{arguments.folder}: {failures} of its runs could not be measured")
+        raise DataError(f"{folder}: {failures} of its runs could not be measured")
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__)
+    summarise(arguments.folder, arguments.summary_dir or arguments.folder, arguments.data_dir, arguments.targets)
 
 
 if __name__ == "__main__":

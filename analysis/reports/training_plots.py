@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,25 +13,26 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures import Figure
+from analysis.figures import (
+    BLUE,
+    OKABE_ITO,
+    VERMILLION,
+    Figure,
+    annotate,
+    new_figure,
+    set_titles,
+    write_key,
+    write_title,
+)
 from catalogue import BETTER_THAN_CHANCE, DATASETS
 
 if TYPE_CHECKING:
     from training.record.run_log import Events, RunLog
 
-DPI = 150
-OKABE_ITO = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-)  # distinguishable with colour blindness, legible on white
-BLUE, VERMILLION = "#0072B2", "#D55E00"
-TITLE_WIDTH = 125  # characters of a line above a figure
 LONGEST_MEAN = 1000  # mini-batches
-CROWD = 3000  # more events than this are drawn as smaller points
+CROWD = 2000  # more events than this are drawn as lines: their points would merge into bars
+PARTS = 150  # of such a line
+MERGED = 200  # points along one curve
 EXPLODED = 100  # times its first value: a curve that grows beyond that gets a logarithmic axis
 
 
@@ -42,7 +42,7 @@ def training_figure(log: RunLog, title: str) -> Figure:
     Of a synchronous run, whose staleness is 0, the time for which each worker waited in place of the staleness.
     title: lines of text; the first is the headline.
     """
-    figure = Figure(figsize=(12, 8.5), dpi=DPI, layout="constrained")
+    figure = new_figure(5.6)
     axes = figure.subplot_mosaic(
         [["loss", "norm", "norm"], ["updates", "staleness", "distribution"]], width_ratios=(10, 7.5, 2.5)
     )
@@ -71,7 +71,7 @@ def validation_figure(log: RunLog, title: str) -> Figure:
 
     The early-stopping epoch, the one with the lowest validation loss, is marked. title: as in `training_figure`.
     """
-    figure = Figure(figsize=(12, 8.5), dpi=DPI, layout="constrained")
+    figure = new_figure(5.6)
     panels = figure.subplots(2, 2, sharey="col")
     best = early_stopping(log)
     abscissas = (
@@ -85,11 +85,11 @@ def validation_figure(log: RunLog, title: str) -> Figure:
                 values = np.array([getattr(validation, f"{part}_{quantity}") for validation in log.validations])
                 axes.plot(places, np.where(np.isfinite(values), values, np.nan), label=name, **style)
             if best is not None:
-                style = {"color": "black", "linestyle": "--", "linewidth": 1, "zorder": 0}
+                style = {"color": "black", "linestyle": "--", "linewidth": 0.8, "zorder": 1}
                 axes.axvline(places[best], label=describe_best(log, best), **style)
             axes.set_xlabel(label)
     for loss, accuracy in panels:
-        loss.set_ylabel("mean negative log-likelihood")
+        loss.set_ylabel("negative log-likelihood")
         accuracy.set_ylabel("accuracy (%)")
         loss.set_xlim(left=0)
         accuracy.set_xlim(left=0)
@@ -105,7 +105,7 @@ def validation_figure(log: RunLog, title: str) -> Figure:
     scale_to(
         panels[0, 0], np.array([[validation.train_loss, validation.val_loss] for validation in log.validations]).ravel()
     )
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    write_key(figure, panels[0, 0].get_legend_handles_labels()[0], columns=3)
     write_title(figure, f"{title}\n{divergence(log)}")
     return figure
 
@@ -123,14 +123,14 @@ def accuracy_figure(log: RunLog, title: str) -> Figure:
 
     A dotted line marks the moment at which the first worker finished.
     """
-    figure = Figure(figsize=(12, 4.8), dpi=DPI, layout="constrained")
+    figure = new_figure(3.1)
     panels = figure.subplots(1, 2, sharey=True)
     curve = [one for one in log.evaluations if not one.first_left]
     first = next((one for one in log.evaluations if one.first_left), None)
     for axes, quantity, label in zip(panels, ("seconds", "update"), (f"{log.clock}-clock time (s)", "updates"),
                                      strict=True):  # fmt: skip
         values = [getattr(one, quantity) for one in curve]
-        axes.plot(values, [one.test_accuracy for one in curve], color=BLUE, marker="o", markersize=3.5, linewidth=1.3)
+        axes.plot(values, [one.test_accuracy for one in curve], color=BLUE, marker="o", markersize=2.5, linewidth=1)
         if first is not None:
             text = f"first worker finished: {first.test_accuracy:.2f} %"
             axes.axvline(getattr(first, quantity), color="black", linestyle=":", linewidth=1, label=text)
@@ -140,7 +140,7 @@ def accuracy_figure(log: RunLog, title: str) -> Figure:
     frame_accuracy(panels[0], [one.test_accuracy for one in curve], log)
     set_titles(panels[0], "Test accuracy", f"{len(curve)} evaluations, off the run's clock")
     set_titles(panels[1], "", f"{curve[-1].test_accuracy:.2f} % at the last one")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
+    write_key(figure, panels[0].get_legend_handles_labels()[0])
     write_title(figure, title)
     return figure
 
@@ -191,21 +191,23 @@ def draw_loss(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
         mean = running_mean(log.updates.loss, window if log.gathers else min(window * workers, LONGEST_MEAN))
         curve(axes, log.updates, mean, color="black", linewidth=1.2, label="mean over workers")
         axes.legend(frameon=False)
-    axes.set_ylabel("mini-batch loss (negative log-likelihood)")
+    axes.set_ylabel("negative log-likelihood")
     scale_to(axes, log.updates.loss)
-    set_titles(axes, "Training loss", f"line: mean of {window} mini-batches, faint: each" if window > 1 else "")
+    set_titles(axes, "Training loss", f"mean of {window}, faint: each" if window > 1 else "")
 
 
 def draw_weight_norm(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
     """The norm of the global model, each value in the colour of the worker whose update led to it."""
     updates = log.updates
-    curve(axes, updates, updates.weight_norm, color="0.7", linewidth=0.8)
-    scatter(axes, updates, updates.weight_norm, colors)
+    if len(updates) > MERGED:
+        curve(axes, updates, updates.weight_norm, color=BLUE, linewidth=1.5)
+    else:
+        curve(axes, updates, updates.weight_norm, color="0.7", linewidth=0.6)
+        scatter(axes, updates, updates.weight_norm, colors)
     axes.set_ylabel("Euclidean norm of the weights")
     scale_to(axes, updates.weight_norm)
-    set_titles(
-        axes, "Weight norm", "" if log.gathers or len(colors) == 1 else "coloured by the worker that sent the update"
-    )
+    by_sender = len(updates) <= MERGED and not log.gathers and len(colors) > 1
+    set_titles(axes, "Weight norm", "colour: who sent the update" if by_sender else "")
 
 
 def draw_cumulative_updates(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
@@ -215,27 +217,28 @@ def draw_cumulative_updates(axes: Axes, log: RunLog, colors: np.ndarray) -> None
         # Ever thinner, so that the curves of workers in lockstep all remain visible.
         curve(axes, events, np.arange(1, len(events) + 1), color=color, linewidth=width)
     every_gradient_updates = not log.gathers and not log.dropped
-    axes.set_ylabel("updates by the worker" if every_gradient_updates else "gradients pushed by the worker")
+    axes.set_ylabel("updates by the worker" if every_gradient_updates else "gradients by the worker")
     axes.set_ylim(bottom=0)
-    rate = f", {len(log.updates) / log.seconds:.1f}/s" if log.seconds > 0 else ""
+    rate = f", {len(log.updates) / log.seconds:.0f}/s" if log.seconds > 0 else ""
     title = "Cumulative updates" if every_gradient_updates else "Cumulative gradients"
-    dropped = f", {log.dropped} gradients dropped" if log.dropped else ""
-    set_titles(axes, title, f"{len(log.updates)} updates in total{rate}{dropped}")
+    dropped = f", {log.dropped} dropped" if log.dropped else ""
+    set_titles(axes, title, f"{len(log.updates)}{rate}{dropped}")
 
 
 def draw_staleness(axes: Axes, log: RunLog, colors: np.ndarray) -> None:
     """The staleness of every update, in the colour of its worker; of dropped gradients as well, as crosses."""
-    scatter(axes, log.updates, log.updates.staleness, colors)
+    scatter_or_lines(axes, log.updates, log.updates.staleness, colors)
     dropped = log.gradients.where(log.gradients.dropped)
     axes.scatter(
-        dropped.seconds, dropped.staleness, s=18, c=color_of(dropped.worker, colors), marker="x", linewidths=0.8
+        dropped.seconds, dropped.staleness, s=10, c=color_of(dropped.worker, colors), marker="x", linewidths=0.6
     )
-    axes.set_ylabel("updates between fetch and push")
+    axes.set_ylabel("updates since the fetch")
     top = max(4, log.updates.staleness.max(initial=0), dropped.staleness.max(initial=0))
     axes.set_ylim(-0.5 - 0.02 * top, 0.5 + 1.04 * top)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     inferred = log.header is None and log.config.depends_on_arrival
-    remark = "inferred from the order of the log" if inferred else "crosses: dropped gradients" if log.dropped else ""
+    summary = "mean and range" if len(log.updates) > CROWD else ""
+    remark = "inferred" if inferred else "×: dropped" if log.dropped else summary
     set_titles(axes, "Staleness", remark)
 
 
@@ -269,8 +272,8 @@ def waiting_times(log: RunLog) -> tuple[Events, np.ndarray]:
 def draw_waiting_times(axes: Axes, beside: Axes, log: RunLog, colors: np.ndarray) -> None:
     """For how long each worker waited for the others in each round; beside: how these times are distributed."""
     applied, waited = waiting_times(log)
-    scatter(axes, applied, waited, colors)
-    axes.set_ylabel("waited for the round's end (ms)")
+    scatter_or_lines(axes, applied, waited, colors)
+    axes.set_ylabel("wait for the round's end (ms)")
     top = max(float(waited.max(initial=0)), 1e-3)
     axes.set_ylim(-0.02 * top, 1.04 * top)
     set_titles(axes, "Waiting times", f"mean {waited.mean():.3g} ms" if len(waited) else "")
@@ -336,8 +339,27 @@ def curve(axes: Axes, events: Events, values: np.ndarray, **style: Any) -> None:
 
 def scatter(axes: Axes, events: Events, values: np.ndarray, colors: np.ndarray) -> None:
     """One point per event, in chronological order, so that no worker hides the others."""
-    size = 9 if len(events) < CROWD else 3  # square points
-    axes.scatter(events.seconds, values, s=size, c=color_of(events.worker, colors), linewidths=0, alpha=0.8, zorder=3)
+    axes.scatter(events.seconds, values, s=4, c=color_of(events.worker, colors), linewidths=0, alpha=0.8, zorder=3)
+
+
+def scatter_or_lines(axes: Axes, events: Events, values: np.ndarray, colors: np.ndarray) -> None:
+    """Points; for a crowd of events, the mean of each worker as a line in a band from its lowest to its highest value.
+
+    Both are of PARTS equal parts of the worker's events.
+    """
+    if len(events) <= CROWD:
+        scatter(axes, events, values, colors)
+        return
+    for worker in np.unique(events.worker):
+        mine = events.worker == worker
+        seconds, parts = (np.array_split(column[mine], PARTS) for column in (events.seconds, values))
+        at, mean, low, high = (
+            [summary(part) for part in columns if len(part)]
+            for columns, summary in ((seconds, np.mean), (parts, np.mean), (parts, np.min), (parts, np.max))
+        )
+        color = color_of(worker, colors)
+        axes.fill_between(at, low, high, color=color, alpha=0.12 if many(colors) else 0.2, linewidth=0)
+        axes.plot(at, mean, color=color, linewidth=1 if many(colors) else 1.6)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -360,20 +382,6 @@ def scale_to(axes: Axes, values: np.ndarray) -> None:
         axes.set_yscale("log")
 
 
-def set_titles(axes: Axes, left: str, right: str = "") -> None:
-    """The panel's title on the left, a remark on the right."""
-    axes.set_title(left, loc="left", fontsize=11, fontweight="bold")
-    axes.set_title(right, loc="right", fontsize=9, color="0.35")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-def annotate(axes: Axes, text: str) -> None:
-    """Write a text in the middle of an empty panel."""
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35")
-
-
 def write_worker_key(figure: Figure, axes: Sequence[Axes], colors: np.ndarray) -> None:
     """Show which colour is which worker: a legend for a few workers, a colour bar for many, nothing for one."""
     if many(colors):
@@ -385,21 +393,4 @@ def write_worker_key(figure: Figure, axes: Sequence[Axes], colors: np.ndarray) -
     elif len(colors) > 1:
         handles = [Line2D([], [], color=color, linewidth=3, label=f"Worker {worker}")
                    for worker, color in enumerate(colors, start=1)]  # fmt: skip
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-
-
-def write_title(figure: Figure, title: str) -> None:
-    """Write a bold headline and the lines below it into a band above the panels."""
-    headline, *lines = title.split("\n")
-    wrapped = [part for line in lines for part in wrap_evenly(line)]
-    height = figure.get_figheight()  # inches
-    figure.text(0.5, 1 - 0.12 / height, headline, ha="center", va="top", fontsize=14, fontweight="bold")
-    figure.text(0.5, 1 - 0.44 / height, "\n".join(wrapped), ha="center", va="top", fontsize=10, linespacing=1.35)
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - (0.55 + 0.19 * len(wrapped)) / height), w_pad=0.08, h_pad=0.06)
-
-
-def wrap_evenly(line: str) -> list[str]:
-    """Break a long list after commas, into lines of about equal length."""
-    lines = -(-len(line) // TITLE_WIDTH)
-    glued = line.replace(" ", "\xa0").replace(",\xa0", ", ")
-    return textwrap.wrap(glued, len(line) // max(lines, 1) + 15)
+        write_key(figure, handles, columns=len(handles))

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from analysis.figures import save
+from analysis.flags import add_plot_dir
 from analysis.study.plots import FIGURES
 from analysis.study.published import COMPUTE_MS, SAME_FOR_ALL, VIRTUAL, Results, setting_of
 from analysis.study.speed import CLOCKS, speed_table
@@ -18,7 +20,7 @@ from analysis.tables import markdown_table, write_rows, write_text
 from catalogue import PARTITIONS
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import UsageError
-from interface.files import atomic_write, make_folder, with_filename
+from interface.files import make_folder, with_filename
 from training.config import RunConfig
 
 # ----------------------------------------------------------------------------------------------------
@@ -154,7 +156,7 @@ def fill_in(page: str, results: Results) -> str:
 def main() -> None:
     parser = ArgumentParser(__doc__)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="with published.csv and one folder per experiment")
-    parser.add_argument("--plot_dir", metavar="DIR", type=Path, default=Path("plots"), help="(default plots)")
+    add_plot_dir(parser, "plots")
     arguments = parser.parse_args()
     folder, plot_dir = arguments.folder, make_folder(arguments.plot_dir, "--plot_dir")
     results = Results.read(folder)
@@ -166,10 +168,7 @@ def main() -> None:
         write_text(page, fill_in(text, results))
         print(f"  {page}")
     for name, draw in FIGURES.items():
-        path = plot_dir / f"{name}.png"
-        with atomic_write(path) as unfinished:
-            draw(results).savefig(unfinished)
-        print(f"  {path}")
+        print(*(f"  {path}" for path in save(draw(results), plot_dir / name)), sep="\n")
 
 
 if __name__ == "__main__":

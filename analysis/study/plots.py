@@ -1,166 +1,240 @@
 """Figures of the study: what was measured, with the published single runs beside it. Reads rows, never trains."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, replace
-from itertools import chain, cycle, product
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import cycle, product
 
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures import Figure
-from analysis.reports.training_plots import DPI, OKABE_ITO, annotate, set_titles
-from analysis.study import speed
-from analysis.study.published import (
-    NOT_DISTRIBUTED,
-    Results,
-    delayed,
-    studied,
-    uncompensated,
+from analysis.figures import OKABE_ITO, new_figure, set_titles, write_key, write_title
+from analysis.reports.sweep_plots import (
+    ACCURACY,
+    FAILED,
+    Point,
+    Sweep,
+    describe,
+    draw_failures,
+    draw_mean,
+    single_key,
+    sweep_figure,
 )
+from analysis.reports.trials import Group
+from analysis.study import speed
+from analysis.study.published import NOT_DISTRIBUTED, SAME_FOR_ALL, Results, uncompensated
 from catalogue import PARTITIONS
 from training.config import MODE_TITLES, RunConfig
 
-WORKERS = (2, 5, 10)
-DELAYS_MS = (0.0, 30.0, 60.0, 90.0)
-MOMENTUM_VALUES = (0.0, 0.5, 0.9, 0.99)
-SPLITS = ("split_dataset", "split_labels")
-ACCURACY = "test accuracy (%)"
-DODGE = 0.09  # between the series at one place, in places
+# ----------------------------------------------------------------------------------------------------
+# Accuracy against what the study varies
+# ----------------------------------------------------------------------------------------------------
 
 
-# ----------------------------------------------------------------------------------------------------
-# The figures, one per question
-# ----------------------------------------------------------------------------------------------------
+def workers(config: RunConfig) -> tuple[int, str]:
+    """Aspect of a setting, as the next ones: a value to sort by, and its name."""
+    return config.workers, f"{config.workers} worker{'s' if config.workers > 1 else ''}"
+
+
+def workers_number(config: RunConfig) -> tuple[int, str]:
+    return config.workers, str(config.workers)
+
+
+def mode(config: RunConfig) -> tuple[bool, str]:
+    return config.depends_on_arrival, MODE_TITLES[config.mode]
+
+
+def partition(config: RunConfig) -> tuple[int, str]:
+    return list(PARTITIONS).index(config.partition), PARTITIONS[config.partition].short_title
+
+
+def delay(config: RunConfig) -> tuple[float, str]:
+    mean = config.delay_mean_ms if config.delayed else 0.0
+    return mean, f"{mean:g}"
+
+
+def delay_in_words(config: RunConfig) -> tuple[float, str]:
+    mean, text = delay(config)
+    return mean, f"delay {text} ms"
+
+
+def slow_worker(config: RunConfig) -> tuple[bool, str]:
+    return config.slow_worker_1, "worker 1 twice as slow" if config.slow_worker_1 else "equally fast workers"
+
+
+def momentum(config: RunConfig) -> tuple[float, str]:
+    return config.momentum, f"{config.momentum:g}"
+
+
+def kind_of_delay(config: RunConfig) -> tuple[tuple, str]:
+    slow = ", worker 1 slow" if config.slow_worker_1 else ""
+    place, split = partition(config)
+    return (place, config.slow_worker_1), f"{split}, {config.delay_type} delays{slow}"
+
+
+def points(results: Results, included: Callable[[RunConfig], bool]) -> list[Point]:
+    """What is known of each distributed setting without compensation, of these."""
+    settings = [*results.measured, *(one for one in results.published if one not in results.measured)]
+    return [
+        point_of(setting, results)
+        for setting in settings
+        if setting.distributed and not setting.compensation and included(setting)
+    ]
+
+
+def point_of(setting: RunConfig, results: Results) -> Point:
+    """What is known of one setting."""
+    published, group = results.published.get(setting), results.measured.get(setting)
+    return Point(setting, published=published) if group is None else point_of_group(group, published)
+
+
+def point_of_group(group: Group, published: float | None = None) -> Point:
+    """What was measured of one setting."""
+    accuracies = tuple(outcome.test_accuracy for outcome in group.outcomes)
+    return Point(group.config, accuracies, group.converged, published)
 
 
 def workers_figure(results: Results) -> Figure:
     """Accuracy against the number of workers, synchronous and asynchronous, nobody delayed."""
-    figure, axes = accuracy_panels(1, len(SPLITS))
-    for panel, partition in zip(axes[0], SPLITS, strict=True):
-        for place, mode in enumerate(speed.COMPARED_MODES):
-            settings = [studied(mode, workers, partition) for workers in WORKERS]
-            draw_series(panel, settings, results, MODE_TITLES[mode], place, 2)
-        draw_control(panel, results)
-        set_places(panel, WORKERS, "workers")
-        set_titles(panel, PARTITIONS[partition].short_title)
-    return with_key(figure, *series_key(axes[0, 0]), control_key())
+    sweep = Sweep("Test accuracy by the number of workers, no delays", "workers", workers_number, mode, partition)
+    return sweep_figure(sweep, points(results, lambda one: not one.delayed and as_recommended(one)), control(results))
 
 
 def delays_figure(results: Results) -> Figure:
     """Accuracy against a constant delay, for each number of workers; asynchronous."""
-    figure, axes = accuracy_panels(1, len(WORKERS))
-    for panel, workers in zip(axes[0], WORKERS, strict=True):
-        series = [(slow, partition) for slow in (False, True) for partition in SPLITS]
-        for place, (slow, partition) in enumerate(series):
-            settings = [constantly_delayed(workers, partition, delay, slow) for delay in DELAYS_MS]
-            name = PARTITIONS[partition].short_title + (", worker 1 slow" if slow else "")
-            draw_series(panel, settings, results, name, place, len(series), "--" if slow else "-")
-        draw_control(panel, results)
-        set_places(panel, DELAYS_MS, "delay (ms)")
-        set_titles(panel, f"{workers} workers")
-    return with_key(figure, *series_key(axes[0, 0]), control_key())
+    sweep = Sweep("Test accuracy by a constant delay, asynchronous SGD", "delay (ms)", delay, slow_worker, workers,
+                  partition)  # fmt: skip
 
+    def included(config: RunConfig) -> bool:
+        constant = not config.delayed or config.delay_type == "constant"
+        return config.depends_on_arrival and constant and as_recommended(config)
 
-def constantly_delayed(workers: int, partition: str, delay_ms: float, slow: bool) -> RunConfig | None:
-    """An asynchronous setting with a constant delay; None for a slow worker 1 that has nothing to double."""
-    setting = studied("async", workers, partition)
-    if delay_ms == 0:
-        return None if slow else setting
-    return delayed(setting, delay_ms, "constant", slow)
+    return sweep_figure(sweep, points(results, included), control(results))
 
 
 def momentum_figure(results: Results) -> Figure:
     """Accuracy against momentum, for each number of workers and kind of delay; asynchronous."""
-    kinds = {
-        "labels split, worker 1 slow": ("split_labels", True, "constant"),
-        "labels split, gaussian delays": ("split_labels", False, "gaussian"),
-        "samples split, gaussian delays": ("split_dataset", False, "gaussian"),
-    }
-    figure, axes = accuracy_panels(len(kinds), len(WORKERS))
-    for row, (title, (partition, slow, kind)) in zip(axes, kinds.items(), strict=True):
-        for panel, workers in zip(row, WORKERS, strict=True):
-            for place, delay in enumerate(DELAYS_MS[1:]):
-                setting = delayed(studied("async", workers, partition), delay, kind, slow)
-                settings = [replace(setting, momentum=momentum) for momentum in MOMENTUM_VALUES]
-                draw_series(panel, settings, results, f"{delay:g} ms", place, len(DELAYS_MS) - 1)
-            draw_control(panel, results)
-            set_places(panel, MOMENTUM_VALUES, "momentum")
-            set_titles(panel, title, f"{workers} workers")
-    return with_key(figure, *series_key(axes[0, 0]), control_key())
+    sweep = Sweep("Test accuracy by momentum, asynchronous SGD", "momentum", momentum, delay_in_words, workers,
+                  kind_of_delay)  # fmt: skip
+    return sweep_figure(sweep, points(results, lambda one: one.depends_on_arrival and one.delayed), control(results))
+
+
+def as_recommended(config: RunConfig) -> bool:
+    """Whether a setting has the momentum that the study has where it does not vary it."""
+    return config.momentum == SAME_FOR_ALL["momentum"]
+
+
+def control(results: Results) -> Point:
+    """The same training without distribution."""
+    return point_of(NOT_DISTRIBUTED, results)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Scatter plots, and speed
+# ----------------------------------------------------------------------------------------------------
 
 
 def staleness_figure(results: Results) -> Figure:
     """Accuracy against mean staleness of every asynchronous setting without compensation."""
-    figure, axes = accuracy_panels(1, 2)
-    panel_of = {"equally fast workers": axes[0, 0], "worker 1 slow": axes[0, 1]}
     drawn = {
         setting: group
         for setting, group in results.measured.items()
         if setting.depends_on_arrival and not setting.compensation
     }
-    colors = momentum_colors(drawn)
-    for setting, group in drawn.items():
-        accuracy, staleness = group.spread("test_accuracy"), group.spread("mean_staleness").mean
-        panel_of["worker 1 slow" if setting.slow_worker_1 else "equally fast workers"].errorbar(
-            staleness, accuracy.mean, np.nan_to_num(accuracy.deviation),
-            color=colors[setting.momentum], alpha=0.8, **marker(setting.partition),
-        )  # fmt: skip
-    for title, panel in panel_of.items():
-        draw_control(panel, results)
-        panel.set_xlabel("mean staleness (updates)")
-        set_titles(panel, title)
-    return with_key(figure, *momentum_key(colors), *partition_key(partitions_of(drawn)), control_key())
+    described = [point_of_group(group) for group in drawn.values()]
+    look, kinds = Look.of(drawn), sorted({slow_worker(setting) for setting in drawn}) or [(False, "")]
+    figure = new_figure(3.0)
+    panels = figure.subplots(1, len(kinds), squeeze=False, sharex=True, sharey=True)[0]
+    failures = []
+    for axes, kind in zip(panels, kinds, strict=True):
+        here = {setting: group for setting, group in drawn.items() if slow_worker(setting) == kind}
+        for setting, group in here.items():
+            if group.converged:
+                draw_mean(axes, staleness(group), group.spread("test_accuracy"), **look.of_point(setting))
+        failures.append([(staleness(group), FAILED | {"color": look.colors[setting.momentum]})
+                         for setting, group in here.items() if not group.converged])  # fmt: skip
+        axes.axhline(np.mean(control(results).accuracies or np.nan), color="0.5", linestyle=":", linewidth=0.8)
+        axes.set_xlabel("mean staleness (updates)")
+        set_titles(axes, kind[1])
+    draw_failures(panels, failures)
+    panels[0].set_ylabel(ACCURACY)
+    failed = Line2D([], [], color="0.3", **FAILED, label="no convergence")
+    write_key(figure, [*look.key(), *single_key(described), *[failed] * any(failures),
+                       Line2D([], [], color="0.5", linestyle=":", linewidth=0.8, label="not distributed")])  # fmt: skip
+    write_title(figure, f"Test accuracy by mean staleness, asynchronous SGD\n{describe(described)}")
+    return figure
+
+
+def staleness(group: Group) -> float:
+    """Mean over all updates and seeds of a setting."""
+    return group.spread("mean_staleness").mean
 
 
 def compensation_figure(results: Results) -> Figure:
     """Accuracy with delay compensation against accuracy without it, of runs alike in all else, the seed included."""
-    figure, axes = accuracy_panels(1, 2)
     published = {(setting, 0): accuracy for setting, accuracy in results.published.items()}
-    titles = {"measured, same seed": results.by_seed, "published: without effect, so noise alone": published}
-    drawn = [setting for accuracies in titles.values() for setting, _ in accuracies if setting.compensation]
-    colors = momentum_colors(drawn)
-    for panel, (title, accuracies) in zip(axes[0], titles.items(), strict=True):
-        panel.axline((50, 50), slope=1, color="0.6", linewidth=0.8, zorder=0)
-        for (setting, seed), accuracy in accuracies.items():
-            without = accuracies.get((uncompensated(setting), seed))
-            if setting.compensation and without is not None:
-                color = colors[setting.momentum]
-                panel.errorbar(without, accuracy, color=color, alpha=0.8, **marker(setting.partition))
-        panel.set_xlabel(f"{ACCURACY}, no compensation")
-        panel.set_xlim(0, 100)
-        set_titles(panel, title)
-    axes[0, 0].set_ylabel("with compensation")
-    return with_key(figure, *momentum_key(colors), *partition_key(partitions_of(drawn)))
+    pairs = {"measured, same seed": paired(results.by_seed),
+             "published: noise alone": paired(published)}  # fmt: skip
+    look = Look.of(setting for found in pairs.values() for setting, _, _ in found)
+    figure = new_figure(4.75)
+    panels = figure.subplots(1, len(pairs), sharex=True, sharey=True)
+    for axes, (title, found) in zip(panels, pairs.items(), strict=True):
+        axes.axline((50, 50), slope=1, color="0.6", linewidth=0.8, zorder=0)
+        for setting, without, accuracy in found:
+            axes.plot(without, accuracy, linestyle="", alpha=0.7, **look.of_point(setting))
+        axes.set(xlabel=f"{ACCURACY}, no compensation", box_aspect=1)
+        set_titles(axes, title, f"{len(found)} pairs")
+    panels[0].set_ylabel(f"{ACCURACY}, compensation")
+    write_key(figure, look.key())
+    network = describe([point_of_group(group) for group in results.measured.values()]).partition(",")[0]
+    write_title(
+        figure,
+        "Test accuracy with and without delay compensation, asynchronous SGD\n"
+        f"{network}; each point: a run with and a run without; above the line, compensation is better",
+    )
+    return figure
+
+
+def paired(accuracies: Mapping[tuple[RunConfig, int], float]) -> list[tuple[RunConfig, float, float]]:
+    """Compensated settings, with the accuracies of the same run without compensation and with it."""
+    return [
+        (setting, without, accuracy)
+        for (setting, seed), accuracy in accuracies.items()
+        if setting.compensation and (without := accuracies.get((uncompensated(setting), seed))) is not None
+    ]
 
 
 def speed_figure(results: Results) -> Figure:
     """Gradients/s against the number of workers, for each clock and network of the speed comparison."""
     comparison = speed.Comparison(results)
-    figure, axes = panels(len(speed.CLOCKS), len(speed.NETWORKS), sharey="row")
-    for panel, (clock, network) in zip(axes.flat, product(speed.CLOCKS, speed.NETWORKS), strict=True):
-        for partition, (color, mode) in product(
-            speed.COMPARED_PARTITIONS, zip(OKABE_ITO, speed.COMPARED_MODES, strict=False)
-        ):
-            found = comparison.by_workers(clock, network, partition, mode)
-            if found:
-                rates = np.array([astuple(speed.gradients_per_second(runs)) for runs in found.values()])
-                panel.errorbar(
-                    list(found), rates[:, 0], np.nan_to_num(rates[:, 1]), color=color, alpha=0.8, **marker(partition)
-                )
-        if not panel.containers:
-            annotate(panel, "not measured yet")
-        panel.set_xticks(sorted(chain.from_iterable(speed.WORKERS.values())))
-        panel.set_xlabel("workers")
-        panel.set(xlim=(0, 10.5), ylim=(0, None))
-        set_titles(panel, network, f"{clock} clock")
-    for panel in axes[:, 0]:
-        panel.set_ylabel("gradients / s")
-    modes = [
-        Line2D([], [], color=color, label=MODE_TITLES[mode])
-        for color, mode in zip(OKABE_ITO, speed.COMPARED_MODES, strict=False)
-    ]
-    return with_key(figure, *modes, *partition_key(speed.COMPARED_PARTITIONS))
+    places = comparison.places()
+    clocks, networks = (list(dict.fromkeys(place[axis] for place in places)) for axis in (0, 1))
+    colors = dict(zip(speed.COMPARED_MODES, OKABE_ITO, strict=False))
+    figure = new_figure(1.3 + 1.7 * max(1, len(clocks)))
+    panels = figure.subplots(max(1, len(clocks)), max(1, len(networks)), squeeze=False, sharex=True)
+    drawn: list[Point] = []
+    for axes, (clock, network) in zip(panels.flat, product(clocks or [""], networks or [""]), strict=True):
+        for split, name in product(speed.COMPARED_PARTITIONS, speed.COMPARED_MODES):
+            found = comparison.by_workers(clock, network, split, name)
+            look = {"color": colors[name], "marker": PARTITIONS[split].marker}
+            rates = [speed.gradients_per_second(runs).mean for runs in found.values()]
+            axes.plot(list(found), rates, color=look["color"], linewidth=0.8, alpha=0.7)
+            for count, runs in found.items():
+                draw_mean(axes, count, speed.gradients_per_second(runs), **look)
+                drawn.append(point_of_group(runs))
+        axes.set_ylim(bottom=0)
+        set_titles(axes, network, f"{clock} clock" if clock else "")
+    for axes in panels[-1]:
+        axes.set_xticks(sorted({point.config.workers for point in drawn}))
+        axes.set_xlabel("workers")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("gradients / s")
+    lines = [Line2D([], [], color=color, label=MODE_TITLES[name]) for name, color in colors.items()]
+    write_key(figure, [*lines, *partition_key([point.config for point in drawn]), *single_key(drawn)])
+    write_title(figure, f"Gradients per second, of all workers together, no delays\n{describe(drawn)}")
+    return figure
 
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {
@@ -177,99 +251,35 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
 # ----------------------------------------------------------------------------------------------------
 
 
-def panels(rows: int, columns: int, sharey: str) -> tuple[Figure, np.ndarray]:
-    """A figure and its (rows, columns) panels."""
-    figure = Figure(figsize=(1 + 3.7 * columns, 0.8 + 3 * rows), dpi=DPI, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+@dataclass(frozen=True)
+class Look:
+    """A colour for each momentum value that occurs, and the key of the partitions that do."""
+
+    colors: dict[float, str]
+    partitions: list[Line2D]
+
+    @classmethod
+    def of(cls, settings: Iterable[RunConfig]) -> Look:
+        """Of some settings."""
+        settings = list(settings)
+        values = sorted({setting.momentum for setting in settings})
+        return cls(dict(zip(values, cycle(OKABE_ITO), strict=False)), partition_key(settings))
+
+    def of_point(self, setting: RunConfig) -> dict[str, str]:
+        """Colour and marker of a setting."""
+        return {"color": self.colors[setting.momentum], "marker": PARTITIONS[setting.partition].marker}
+
+    def key(self) -> list[Line2D]:
+        """What they stand for."""
+        return [
+            *(Line2D([], [], color=color, linewidth=3, label=f"momentum {value:g}")
+              for value, color in self.colors.items()),
+            *self.partitions,
+        ]  # fmt: skip
 
 
-def accuracy_panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    """A figure and its (rows, columns) panels, which share the axis of the accuracy."""
-    figure, axes = panels(rows, columns, sharey="all")
-    for panel in axes[:, 0]:
-        panel.set_ylabel(ACCURACY)
-    axes[0, 0].set_ylim(0, 100)
-    return figure, axes
-
-
-def draw_series(
-    axes: Axes, settings: Sequence[RunConfig | None], results: Results, name: str, place: int, of: int, line: str = "-"
-) -> None:
-    """One series: mean ± deviation filled, each run a faint dot, the published run hollow. Settings may be missing.
-
-    place, of: its number among the series of the panel, which stand beside one another at each place.
-    """
-    color = OKABE_ITO[place]
-    at = np.arange(len(settings)) + (place - (of - 1) / 2) * DODGE
-    measured = [(x, results.measured[one]) for x, one in zip(at, settings, strict=True) if one in results.measured]
-    for x, group in measured:
-        accuracies = [outcome.test_accuracy for outcome in group.outcomes]
-        axes.plot([x] * len(accuracies), accuracies, ".", color=color, alpha=0.35, markersize=4)
-    spreads = np.array([astuple(group.spread("test_accuracy")) for _, group in measured]).reshape(-1, 2)
-    axes.errorbar(
-        [x for x, _ in measured], spreads[:, 0], np.nan_to_num(spreads[:, 1]),
-        color=color, linestyle=line, marker="o", markersize=5, capsize=2, linewidth=1.2, label=name,
-    )  # fmt: skip
-    published = [(x, results.published[one]) for x, one in zip(at, settings, strict=True) if one in results.published]
-    if published:
-        axes.plot(*zip(*published, strict=True), "D", color=color, markerfacecolor="none", markersize=5, alpha=0.8)
-
-
-def draw_control(axes: Axes, results: Results) -> None:
-    """A line at what the same training reaches without distribution."""
-    if control := results.measured.get(NOT_DISTRIBUTED):
-        axes.axhline(control.spread("test_accuracy").mean, color="0.5", linestyle=":", linewidth=1, zorder=0)
-
-
-def set_places(axes: Axes, values: Sequence[float], label: str) -> None:
-    """Equally far apart, whatever the values."""
-    axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
-    axes.set_xlim(-0.4, len(values) - 0.6)
-    axes.set_xlabel(label)
-
-
-def marker(partition: str) -> dict[str, object]:
-    """How a point of a setting with this partition looks."""
-    return {"marker": PARTITIONS[partition].marker, "markersize": 5, "linewidth": 0.8, "capsize": 2}
-
-
-def momentum_colors(settings: Iterable[RunConfig]) -> dict[float, str]:
-    """A colour for each of the studied momentum values, and for every other one that the settings have."""
-    values = sorted({*MOMENTUM_VALUES, *(setting.momentum for setting in settings)})
-    return dict(zip(values, cycle(OKABE_ITO), strict=False))
-
-
-def momentum_key(colors: Mapping[float, str]) -> list[Line2D]:
-    """Which colour is which momentum."""
-    return [Line2D([], [], color=color, linewidth=3, label=f"momentum {momentum:g}")
-            for momentum, color in colors.items()]  # fmt: skip
-
-
-def partitions_of(settings: Iterable[RunConfig]) -> list[str]:
-    """The studied partitions, and every other one that the settings have."""
-    return list(dict.fromkeys([*SPLITS, *(setting.partition for setting in settings)]))
-
-
-def partition_key(partitions: Sequence[str]) -> list[Line2D]:
-    """Which marker is which partition."""
-    return [Line2D([], [], color="0.3", linestyle="", marker=marker(partition)["marker"],
-                   label=PARTITIONS[partition].short_title) for partition in partitions]  # fmt: skip
-
-
-def series_key(axes: Axes) -> list[Line2D]:
-    """Which colour is which series of a panel, and how published runs are drawn."""
-    published = Line2D(
-        [], [], color="0.3", marker="D", linestyle="", markerfacecolor="none", label="published, one run"
-    )
-    return [*axes.get_legend_handles_labels()[0], published]
-
-
-def control_key() -> Line2D:
-    """What the line of `draw_control` is."""
-    return Line2D([], [], color="0.5", linestyle=":", label="not distributed")
-
-
-def with_key(figure: Figure, *key: Line2D) -> Figure:
-    """The figure with a key below its panels."""
-    figure.legend(handles=key, loc="outside lower center", ncols=min(4, -(-len(key) // 2)), frameon=False)
-    return figure
+def partition_key(settings: Iterable[RunConfig]) -> list[Line2D]:
+    """Which marker is which of the partitions that occur."""
+    found = {setting.partition for setting in settings}
+    return [Line2D([], [], color="0.3", linestyle="", marker=row.marker, label=row.short_title)
+            for name, row in PARTITIONS.items() if name in found]  # fmt: skip

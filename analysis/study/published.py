@@ -90,6 +90,6 @@ class Results:
 
 
 def read_trials(folder: Path) -> list[Trial]:
-    """The runs of all experiments in a folder; one that several of them have counts once."""
-    files = sorted(folder.glob("*/trials.jsonl"))
+    """The runs of all experiments in a folder; of one that several of them have, the first folder's counts."""
+    files = sorted(folder.glob("*/trials.jsonl"), reverse=True)
     return distinct(trial for path in files for trial in Trials(path.parent).rows.values())

@@ -36,6 +36,11 @@ class Comparison:
     def __init__(self, results: Results) -> None:
         self._groups = [one for one in group(results.trials) if belongs(one.config, one.clock)]
 
+    def places(self) -> list[tuple[str, str]]:
+        """Clock and network of all that was run, in the order of their tables."""
+        found = {(runs.clock, runs.config.network_name) for runs in self._groups}
+        return [place for place in product(CLOCKS, NETWORKS) if place in found]
+
     def by_workers(self, clock: str, network: str, partition: str, mode: str) -> dict[int, Group]:
         """Number of workers → the runs with it, in ascending order.
 
