@@ -44,9 +44,9 @@ matplotlib.rcParams.update({
 })  # fmt: skip
 
 
-def new_figure(height: float, width: float = PAGE) -> Figure:
-    """An empty figure; its size in inches."""
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+def new_figure(height: float, width: float = PAGE, layout: str = "constrained") -> Figure:
+    """An empty figure; its size in inches. layout: "compressed" for panels whose sides have a fixed ratio."""
+    return Figure(figsize=(width, height), dpi=DPI, layout=layout)
 
 
 def save(figure: Figure, path: Path) -> list[Path]:

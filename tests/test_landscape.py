@@ -409,7 +409,7 @@ def test_one_run_from_the_command_line(runs, tmp_path):
     files = runs[0.9]
     done = run("loss_landscape.py", files["model"], files["weights"], *QUICK, "--subfolder", tmp_path / "new")
     stem = base_of(files["model"]) + "_loss_landscape"
-    names = {"_contour.html", "_surface.html", "_contour.png", "_numbers.npz"}
+    names = {"_contour.html", "_surface.html", "_contour.png", "_contour.pdf", "_numbers.npz"}
     assert {path.name for path in (tmp_path / "new").iterdir()} == {stem + name for name in names}
     numbers = numbers_in(tmp_path / "new")
     assert numbers["losses"].shape == (4, 4) and numbers["directions"].shape == (2, 61706)
@@ -447,7 +447,7 @@ def test_several_runs_share_a_plane_a_grid_and_plotly(runs, tmp_path, capsys):
 
     none = (*shared, tmp_path / "none", "--no_grid_save", "--name", "mine")
     assert call(loss_landscape_multi, *none) == 0
-    ends = ("contour.html", "contour.png", "surface.html")
+    ends = ("contour.html", "contour.png", "contour.pdf", "surface.html")
     assert {path.name for path in (tmp_path / "none").iterdir()} == {
         "plotly.min.js", *(f"mine_loss_landscape_multi_{end}" for end in ends)
     }  # fmt: skip
@@ -679,4 +679,4 @@ def test_a_run_that_leaves_the_valley_does_not_set_the_scale(tmp_path):
     heights = [np.asarray(trace.z, dtype=float) for trace in surface.data if trace.type == "scatter3d"]
     assert any(np.isnan(values).any() for values in heights)
     assert "c leaves the picture" in contour_figure(landscape).layout.title.text
-    assert len(draw(landscape, tmp_path / "clipped", shared_plotly=False)) == 3
+    assert len(draw(landscape, tmp_path / "clipped", shared_plotly=False)) == 4

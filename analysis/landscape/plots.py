@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 from plotly.offline import get_plotlyjs
 
-from analysis.figures import Figure
+from analysis.figures import Figure, new_figure, save, write_title
 from analysis.landscape.survey import Landscape, Trajectory
 from interface.files import atomic_write
 
@@ -28,27 +30,27 @@ FILLS = {"diamond": (INK, PAPER), "diamond-open": (PAPER, INK)}  # marker: face 
 MIN_LOSS = 1e-8  # smaller losses are drawn at this value
 LEVELS = 24
 STEPS_BETWEEN_ROWS = 20  # segments of a line on the surface from one row to the next
-EYE_DISTANCE = 2.15  # from the centre of the scene, whose sides are at most 1.4
-ELEVATIONS = np.radians([35, 45, 55, 65])
+EYE_DISTANCE = 2.05  # from the centre of the scene, whose sides are at most 1.4
+ELEVATIONS = np.radians([25, 35, 45, 55, 65])
+HIDDEN = 0.04  # more of the trajectories than from the best place: as good
+NARROWEST = 0.7  # side of a scene, as a fraction of the longer one
+TOGETHER = 0.02  # of the plane's width: runs that are closer at their start start together
+ZOOM = 5  # times, where runs start together
 SIGHT_STEPS = 60  # points checked along a line of sight
 
 
 def draw(landscape: Landscape, stem: Path, *, shared_plotly: bool) -> list[Path]:
-    """Write {stem}_contour.html, {stem}_surface.html and {stem}_contour.png; return their paths.
+    """Write {stem}_contour.html, {stem}_surface.html, and {stem}_contour as PNG and PDF; return their paths.
 
     Draws nothing, with a warning, if no loss on the grid is finite.
     """
     if not landscape.finite:
         logging.warning("nothing to draw: no loss on the grid is finite")
         return []
-    contour, surface, image = (
-        stem.with_name(stem.name + end) for end in ("_contour.html", "_surface.html", "_contour.png")
-    )
+    contour, surface = (stem.with_name(f"{stem.name}_{kind}.html") for kind in ("contour", "surface"))
     write_page(contour_figure(landscape), landscape, contour, shared_plotly=shared_plotly)
     write_page(surface_figure(landscape), landscape, surface, shared_plotly=shared_plotly)
-    with atomic_write(image) as path:
-        contour_image(landscape).savefig(path, dpi=200, bbox_inches="tight")
-    return [contour, surface, image]
+    return [contour, surface, *save(contour_image(landscape), stem.with_name(f"{stem.name}_contour"))]
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -118,6 +120,34 @@ def styles(landscape: Landscape) -> list[Style]:
     ]
 
 
+Box = tuple[np.ndarray, np.ndarray]  # lower left and upper right corner of a part of the plane, both (2,)
+
+
+def crowded(landscape: Landscape) -> Box | None:
+    """The part of the plane to show enlarged: where several runs lie close together. None if there is none.
+
+    That is around the runs that are much smaller than the plane, or else around the start if all start together.
+    """
+    paths = [run.coordinates for run in landscape.trajectories]
+    grid = landscape.grid
+    low, high = np.array([grid.x[0], grid.y[0]]), np.array([grid.x[-1], grid.y[-1]])
+    width = (high - low).max()
+    if len(paths) < 2:
+        return None
+    small = [path for path in paths if np.ptp(path, axis=0).max() < width / 4]
+    starts = np.array([path[0] for path in paths])
+    if small:
+        rows = np.concatenate(small)
+    elif np.ptp(starts, axis=0).max() < TOGETHER * width:
+        rows = np.concatenate(paths)
+        rows = rows[np.linalg.norm(rows - starts.mean(axis=0), axis=1) < width / ZOOM]
+    else:
+        return None
+    center = (rows.min(axis=0) + rows.max(axis=0)) / 2
+    half = max(0.62 * np.ptp(rows, axis=0).max(), 0 if small else width / 2 / ZOOM)
+    return (center - half, center + half) if 0 < half < width / 4 else None
+
+
 # ----------------------------------------------------------------------------------------------------
 # Interactive pages
 # ----------------------------------------------------------------------------------------------------
@@ -143,10 +173,13 @@ def hover_fields(run: Trajectory) -> dict[str, Any]:
 
 
 def row_marks(style: Style, size: float) -> dict[str, Any]:
-    """A hollow circle at the start, a square at the end, dots in between."""
+    """A hollow circle at the start, a square at the end, dots in between.
+
+    Circles of runs that start together lie in one another: the earlier runs have the larger ones.
+    """
     between = len(style.run.epochs) - 2
     return {
-        "size": [1.7 * size, *[size] * between, 1.7 * size],
+        "size": [(0.9 + 0.8 * style.width) * size, *[size] * between, 1.7 * size],
         "symbol": ["circle", *["circle"] * between, "square"],
         "color": [PAPER, *[style.colour] * (between + 1)],
         "opacity": 1,
@@ -179,22 +212,22 @@ def contour_figure(landscape: Landscape) -> go.Figure:
     )
     for style in styles(landscape):
         x, y = style.run.coordinates.T
-        casing = {"width": 2.5 * style.width + 4, "color": PAPER}
+        casing = {"width": 2.5 * style.width + 4, "color": PAPER}  # below all runs: a rim would hide points near by
         figure.add_scatter(
             x=x, y=y, mode="lines", line=casing, hoverinfo="skip", **legend_entry(style.run, shown=False)
         )
     for style in styles(landscape):
         x, y = style.run.coordinates.T
         line = {"width": 2.5 * style.width, "color": style.colour, "dash": style.dash}
-        marks = row_marks(style, 8)
-        marks["line"] = {"width": [2, *[1] * (len(x) - 1)], "color": [style.colour, *[PAPER] * (len(x) - 1)]}
+        marks = row_marks(style, 7)
+        marks["line"] = {"width": [2, *[0] * (len(x) - 1)], "color": style.colour}
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", **legend_entry(style.run))
         figure.add_scatter(
             x=x,
             y=y,
-            mode="lines+markers",
-            line=line,
+            mode="markers",
             marker=marks,
-            **legend_entry(style.run),
+            **legend_entry(style.run, shown=False),
             **hover_fields(style.run),
         )
     for name, symbol, (x, y), _, text in single_points(landscape):
@@ -206,8 +239,16 @@ def contour_figure(landscape: Landscape) -> go.Figure:
     figure.update_xaxes(title=first, range=[x[0], x[-1]], constrain="domain", zeroline=False, ticks="outside")
     figure.update_yaxes(title=second, range=[y[0], y[-1]], constrain="domain", zeroline=False, ticks="outside",
                         scaleanchor="x")  # fmt: skip
-    width, height = plane_size(landscape, 900, 680)
-    return styled(figure, landscape).update_layout(width=width + 190, height=height + 210)
+    if box := crowded(landscape):
+        (left, bottom), (right, top) = np.array(box).tolist()
+        ranges = {
+            "whole plane": {"xaxis.range": [x[0], x[-1]], "yaxis.range": [y[0], y[-1]]},
+            "enlarge where runs crowd": {"xaxis.range": [left, right], "yaxis.range": [bottom, top]},
+        }
+        buttons = [{"label": label, "method": "relayout", "args": [change]} for label, change in ranges.items()]
+        place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 4}}
+        figure.update_layout(updatemenus=[{"type": "buttons", "direction": "right", "buttons": buttons, **place}])
+    return styled(figure, landscape)
 
 
 def plane_size(landscape: Landscape, width: float, height: float) -> tuple[float, float]:
@@ -222,6 +263,7 @@ def surface_figure(landscape: Landscape) -> go.Figure:
     heights = logarithm(landscape.losses)
     low, high = np.nanmin(heights), np.nanmax(heights)
     lift = 0.02 * max(high - low, 1e-6)  # keeps lines and markers from sinking into the surface
+    edges = np.array([landscape.grid.x[[0, -1]], landscape.grid.y[[0, -1]]])
     figure = go.Figure()
     figure.add_surface(
         x=landscape.grid.x,
@@ -260,17 +302,17 @@ def surface_figure(landscape: Landscape) -> go.Figure:
                              marker=marker, hovertext=text, hoverinfo="text")  # fmt: skip
     first, second = axis_titles(landscape)
     ticks = log_ticks(*loss_range(landscape))
-    box = np.array([*plane_size(landscape, 1.4, 1.4), 0.7])
+    box = np.array([*np.maximum(plane_size(landscape, 1.4, 1.4), 1.4 * NARROWEST), 0.8])
     axis = {"nticks": 7, "tickfont": {"size": 12}, "title_font": {"size": 13}}  # small: the scene truncates long titles
     figure.update_scenes(
-        xaxis={"title_text": first, **axis},
-        yaxis={"title_text": second, **axis},
+        xaxis={"title_text": first, "range": edges[0], **axis},
+        yaxis={"title_text": second, "range": edges[1], **axis},
         zaxis={"title_text": "loss", "tickvals": np.log10(ticks), "ticktext": [f"{tick:g}" for tick in ticks], **axis},
         aspectmode="manual",
         aspectratio=dict(zip("xyz", box.tolist(), strict=True)),
-        camera={"eye": dict(zip("xyz", viewpoint(landscape, box).tolist(), strict=True)), "center": {"z": -0.22}},
+        camera={"eye": dict(zip("xyz", viewpoint(landscape, box).tolist(), strict=True)), "center": {"z": -0.12}},
     )
-    return styled(figure, landscape).update_layout(width=1100, height=840, margin={"l": 20, "b": 60})
+    return styled(figure, landscape).update_layout(margin={"l": 0, "r": 0, "t": 70, "b": 50})
 
 
 def draped(landscape: Landscape, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -300,18 +342,20 @@ def height_at(landscape: Landscape, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def viewpoint(landscape: Landscape, box: np.ndarray) -> np.ndarray:
-    """The camera position, in units of the scene, from which the surface hides the least of the trajectories.
+    """The camera position, in units of the scene: where the way down is seen, and seen as one.
 
-    box: the sides of the scene. Among equally good positions, the lowest one is chosen.
+    box: the sides of the scene. Of the positions from which the surface hides the least of the trajectories, the one
+    from which they spread widest, to the side and in height.
     """
     heights = logarithm(landscape.losses)
     low = np.array([landscape.grid.x[0], landscape.grid.y[0], np.nanmin(heights)])
     high = np.array([landscape.grid.x[-1], landscape.grid.y[-1], np.nanmax(heights)])
     scale = box / np.maximum(high - low, 1e-12)
     drawn = np.concatenate([np.stack(draped(landscape, run.coordinates)) for run in landscape.trajectories], axis=1).T
+    drawn = drawn[np.isfinite(drawn).all(axis=1)]
     points = (drawn - (low + high) / 2) * scale  # (points, 3), in the scene
     along = np.linspace(0.02, 0.7, SIGHT_STEPS)[:, None, None]  # further along, the line of sight has left the box
-    best, most = np.zeros(3), -1.0
+    found: list[tuple[float, float, np.ndarray]] = []
     for elevation in ELEVATIONS:
         for azimuth in np.arange(0, 2 * np.pi, np.pi / 12):
             flat = EYE_DISTANCE * np.cos(elevation)
@@ -320,10 +364,19 @@ def viewpoint(landscape: Landscape, box: np.ndarray) -> np.ndarray:
             x, y, height = np.moveaxis(sight / scale + (low + high) / 2, -1, 0)
             inside = (abs(sight) < box / 2).all(axis=-1)
             hidden = (inside & (height < height_at(landscape, x, y))).any(axis=0)
-            seen = round(1 - hidden.mean(), 2)
-            if seen > most:
-                best, most = eye, seen
-    return best
+            found.append((1 - hidden.mean(), spread_on_screen(points, eye), eye))
+    most = max(seen for seen, _, _ in found)
+    return max((one for one in found if one[0] >= most - HIDDEN), key=lambda one: one[1])[2]
+
+
+def spread_on_screen(points: np.ndarray, eye: np.ndarray) -> float:
+    """The area over which points (n, 3) spread for someone at `eye` who looks at the origin."""
+    forward = -eye / np.linalg.norm(eye)
+    right = np.cross(forward, [0, 0, 1])
+    right /= np.linalg.norm(right)
+    depth = (points - eye) @ forward
+    sides = [(points @ axis) / depth for axis in (right, np.cross(right, forward))]
+    return float(np.prod([np.ptp(side) for side in sides]))
 
 
 def colour_bar(landscape: Landscape) -> dict[str, Any]:
@@ -344,7 +397,7 @@ def styled(figure: go.Figure, landscape: Landscape) -> go.Figure:
         font={"family": "Helvetica, Arial, sans-serif", "size": 15, "color": INK},
         legend={"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yref": "container", "yanchor": "bottom"},
         template="plotly_white",
-        margin={"l": 80, "r": 110, "t": 90, "b": 120},
+        margin={"l": 70, "r": 20, "t": 105, "b": 120},
     )
 
 
@@ -355,7 +408,9 @@ def write_page(figure: go.Figure, landscape: Landscape, path: Path, *, shared_pl
     plot = figure.to_html(
         include_plotlyjs="directory" if shared_plotly else True,
         full_html=False,
-        config={"displaylogo": False},
+        default_width="100%",
+        default_height="max(560px, min(100vh - 40px, 900px))",
+        config={"displaylogo": False, "responsive": True},
     )
     text = html.escape(landscape.report()).replace("\n", "<br>\n")
     with atomic_write(path) as unfinished:
@@ -363,7 +418,7 @@ def write_page(figure: go.Figure, landscape: Landscape, path: Path, *, shared_pl
             f"""<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{html.escape(path.stem)}</title></head>
-<body style="width: fit-content; margin: auto">
+<body style="max-width: 1250px; margin: auto">
 {plot}
 <p style="font: 14px/1.5 Helvetica, Arial, sans-serif; color: {INK}; margin: 1em 3em">{text}</p>
 </body>
@@ -387,50 +442,62 @@ def share_plotly(folder: Path) -> None:
 
 
 def contour_image(landscape: Landscape) -> Figure:
-    """The contour for print."""
+    """The contour for print; where runs lie close together, that part enlarged beside it."""
+    box = crowded(landscape)
+    panels = 2 if box else 1
+    _, height = plane_size(landscape, 5.2 / panels, 3.6)
+    figure = new_figure(max(height, 2.2) + 1.25 + 0.16 * -(-len(landscape.trajectories) // 4), layout="compressed")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
     low, high = loss_range(landscape)
     low, high = low * (1 - 1e-6), high * (1 + 1e-6)  # so that rounding excludes no point
     ticks = log_ticks(low, high)
-    losses = np.ma.masked_invalid(10 ** logarithm(landscape.losses))
-    x, y = landscape.grid.x, landscape.grid.y
-    size = np.add(plane_size(landscape, 6, 5), (1.5, 1.4))  # inches
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
-    levels = np.geomspace(low, high, LEVELS + 1)
-    filled = axes.contourf(
-        x, y, losses, levels, norm=LogNorm(low, high), cmap=LinearSegmentedColormap.from_list("loss", SHADES)
-    )
-    lines = axes.contour(x, y, losses, ticks, colors=PAPER, linewidths=0.8)
-    bar = figure.colorbar(filled, ax=axes, label="loss")
+    for panel in axes:
+        filled, lines = draw_loss(panel, landscape, (low, high), ticks)
+        draw_trajectories(panel, landscape)
+        panel.set(xlim=landscape.grid.x[[0, -1]], ylim=landscape.grid.y[[0, -1]], aspect="equal")
+    bar = figure.colorbar(filled, ax=list(axes), label="loss", aspect=30)
     bar.add_lines(lines)
     bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.yaxis.set_major_formatter("{x:g}")
+    first, second = axis_titles(landscape)
+    axes[0].set(xlabel=first, ylabel=second)
+    if box:
+        (left, bottom), (right, top) = box
+        axes[0].add_patch(Rectangle((left, bottom), right - left, top - bottom, fill=False, zorder=6, linewidth=0.8))
+        axes[1].set(xlim=(left, right), ylim=(bottom, top), xlabel="the framed part, enlarged")
+    handles, _ = axes[0].get_legend_handles_labels()
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    write_title(figure, f"{title(landscape)}\n{marker_key(landscape)}")
+    return figure
+
+
+def draw_loss(axes: Axes, landscape: Landscape, limits: tuple[float, float], ticks: list[float]) -> tuple[Any, Any]:
+    """Shades of the loss, and lines at the ticks; both are returned for the colour bar."""
+    losses = np.ma.masked_invalid(10 ** logarithm(landscape.losses))
+    shades = LinearSegmentedColormap.from_list("loss", SHADES)
+    x, y = landscape.grid.x, landscape.grid.y
+    filled = axes.contourf(x, y, losses, np.geomspace(*limits, LEVELS + 1), norm=LogNorm(*limits), cmap=shades)
+    return filled, axes.contour(x, y, losses, ticks, colors=PAPER, linewidths=0.5)
+
+
+def draw_trajectories(axes: Axes, landscape: Landscape) -> None:
+    """Every run, with its saved rows, and the markers outside of the runs.
+
+    White casings lie below all runs: rims around points would hide their neighbours.
+    """
     for style in styles(landscape):
-        axes.plot(*style.run.coordinates.T, color=PAPER, linewidth=1.6 * style.width + 2, zorder=4)
+        casing = {"color": PAPER, "linewidth": style.width + 1.4, "marker": "o", "markersize": 4.4}
+        axes.plot(*style.run.coordinates.T, **casing, markeredgewidth=0, zorder=4)
     for style in styles(landscape):
         x, y = style.run.coordinates.T
-        line = {"color": style.colour, "linestyle": DASHES[style.dash], "linewidth": 1.6 * style.width}
-        axes.plot(
-            x,
-            y,
-            **line,
-            marker="o",
-            markersize=5,
-            markeredgecolor=PAPER,
-            zorder=4,
-            label=style.run.label.replace("$", r"\$"),
-        )
-        axes.plot(
-            x[0], y[0], "o", color=PAPER, markeredgecolor=style.colour, markeredgewidth=1.5, markersize=8, zorder=5
-        )
-        axes.plot(x[-1], y[-1], "s", color=style.colour, markeredgecolor=PAPER, markersize=8, zorder=5)
+        line = {"color": style.colour, "linestyle": DASHES[style.dash], "linewidth": style.width}
+        label = style.run.label.replace("$", r"\$")
+        axes.plot(x, y, **line, marker="o", markersize=2.8, markeredgewidth=0, zorder=4, label=label)
+        around = 3 + 2.6 * style.width  # circles of runs that start together lie in one another
+        axes.plot(x[0], y[0], "o", color="none", markeredgecolor=style.colour, markersize=around, zorder=5)
+        axes.plot(x[-1], y[-1], "s", color=style.colour, markeredgecolor=PAPER, markeredgewidth=0.6, markersize=5.5,
+                  zorder=5)  # fmt: skip
     for name, symbol, (x, y), _, _ in single_points(landscape):
         fill, edge = FILLS[symbol]
-        axes.plot(x, y, "D", color=fill, markeredgecolor=edge, markersize=9, zorder=5, label=name)
-    axes.set(xlim=landscape.grid.x[[0, -1]], ylim=landscape.grid.y[[0, -1]], aspect="equal")
-    first, second = axis_titles(landscape)
-    axes.set(xlabel=first, ylabel=second)
-    axes.set_title(f"{title(landscape)}\n{marker_key(landscape)}", fontsize=10)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    return figure
+        axes.plot(x, y, "D", color=fill, markeredgecolor=edge, markersize=5.5, linestyle="", zorder=5, label=name)

@@ -151,15 +151,15 @@ class SavedRun:
 
 
 def split_by_distance(runs: Sequence[SavedRun]) -> tuple[list[np.ndarray], str]:
-    """The rows (·, P) of each run that set the scale of a picture, and which runs have others, in words.
+    """The rows (n, P) of each run that sets the plane and the scale of a picture, and the other runs, in words.
 
     A run that goes FAR times as far from its start as is usual among the runs, because it diverges, would otherwise
     shrink all others to a point.
     """
     distances = [np.linalg.norm(run.parameters - run.parameters[0], axis=1) for run in runs]
     limit = FAR * np.median([of_run.max() for of_run in distances])
-    near = [run.parameters[of_run <= limit] for run, of_run in zip(runs, distances, strict=True)]
-    beyond = [run.label for run, rows in zip(runs, near, strict=True) if len(rows) < len(run.parameters)]
+    near = [run.parameters for run, of_run in zip(runs, distances, strict=True) if of_run.max() <= limit]
+    beyond = [run.label for run, of_run in zip(runs, distances, strict=True) if of_run.max() > limit]
     return near, ", ".join(beyond)
 
 
@@ -209,6 +209,7 @@ class Survey:
         near, far_away = split_by_distance(runs)
         if far_away:
             about["clipped"] = far_away
+            about["rows of the plane"] = str(sum(map(len, near)))
         if settings.plane == "random":
             plane = Plane.random(marked[-1].parameters[-1], shapes, settings.plane_seed)
             about["plane"] = f"random, seed {settings.plane_seed}"
@@ -456,14 +457,17 @@ class Landscape:
         if self.finite:
             x, y, loss = self.lowest
             lowest = f"lowest loss {in_digits(loss)} at ({x:.3g}, {y:.3g})"
-        rows = sum(len(run.epochs) for run in self.trajectories)
+        rows = self.about.get("rows of the plane") or sum(len(run.epochs) for run in self.trajectories)
         lines = [
             f"{self.about['network']} on {self.about['data']}",
-            f"plane: {self.plane_in_words(rows)}",
+            f"plane: {self.plane_in_words(int(rows))}",
             f"grid: {self.about['grid']}; {lowest}; {self.masked} of {self.losses.size} points not finite",
         ]
         if "clipped" in self.about:
-            lines.append(f"{self.about['clipped']}: more than {FAR} times as far away as is usual; leaves the picture")
+            lines.append(
+                f"{self.about['clipped']}: more than {FAR} times as far away as is usual; leaves the picture, "
+                "and has no part in its plane"
+            )
         if "running statistics" in self.about:
             lines.append(f"running statistics: {self.about['running statistics']}")
         return "\n".join([*lines, *map(str, self.marked)])
