@@ -231,9 +231,32 @@ delay_of() {
   esac
 }
 
-# sweep FLAGS...: pass the planned runs to scripts/sweep.py.
+# sweep FLAGS...: pass the planned runs to scripts/sweep.py, or to the one that `answer_dry_runs` started.
 sweep() {
-  printf '%s\n' ${planned[@]+"${planned[@]}"} | module scripts.sweep --summary_dir "$summary_dir" "$@"
+  local line=
+  if [[ -z ${SUITE_PLANNER:-} ]]; then
+    printf '%s\n' ${planned[@]+"${planned[@]}"} | module scripts.sweep --summary_dir "$summary_dir" "$@"
+    return
+  fi
+  {
+    printf "'%s' " --summary_dir "${summary_dir//\'/\'\"\'\"\'}" "$@"
+    printf '\n'
+    printf '%s\n' ${planned[@]+"${planned[@]}"} end
+  } >&8
+  while IFS= read -r line <&9 && [[ $line != "end "* ]]; do
+    printf '%s\n' "$line"
+  done
+  [[ $line == "end "* ]] || return 1  # it was killed
+  return "${line#end }"
+}
+
+# answer_dry_runs: start one scripts/sweep.py for all plans of this driver and of those that it starts. Each driver
+# starting its own would take most of the time of a dry run of many.
+answer_dry_runs() {
+  coproc PLANNER { module scripts.sweep --serve; }
+  # Opened anew: the drivers that this one starts inherit neither bash's own descriptors nor duplicates of them.
+  exec 8>"/dev/fd/${PLANNER[1]}" 9<"/dev/fd/${PLANNER[0]}"
+  export SUITE_PLANNER=yes
 }
 
 # run_planned: execute the planned runs. If one fails, the others and the driver continue.

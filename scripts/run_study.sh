@@ -42,6 +42,7 @@ study() {
   bash "scripts/$driver.sh" "${flags[@]}" "$@" || failed+=("$name")
 }
 failed=()
+[[ $dry_run == no ]] || answer_dry_runs
 
 # As published: delays of 30, 60 and 90 ms, with about 15 ms per gradient. Three seeds for tables II to IV.
 published=(--clock virtual --compute_ms 15 --world_sizes 3 6 11)

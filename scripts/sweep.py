@@ -8,10 +8,13 @@ file beside it holds. Runs that are done are skipped; if a run fails, the others
 
 from __future__ import annotations
 
+import argparse
 import concurrent.futures
 import fcntl
+import itertools
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -22,7 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from analysis.reports.trials import Trials
-from interface.command_line import ArgumentParser, Interval, run_script
+from interface.command_line import ArgumentParser, Interval, complain, run_script
 from interface.errors import DataError, UsageError
 from interface.files import atomic_write, make_folder
 from scripts.estimate import in_words, total_seconds
@@ -224,7 +227,8 @@ def check_pool_flags(jobs: int | None, scheduler: str | None, keep: str | None) 
         )
 
 
-def main() -> None:
+def make_sweep_parser() -> ArgumentParser:
+    """The flags of a sweep."""
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add_pool_flags(add)
@@ -232,16 +236,45 @@ def main() -> None:
     add("--verbose", action="store_true", help="with --dry_run: print the commands as well")
     add("--names", action="store_true", help="only print the names of the runs")
     add("--summary_dir", type=Path, required=True, metavar="DIR", help="folder of trials.jsonl")
-    arguments = parser.parse_args()
+    return parser
+
+
+def sweep(arguments: argparse.Namespace, lines: Iterable[str]) -> int:
+    """Do with a plan what the flags say; returns how many runs failed."""
     where = {"jobs": arguments.jobs, "scheduler": arguments.scheduler, "keep": arguments.keep}
     check_pool_flags(**where)
-    sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")  # as paths are
-    runs = parse_plan(sys.stdin)
+    runs = parse_plan(lines)
     if arguments.names:
         print(*(run.name for run in runs), sep="\n")
     elif arguments.dry_run:
         print_plan(runs, Trials(arguments.summary_dir), arguments.jobs, arguments.scheduler, arguments.verbose)
-    elif execute_all(runs, arguments.summary_dir, **where):
+    else:
+        return execute_all(runs, arguments.summary_dir, **where)
+    return 0
+
+
+def serve() -> None:
+    """Answer one plan after the other, for drivers that are only asked what they would do: see scripts/lib.sh.
+
+    Each starts with a line of flags, and ends with a line "end". So does its answer, with the exit code.
+    """
+    for flags in sys.stdin:
+        lines = list(itertools.takewhile(lambda line: line != "end\n", sys.stdin))
+        code = 0
+        try:
+            sweep(make_sweep_parser().parse_args(shlex.split(flags)), lines)
+        except (UsageError, DataError, OSError) as error:
+            code = complain("sweep.py", error, 2 if isinstance(error, UsageError) else 1)
+        except SystemExit as refused:  # of an argument parser, which has said why
+            code = refused.code
+        print(f"end {code}", flush=True)
+
+
+def main() -> None:
+    sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")  # as paths are
+    if sys.argv[1:] == ["--serve"]:
+        serve()
+    elif sweep(make_sweep_parser().parse_args(), sys.stdin):
         sys.exit(1)
 
 

@@ -409,7 +409,7 @@ def write_page(figure: go.Figure, landscape: Landscape, path: Path, *, shared_pl
         include_plotlyjs="directory" if shared_plotly else True,
         full_html=False,
         default_width="100%",
-        default_height="max(560px, min(100vh - 40px, 900px))",
+        default_height="max(420px, min(80vw, 100vh - 40px, 900px))",
         config={"displaylogo": False, "responsive": True},
     )
     text = html.escape(landscape.report()).replace("\n", "<br>\n")
@@ -446,7 +446,7 @@ def contour_image(landscape: Landscape) -> Figure:
     box = crowded(landscape)
     panels = 2 if box else 1
     _, height = plane_size(landscape, 5.2 / panels, 3.6)
-    figure = new_figure(max(height, 2.2) + 1.25 + 0.16 * -(-len(landscape.trajectories) // 4), layout="compressed")
+    figure = new_figure(max(height, 2.2) + 1.1 + 0.16 * -(-len(landscape.trajectories) // 4), layout="compressed")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     low, high = loss_range(landscape)
     low, high = low * (1 - 1e-6), high * (1 + 1e-6)  # so that rounding excludes no point
@@ -500,4 +500,4 @@ def draw_trajectories(axes: Axes, landscape: Landscape) -> None:
                   zorder=5)  # fmt: skip
     for name, symbol, (x, y), _, _ in single_points(landscape):
         fill, edge = FILLS[symbol]
-        axes.plot(x, y, "D", color=fill, markeredgecolor=edge, markersize=5.5, linestyle="", zorder=5, label=name)
+        axes.plot(x, y, "D", color=fill, markeredgecolor=edge, markersize=5.5, linestyle="", zorder=4.5, label=name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import functools
 import itertools
 import json
 import logging
@@ -238,10 +239,16 @@ class Trial:
         return cls(name, seed, clock, config, outcome)
 
 
+@functools.cache
+def outcome_types() -> dict[str, Any]:
+    """Field of a TrialOutcome → its type."""
+    return get_type_hints(TrialOutcome)
+
+
 def parse_outcome(found: dict[str, Any]) -> dict[str, Any]:
     """The fields of a TrialOutcome as a line holds them. Raises ValueError for a value of another type."""
     values = dict(found)
-    for name, kind in get_type_hints(TrialOutcome).items():
+    for name, kind in outcome_types().items():
         if name in values:
             values[name] = parse_value(name, values[name], kind)
     for name, value in values.items():
