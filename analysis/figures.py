@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -90,23 +90,19 @@ def write_title(figure: Figure, title: str) -> None:
 
 
 def wrap_evenly(line: str, inches: float) -> list[str]:
-    """Break a line that is too long after commas and semicolons, into few lines of about equal length."""
+    """Break a line that is too long into few lines of about equal length: after commas and semicolons, if that does."""
     most = int(CHARACTERS * inches)
     if len(line) <= most:
         return [line]
     glued = line.replace(" ", "\xa0").replace(",\xa0", ", ").replace(";\xa0", "; ")
-    fewest = len(textwrap.wrap(glued, most))
-    width = next(width for width in range(len(line) // fewest, most + 1) if len(textwrap.wrap(glued, width)) == fewest)
-    return [part.replace("\xa0", " ") for part in textwrap.wrap(glued, width)]
+    text = glued if max(map(len, glued.split(" "))) <= most else line
+    breaks = {width: textwrap.wrap(text, width, break_long_words=False) for width in range(most, 0, -1)}
+    fewest = len(breaks[most])
+    narrowest = min(width for width, parts in breaks.items() if len(parts) == fewest)
+    return [part.replace("\xa0", " ") for part in breaks[narrowest]]
 
 
 def write_key(figure: Figure, handles: Iterable, columns: int = 4) -> None:
     """A key below the panels."""
     handles = list(handles)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)), frameon=False)
-
-
-def counted(counts: Sequence[int], what: str = "seed") -> str:
-    """How many seeds there are: "3 seeds", "1 to 3 seeds"."""
-    low, high = min(counts), max(counts)
-    return f"{low if low == high else f'{low} to {high}'} {what}{'' if high == 1 else 's'}"

@@ -51,3 +51,9 @@ def interval(values: Sequence[float], digits: int = 1) -> str:
 def in_digits(loss: float) -> str:
     """A loss with four decimals; one that exploded, with its power of ten."""
     return f"{loss:.4g}" if abs(loss) > EXPLODED else f"{loss:.4f}"
+
+
+def counted(counts: Sequence[int], what: str = "seed") -> str:
+    """How many seeds there are, of several settings: "3 seeds", "1 to 3 seeds"."""
+    low, high = min(counts), max(counts)
+    return f"{low if low == high else f'{low} to {high}'} {what}{'' if high == 1 else 's'}"

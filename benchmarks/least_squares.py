@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.figures import Figure, counted, new_figure, save, set_titles, write_key, write_title
+from analysis.figures import Figure, new_figure, save, set_titles, write_key, write_title
 from analysis.reports.tuning import position
+from analysis.spread import counted
 from analysis.tables import markdown_table, write_text
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.files import make_folder

@@ -3,20 +3,27 @@
 import dataclasses
 import math
 import re
+import subprocess
+import sys
 from itertools import product
 
 import matplotlib
 import numpy as np
 import pytest
 
-from analysis.figures import COLUMN, DPI, PAGE, POINTS, counted, new_figure, save, set_titles, wrap_evenly, write_title
+from analysis.figures import COLUMN, DPI, PAGE, POINTS, new_figure, save, set_titles, wrap_evenly, write_title
+from analysis.reports import training_plots
 from analysis.reports.curves import draw_curves, resample
+from analysis.reports.last_updates import markdown, read_numbers
 from analysis.reports.sweep_plots import Point, Sweep, sweep_figure
+from analysis.reports.training_plots import training_figure
 from analysis.reports.trials import Trials
+from analysis.spread import counted
 from analysis.study.plots import FIGURES, mode, momentum, workers
 from analysis.study.published import Results
-from conftest import ROOT
+from conftest import ROOT, train
 from training.config import RunConfig
+from training.record.reader import read_log
 
 SWEEP = Sweep("Accuracy", "momentum", momentum, mode, workers)
 
@@ -169,6 +176,30 @@ def test_a_mean_goes_as_far_as_all_of_its_curves():
 
 
 # ----------------------------------------------------------------------------------------------------
+# Runs with many updates
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_points_that_would_merge_into_bars_are_drawn_as_lines(tmp_path, monkeypatch):
+    files = train("dist_async.py", tmp_path, "--clock", "virtual", "--world_size", 4, "--split_dataset", "--seed", 1)
+    log = read_log(files["log"])
+    loose = training_figure(log, "headline").axes
+    monkeypatch.setattr(training_plots, "CROWD", 10)
+    monkeypatch.setattr(training_plots, "MERGED", 10)
+    monkeypatch.setattr(training_plots, "PARTS", 5)
+    dense = training_figure(log, "headline").axes
+    staleness, norm = 3, 1
+    assert len(loose[staleness].collections[0].get_offsets()) == len(log.updates) and not loose[staleness].lines
+    bands = dense[staleness].collections[:3]
+    for worker, (band, line) in enumerate(zip(bands, dense[staleness].lines, strict=True), start=1):
+        parts = np.array_split(log.updates.staleness[log.updates.worker == worker], 5)
+        np.testing.assert_allclose(line.get_ydata(), [part.mean() for part in parts])
+        assert band.get_paths()[0].vertices[:, 1].max() == max(part.max() for part in parts)
+        assert line.get_linewidth() > 1
+    assert not dense[norm].collections and len(dense[norm].lines[0].get_xdata()) == len(log.updates)
+
+
+# ----------------------------------------------------------------------------------------------------
 # The committed rows
 # ----------------------------------------------------------------------------------------------------
 
@@ -222,3 +253,20 @@ def test_a_run_of_two_experiments_counts_as_in_the_first(tmp_path):
     (tmp_path / "published.csv").write_text((ROOT / "summaries/published.csv").read_text().split("\n")[0] + "\n")
     (found,) = Results.read(tmp_path).trials
     assert found.outcome.test_accuracy == 50.0
+
+
+def test_last_updates_are_redrawn_from_their_numbers(tmp_path):
+    numbers = ROOT / "summaries/last_updates/last_updates.csv"
+    command = [sys.executable, "-m", "analysis.reports.last_updates"]
+    done = subprocess.run(
+        [*command, numbers, "--plot_dir", tmp_path], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == [str(tmp_path / f"last_updates{suffix}") for suffix in (".png", ".pdf")]
+    endings = read_numbers(numbers)
+    assert len(endings) == 18 and {one.workers for one in endings} == {2, 5, 10}
+    assert markdown(endings) == (ROOT / "summaries/last_updates/last_updates.md").read_text()
+    for content in ("", "name,seed\nrun,1\n", numbers.read_text().replace(",0,", ",zero,")):
+        bad = tmp_path / "bad.csv"
+        bad.write_text(content)
+        done = subprocess.run([*command, bad], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1) and "bad.csv" in done.stderr

@@ -167,7 +167,7 @@ def test_published_logs_and_single_runs_are_reported(compared, monkeypatch, tmp_
     (log,) = compared.glob("*_async_*_seed1_*_log.log")
     for path in (log, log.with_name(log.name.replace("_log.log", "_model.pt"))):
         shutil.copy(path, tmp_path)
-    assert "Report of 1 runs of 1 settings" in drive("report", tmp_path, cwd=tmp_path)
+    assert "Report of 1 run of 1 setting;" in drive("report", tmp_path, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("driver", ["compare", "report"])

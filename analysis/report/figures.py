@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from analysis.figures import COLUMN, OKABE_ITO, Figure, counted, new_figure, set_titles, write_key, write_title
+from analysis.figures import COLUMN, OKABE_ITO, PAGE, Figure, new_figure, set_titles, write_key, write_title
 from analysis.report.runs import Comparison, Setting
 from analysis.reports.curves import MEANING, Curve, draw_curves, frame
 from analysis.reports.trials import TrialOutcome
-from analysis.spread import half_width
+from analysis.spread import counted, half_width
 from training.config import RunConfig
 
 DRAWN = len(OKABE_ITO)  # settings; more could not be distinguished
+LABEL = 28  # characters of a line beside a panel of a column's width
 
 
 def curves_figure(comparison: Comparison) -> Figure | None:
@@ -43,8 +44,9 @@ def curves_figure(comparison: Comparison) -> Figure | None:
     frame(time, curves)
     write_key(figure, time.get_legend_handles_labels()[0], columns=1)
     seeds = [len(setting.runs) for setting in settings]
+    more = len(comparison.settings) - len(settings)
     what = [counted(seeds), *[MEANING] * (max(seeds) > 1), *["dashed: a single seed"] * (min(seeds) == 1),
-            "circles: the first worker finished"]  # fmt: skip
+            "circles: the first worker finished", *[f"{more} more settings are not drawn"] * (more > 0)]  # fmt: skip
     write_title(figure, f"Test accuracy over time and epochs\n{comparison.shared}\n{'; '.join(what)}")
     return figure
 
@@ -72,24 +74,37 @@ def differences_figure(comparison: Comparison) -> Figure | None:
     rows = [(setting, found) for setting in others if len(found := paired(setting, baseline))]
     if not rows:
         return None
-    figure = new_figure(1.6 + 0.42 * len(rows), COLUMN)
+    wide = max(len(one.label) for one in (baseline, *(setting for setting, _ in rows))) > 2 * LABEL
+    width = (2 if wide else 1) * LABEL
+    labels = [wrapped(f"{setting.label} (n\xa0=\xa0{len(found)})", width) for setting, found in rows]
+    lines = max(label.count("\n") + 1 for label in labels)
+    reference = wrapped(f"test accuracy minus that of {baseline.label} (points)", width + 4)
+    height = 1.2 + (0.14 * lines + 0.14) * len(rows) + 0.14 * reference.count("\n")
+    figure = new_figure(height, PAGE if wide else COLUMN)
     axes = figure.subplots()
     axes.axvline(0, color="0.6", linewidth=0.8)
-    for height, (_, found) in enumerate(reversed(rows)):
-        axes.plot(found, [height] * len(found), ".", color=OKABE_ITO[0], alpha=0.4, markersize=3)
-        if len(found) == 1:
-            axes.plot(found, [height], "o", color=OKABE_ITO[0], markerfacecolor="white")
-        else:
-            axes.errorbar(np.mean(found), height, xerr=half_width(found), fmt="o", color=OKABE_ITO[0], capsize=2,
-                          linewidth=1)  # fmt: skip
-    axes.set_yticks(range(len(rows)), [f"{wrapped(one.label)}\n(n = {len(found)})" for one, found in reversed(rows)])
+    for place, (_, found) in enumerate(reversed(rows)):
+        axes.plot(found, [place] * len(found), ".", color=OKABE_ITO[0], alpha=0.4, markersize=3)
+        draw_interval(axes, place, found)
+    axes.set_yticks(range(len(rows)), reversed(labels))
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(f"test accuracy minus that of\n{wrapped(baseline.label, 44)} (points)")
+    axes.set_xlabel(reference)
     set_titles(axes, "")
     counts = counted([len(found) for _, found in rows], "pair")
-    write_title(figure, f"Paired differences in test accuracy\n{counts} with the same seed; mean and its 95 % "
-                "confidence interval, faint: each pair")  # fmt: skip
+    others = len(comparison.settings) - 1
+    shown = f"; the first {len(rows)} of {others} settings" if others > len(rows) else ""
+    about = f"{counts} with the same seed; mean, its 95 % confidence interval, faint: each pair{shown}"
+    write_title(figure, f"Paired differences in test accuracy\n{about}")
     return figure
+
+
+def draw_interval(axes: Axes, place: int, found: Sequence[float]) -> None:
+    """The mean of some differences and its 95 % interval; a single difference hollow."""
+    if len(found) == 1:
+        axes.plot(found, [place], "o", color=OKABE_ITO[0], markerfacecolor="white")
+    else:
+        style = {"color": OKABE_ITO[0], "capsize": 2, "linewidth": 1}
+        axes.errorbar(np.mean(found), place, xerr=half_width(found), fmt="o", **style)
 
 
 def paired(setting: Setting, baseline: Setting) -> list[float]:
@@ -99,7 +114,7 @@ def paired(setting: Setting, baseline: Setting) -> list[float]:
     return [value for value in found if math.isfinite(value)]
 
 
-def wrapped(label: str, width: int = 26) -> str:
+def wrapped(label: str, width: int) -> str:
     """A label on several lines."""
     return "\n".join(textwrap.wrap(label, width))
 

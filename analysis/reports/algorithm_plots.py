@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.figures import OKABE_ITO, Figure, counted, new_figure, set_titles, write_title
+from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_title
 from analysis.flags import report_trials
 from analysis.reports.curves import MEANING, accuracy_over_time, draw_curves, frame, resample
 from analysis.reports.trials import Trial, Trials, distinct, time_to
 from analysis.reports.tuning import label_of, position
-from analysis.spread import interval
+from analysis.spread import counted, interval
 from analysis.tables import markdown_table
 from catalogue import DATASETS
 from common import load_dataset

@@ -22,10 +22,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from tqdm import tqdm
 
-from analysis.figures import OKABE_ITO, Figure, counted, new_figure, save, set_titles, write_key, write_title
+from analysis.figures import OKABE_ITO, Figure, new_figure, save, set_titles, write_key, write_title
 from analysis.flags import add_data_dir, add_plot_dir
 from analysis.reports.trials import LOG_ENDING, Trials, run_of
-from analysis.spread import Spread
+from analysis.spread import Spread, counted
 from analysis.tables import markdown_table, write_rows, write_text
 from common import build_model, load_dataset
 from evaluation import evaluate

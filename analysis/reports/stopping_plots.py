@@ -14,11 +14,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.figures import OKABE_ITO, Figure, counted, new_figure, set_titles, write_key, write_title
+from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
 from analysis.flags import report_trials
 from analysis.reports.curves import MEANING, accuracy_over_time, draw_curves, frame
 from analysis.reports.trials import Trial, Trials, distinct
-from analysis.spread import interval
+from analysis.spread import counted, interval
 from analysis.tables import markdown_table
 from interface.command_line import run_script
 from interface.errors import DataError
@@ -76,7 +76,7 @@ def stopping_figure(runs: Runs) -> Figure:
     for axes, workers in zip(panels, counts, strict=True):
         for number, (rule, color) in enumerate(color_of.items()):
             if (workers, rule) in runs:
-                draw_rule(axes, runs[workers, rule], color, 1.2 + 1.1 * (len(color_of) - 1 - number))
+                draw_rule(axes, runs[workers, rule], color, 1.1 + 0.8 * (len(color_of) - 1 - number))
         axes.set(xlabel="virtual-clock time (s)", xlim=(0, None))
         set_titles(axes, f"{workers} worker{'s' if workers > 1 else ''}")
     frame(panels[0], everything)

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures import MARKERS, OKABE_ITO, annotate, counted, new_figure, set_titles, write_key, write_title
-from analysis.spread import Spread
+from analysis.figures import MARKERS, OKABE_ITO, annotate, new_figure, set_titles, write_key, write_title
+from analysis.spread import Spread, counted
 from catalogue import BETTER_THAN_CHANCE, DATASETS
 from training.config import RunConfig
 
