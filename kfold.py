@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAF
 from analysis.spread import Spread, in_digits
 from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, network_name, networks_for
 from cross_validation.grid import SearchGrid, SearchSettings
-from interface.command_line import ArgumentParser, Interval, run_script
+from interface.command_line import ArgumentParser, Interval, add_device_flags, run_script
 from interface.errors import UsageError
 from interface.processes import available_cores
 
@@ -49,7 +49,9 @@ def main() -> None:
     from common import load_dataset
     from cross_validation.plots import draw_grid
     from cross_validation.search import ResultsFile, rank, search
+    from training.device import prepare_device
 
+    prepare_device(arguments.device, arguments.tf32)
     torch.set_num_threads(1)  # no thread pool, because this process will be forked
     dataset = load_dataset(arguments.dataset, arguments.data_dir, arguments.changed_data)
     data = make_search_data(arguments, dataset.train)
@@ -115,6 +117,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=seed, nargs="?", const=DEFAULT_SEED, default=DEFAULT_SEED, metavar="N",
         help=f"random seed (default {DEFAULT_SEED}, so that the same command resumes a search)")  # fmt: skip
     add("--subfolder", type=Path, default=".", metavar="DIR", help="output folder (default .)")
+    add_device_flags(add)
     return parser.parse_args()
 
 
@@ -185,7 +188,8 @@ def make_search_data(arguments: argparse.Namespace, samples: Samples) -> SearchD
         seed=arguments.seed,
         data=samples.fingerprint(),
     )
-    return SearchData(settings, samples, make_folds(subset, arguments.k_splits, arguments.seed))
+    folds = make_folds(subset, arguments.k_splits, arguments.seed)
+    return SearchData(settings, samples, folds, arguments.device, arguments.tf32)
 
 
 def check_batch_sizes(grid: SearchGrid, data: SearchData) -> None:

@@ -70,10 +70,10 @@ def hessian_in_words(model: Source, arguments: argparse.Namespace) -> str:
     from training.record.checkpoints import read_model
 
     torch.set_num_threads(available_cores())
-    network = build_model(model.config.dataset, model.config.network_name)
+    network = build_model(model.config.dataset, model.config.network_name, device=arguments.device)
     read_model(model.path, network)
     dataset = load_dataset(model.config.dataset, arguments.data_dir, model.config.changed_data)
-    images = images_of(dataset, arguments.hessian_of, arguments.test_samples)
+    images = images_of(dataset, arguments.hessian_of, arguments.test_samples).to(arguments.device)
     with tqdm(unit=" products", desc="Hessian", disable=None) as bar:
         product = HessianProduct(network, images, arguments.batch_size, bar.update)
         found = largest_eigenvalues(product, len(network.parameters), arguments.hessian)

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAF
 
 from analysis.spread import in_digits
 from catalogue import DATASETS
-from interface.command_line import ArgumentParser, Interval, run_script
+from interface.command_line import ArgumentParser, Interval, add_device_flags, run_script
 from interface.errors import DataError, UsageError
 from interface.files import atomic_write, make_folder
 from training.config import headline, settings_in_words
@@ -41,16 +41,18 @@ def main() -> None:
     # Slow imports: not needed for --help or to report a wrong command line.
     from common import build_model, load_dataset
     from evaluation import BATCH_SIZE, score
+    from training.device import prepare_device
     from training.record.checkpoints import read_model
     from training.record.reader import read_log
 
     log = read_log(arguments.log)
     base = base_of_run(arguments.model, log)
-    model = build_model(log.config.dataset, log.config.network_name)
+    prepare_device(arguments.device, arguments.tf32)
+    model = build_model(log.config.dataset, log.config.network_name, device=arguments.device)
     read_model(arguments.model, model)
     check_norm(arguments.model, model, log)
     folder = make_folder(Path(arguments.subfolder))
-    dataset = load_dataset(log.config.dataset, arguments.data_dir, log.config.changed_data)
+    dataset = load_dataset(log.config.dataset, arguments.data_dir, log.config.changed_data).to(arguments.device)
     report = Report()
 
     title = f"{headline(log.config)}\n{describe_settings(log)}"
@@ -67,8 +69,8 @@ def main() -> None:
 
         report.add(
             classification_report(
-                dataset.test.labels,
-                predicted.argmax(dim=1),
+                dataset.test.labels.cpu(),
+                predicted.argmax(dim=1).cpu(),
                 labels=range(len(dataset.classes)),
                 target_names=dataset.classes,
                 digits=4,
@@ -101,6 +103,7 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--subfolder", type=Path, default=".", metavar="DIR", help="folder of report and figures")
     parser.add_argument("--data_dir", type=Path, default="data", metavar="DIR", help="folder of the data sets")
+    add_device_flags(parser.add_argument)
     arguments = parser.parse_args()
     if arguments.fixed_axes and not arguments.pics:
         parser.error("--fixed_axes has no effect without --pics")

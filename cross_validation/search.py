@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -35,6 +35,7 @@ from evaluation import Score, evaluate
 from interface.errors import DataError
 from interface.files import make_folder, with_filename
 from interface.processes import detach_from_terminal
+from training.device import prepare_device
 from training.optimizers import SGD, Adam
 
 # ----------------------------------------------------------------------------------------------------
@@ -73,6 +74,8 @@ class SearchData:
     settings: SearchSettings
     samples: Samples
     folds: tuple[Fold, ...]
+    device: str = "cpu"
+    tf32: bool = False
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -99,8 +102,8 @@ class FoldScore(NamedTuple):
 def train(data: SearchData, training: Training) -> tuple[FoldScore, ...]:
     """Train for the largest number of epochs, exactly as a non-distributed run with the fold's seed does."""
     settings, fold = data.settings, data.folds[training.fold]
-    model = build_model(settings.dataset, settings.network, fold.seed)
-    model.use_generator(make_generator(fold.seed, "dropout", worker=1))
+    model = build_model(settings.dataset, settings.network, fold.seed, data.device)
+    model.use_generator(make_generator(fold.seed, "dropout", 1, data.device))
     shuffle = make_generator(fold.seed, "shuffle", worker=1)
     optimizer = (
         Adam(model.parameters)
@@ -368,7 +371,8 @@ def _initialise(data: SearchData, parent: int) -> None:
     global _data
     detach_from_terminal(parent)
     torch.set_num_threads(1)
-    _data = data
+    prepare_device(data.device, data.tf32)
+    _data = replace(data, samples=data.samples.to(data.device))
 
 
 def _train(training: Training) -> tuple[FoldScore, ...]:

@@ -135,6 +135,17 @@ def interrupt(signal_number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def add_device_flags(add: Callable[..., object]) -> None:
+    """The flags of scripts that can compute on a GPU."""
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: compute on one NVIDIA GPU (default cpu)")
+    add(
+        "--tf32",
+        action="store_true",
+        default=False,
+        help="let the GPU round the factors of products to TF32, which is faster",
+    )
+
+
 def run_script(main: Callable[[], None]) -> NoReturn:
     """Run a script's main function and exit.
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import common
-from conftest import run
+from conftest import run, train
 from test_resume import PowerFailure, train_here
 from training.config import RunConfig
 from training.engines import gradients
@@ -87,10 +87,31 @@ def test_a_run_in_batches_resumes_to_the_same_bits(tmp_path, monkeypatch):
 
 @needs_no_gpu
 @pytest.mark.parametrize(
-    "command", [("nonDistributed.py",), ("dist_sync.py", "--clock", "virtual"), ("dist_async.py", "--clock", "virtual")]
-)
-def test_without_a_gpu(command, tmp_path):
+    "command", [("nonDistributed.py",), ("dist_sync.py", "--clock", "virtual"), ("dist_async.py", "--clock", "virtual"),
+                ("kfold.py",)]
+)  # fmt: skip
+def test_training_without_a_gpu(command, tmp_path):
     done = run(*command, "--dataset", "digits", "--device", "cuda", "--subfolder", tmp_path, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "--device cuda is not valid: PyTorch" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@needs_no_gpu
+def test_analysis_without_a_gpu(tmp_path):
+    made = train("nonDistributed.py", tmp_path / "runs", "--saves_per_epoch", 3, "--seed", 1)
+    for script, second in (("test_model.py", "log"), ("loss_landscape.py", "weights")):
+        done = run(
+            script, made["model"], made[second], "--device", "cuda", "--subfolder", tmp_path / "plots", check=False
+        )
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert "--device cuda is not valid: PyTorch" in done.stderr
+
+
+def test_tf32_needs_a_gpu(tmp_path):
+    done = run("dist_async.py", "--clock", "virtual", "--tf32", "--subfolder", tmp_path, check=False)
+    assert done.returncode == 2 and "--tf32 has no effect without --device cuda" in done.stderr
+    done = run("kfold.py", "--dataset", "digits", "--tf32", "--subfolder", tmp_path, check=False)
+    assert done.returncode == 2 and "--tf32 has no effect without --device cuda" in done.stderr
+    done = run("dist_async.py", "--device", "cuda", "--subfolder", tmp_path, check=False)
+    assert done.returncode == 2 and "has no effect without --clock virtual" in done.stderr

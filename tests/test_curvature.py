@@ -109,7 +109,7 @@ def test_a_landscape_in_a_random_plane(trained, tmp_path):
         assert found["x"][0] <= -1 and found["x"][-1] >= 1
         row = found["row_losses"][-1]
         assert found["plane_losses"][-1] == pytest.approx(row, rel=1e-4)  # the end lies in the plane
-    assert {path.suffix for path in tmp_path.glob("*random3*")} == {".npz", ".html", ".png"}
+    assert {path.suffix for path in tmp_path.glob("*random3*")} == {".npz", ".html", ".png", ".pdf"}
 
 
 @pytest.mark.parametrize(

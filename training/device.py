@@ -10,10 +10,13 @@ from interface.errors import UsageError
 def prepare_device(device: str, tf32: bool = False) -> None:
     """Make a GPU compute in full float32 (or TF32), and the same bits each time.
 
-    Raises UsageError if PyTorch has no GPU to use.
+    Raises UsageError if PyTorch has no GPU to use, or TF32 no effect.
     """
     if device == "cpu":
+        if tf32:
+            raise UsageError("--tf32 has no effect without --device cuda")
         return
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # looks for a GPU in a way that allows to fork
     if not torch.cuda.is_available():
         build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
         raise UsageError(

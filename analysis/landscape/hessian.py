@@ -45,10 +45,11 @@ class HessianProduct:
     def __call__(self, vector: np.ndarray) -> np.ndarray:
         """vector (P,) → (P,), in double precision."""
         self.model.network.eval()
-        flat = torch.from_numpy(np.asarray(vector, dtype=np.float32).ravel())
+        device = self.model.parameters.device
+        flat = torch.from_numpy(np.asarray(vector, dtype=np.float32).ravel()).to(device)
         parts = flat.split([parameter.numel() for parameter in self.parameters])
         directions = [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
-        total = torch.zeros(len(flat), dtype=torch.float64)
+        total = torch.zeros(len(flat), dtype=torch.float64, device=device)
         for start in range(0, len(self.samples), self.batch_size):
             images, labels = self.samples.batch(slice(start, start + self.batch_size))
             loss = F.nll_loss(self.model.network(images), labels, reduction="sum")
@@ -57,4 +58,4 @@ class HessianProduct:
             curvature = torch.autograd.grad(slope, self.parameters)
             total += torch.cat([one.flatten() for one in curvature]).double()
         self.progress()
-        return (total / len(self.samples)).numpy()
+        return (total / len(self.samples)).cpu().numpy()

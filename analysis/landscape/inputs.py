@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from catalogue import DEFAULT_SEED
-from interface.command_line import ArgumentParser, Interval
+from interface.command_line import ArgumentParser, Interval, add_device_flags
 from interface.errors import UsageError
 from interface.files import make_folder
 from training.names import base_of, parse_run_name
@@ -26,6 +26,8 @@ class SurveySettings:
     data_dir: Path
     plane: str = "pca"
     plane_seed: int = DEFAULT_SEED
+    device: str = "cpu"
+    tf32: bool = False
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "SurveySettings":
@@ -52,6 +54,7 @@ def add_flags(parser: ArgumentParser, grid_size: int) -> None:
     add("--subfolder", metavar="DIR", type=Path, default=".", help="output folder (default .)")
     add("--shared_plotly", action="store_true",
         help="let all pages of a folder share one plotly.min.js; by default each page is self-contained")  # fmt: skip
+    add_device_flags(add)
 
 
 @dataclass(frozen=True)

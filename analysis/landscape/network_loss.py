@@ -21,6 +21,7 @@ from common import (
     take_subset,
 )
 from interface.errors import UsageError
+from training.device import prepare_device
 
 STATISTICS_BATCHES, STATISTICS_BATCH_SIZE = 4, 100  # training images from which BatchNorm's statistics are estimated
 PROBE_SIZE = 2  # images
@@ -62,7 +63,8 @@ def find_first_layer(network: nn.Module, images: Tensor) -> FirstLayer | None:
     once: only then is its output linear in its parameters and known without the rest of the network.
     """
     # Random numbers, which no step before the layer (clamping, scaling, normalising) leaves as they are by chance.
-    probe = torch.empty_like(images).normal_(generator=make_generator(DEFAULT_SEED, "landscape probe"))
+    generator = make_generator(DEFAULT_SEED, "landscape probe", device=images.device)
+    probe = torch.empty_like(images).normal_(generator=generator)
     calls: list[tuple[nn.Module, list[Tensor]]] = []
 
     def record(module: nn.Module, inputs: tuple) -> None:
@@ -108,13 +110,14 @@ class NetworkLoss:
         interrupted: threading.Event,
     ) -> None:
         self.model = model
-        self.images = images
-        self.statistics = statistics
+        self.device = model.parameters.device
+        self.images = images.to(self.device)
+        self.statistics = tuple(batch.to(self.device) for batch in statistics)
         self.batch_size = batch_size
         self.interrupted = interrupted
         self.precomputed = PrecomputedLayer()
         model.network.eval()
-        self.first_layer = find_first_layer(model.network, images.batch(slice(PROBE_SIZE))[0])
+        self.first_layer = find_first_layer(model.network, self.images.batch(slice(PROBE_SIZE))[0])
         if self.first_layer is not None:
             self.first_layer.replace(model.network, self.precomputed)
 
@@ -125,8 +128,8 @@ class NetworkLoss:
     def scores(self, line: Line) -> tuple[np.ndarray, np.ndarray]:
         """Losses (n,) and accuracies (n,), percent, at the points of a line."""
         offsets = line.offsets.tolist()
-        origin, direction = torch.from_numpy(line.origin), torch.from_numpy(line.direction)
-        totals, correct = np.zeros(len(offsets)), np.zeros(len(offsets))
+        origin, direction = (torch.from_numpy(vector).to(self.device) for vector in (line.origin, line.direction))
+        totals = torch.zeros(2, len(offsets), dtype=torch.float64, device=self.device)  # loss, correct
         with torch.inference_mode():
             buffers = [self._estimate_statistics(torch.add(origin, direction, alpha=offset)) for offset in offsets]
             for start in range(0, len(self.images), self.batch_size):
@@ -145,9 +148,10 @@ class NetworkLoss:
                             torch.add(at_origin, along, alpha=offset) if offset else at_origin.clone()
                         )
                     output = self.model.network(images)
-                    totals[number] += F.nll_loss(output, labels, reduction="sum").item()
-                    correct[number] += (output.argmax(dim=1) == labels).sum().item()
-        return totals / len(self.images), 100 * correct / len(self.images)
+                    totals[0, number] += F.nll_loss(output, labels, reduction="sum")
+                    totals[1, number] += (output.argmax(dim=1) == labels).sum()
+        losses, accuracies = (totals / len(self.images)).cpu().numpy()
+        return losses, 100 * accuracies
 
     def _first_output(self, parameters: Tensor, images: Tensor) -> Tensor:
         self.model.parameters.copy_(parameters)
@@ -176,7 +180,7 @@ def batch_norms(model: FlatModel) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
 
 
 def evaluation_of(dataset: Dataset, network: str, settings: SurveySettings) -> Evaluation:
-    """The loss of a network on all test images of a data set, or on `test_samples` of them, once per core.
+    """The loss of a network on all test images of a data set, or on `test_samples` of them: once per core, or on a GPU.
 
     Raises UsageError, naming the flag, where there are fewer test images than requested.
     """
@@ -186,10 +190,10 @@ def evaluation_of(dataset: Dataset, network: str, settings: SurveySettings) -> E
     statistics = choose(dataset.train, STATISTICS_BATCHES * STATISTICS_BATCH_SIZE, "landscape statistics")
     batches = tuple(statistics.batch(slice(None))[0].split(STATISTICS_BATCH_SIZE))
     interrupted = threading.Event()
-    losses = tuple(
-        NetworkLoss(build_model(dataset.name, network), images, batches, settings.batch_size, interrupted)
-        for _ in range(len(os.sched_getaffinity(0)))
-    )
+    prepare_device(settings.device, settings.tf32)
+    threads = len(os.sched_getaffinity(0)) if settings.device == "cpu" else 1
+    models = [build_model(dataset.name, network, device=settings.device) for _ in range(threads)]
+    losses = tuple(NetworkLoss(model, images, batches, settings.batch_size, interrupted) for model in models)
     about = {
         "network": network,
         "data": f"{f'{count:,} of the' if count < total else 'all'} {total:,} test images of {dataset.name}",
