@@ -10,18 +10,23 @@ workers compute real gradients.
 
 import argparse
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported
+
 import torch
 
 from common import build_model, load_dataset
+from training.checkpoints import Checkpoints
 from training.config import RunConfig
 from training.engines import processes, virtual
 from training.engines.rpc import launch
@@ -66,7 +71,9 @@ def measure(clock: str, workers: int, data_dir: str, updates: int) -> float:
         plan: Plan = make_plan(config, config.seed, dataset.train)
         model = build_model(config.dataset, config.network_name, config.seed)
         with Record(plan, clock) as record, Meter(plan, model, record, dataset) as observer:
-            engine(plan, dataset.train, plan.algorithm(model), observer)
+            algorithm = plan.algorithm(model)
+            checkpoints = Checkpoints(plan, model, algorithm.server.optimizer, observer, None)
+            engine(plan, dataset.train, algorithm, observer, checkpoints)
     return observer.microseconds
 
 
@@ -82,8 +89,10 @@ def main() -> None:
     for clock, numbers in CLOCKS.items():
         for workers in numbers:
             job = clock, workers, arguments.data_dir, arguments.updates
-            with context.Pool(1, maxtasksperchild=1) as pool:  # a process can join RPC only once
-                times = [pool.apply(measure, job) for _ in range(arguments.repeats)]
+            times = []
+            for _ in range(arguments.repeats):
+                with ProcessPoolExecutor(1, context) as pool:  # a process can join RPC only once
+                    times.append(pool.submit(measure, *job).result())
             all_of_them = ", ".join(f"{value:.0f}" for value in times)
             print(
                 f"| {clock} | {workers} | {median(times):.0f} ({all_of_them}) | {1e6 / median(times):,.0f} |",
