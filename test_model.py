@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAF
 
 from analysis.spread import in_digits
 from catalogue import DATASETS
-from interface.command_line import ArgumentParser, Interval, run_script
+from interface.command_line import ArgumentParser, Interval, count, run_script
 from interface.errors import DataError, UsageError
 from interface.files import atomic_write, make_folder
 from training.config import headline, settings_in_words
@@ -190,11 +190,6 @@ def describe_course(log: RunLog) -> str:
     lost = (log.result or {}).get("lost_workers")
     course += [f"lost {', '.join(lost)}"] if lost else []
     return "\n".join([f"Run: {'; '.join(course)}", *(f"Warning in the log: {warning}" for warning in log.warnings)])
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun, in the singular or the plural."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def describe_score(score: Score) -> str:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TextIO
 
 from analysis.reports.trials import Trial, Trials, header_of
-from interface.command_line import ArgumentParser, Interval, run_script
+from interface.command_line import ArgumentParser, Interval, count, run_script
 from interface.errors import DataError
 from interface.files import make_folder
 from interface.processes import available_cores, end_with
@@ -284,17 +284,17 @@ def print_plan(runs: list[PlannedRun], trials: Trials, jobs: int, verbose: bool)
             print(f"{run.command}{'' if run in waiting else '  # done'}")
     duration = total_seconds([run.config for run in waiting if run.config], jobs) if waiting else None
     estimate = f", {in_words(duration)} with --jobs {jobs}" if duration and all(run.config for run in waiting) else ""
-    print(f"{len(runs)} runs: {len(runs) - len(waiting)} done, {len(waiting)} to do{estimate}")
+    print(f"{count(len(runs), 'run')}: {len(runs) - len(waiting)} done, {len(waiting)} to do{estimate}")
 
 
 def execute_all(runs: list[PlannedRun], summary_dir: Path, jobs: int) -> int:
     """Execute the runs that are not done, and print what failed; returns how many did."""
     with alone_in([summary_dir, *(Path(run.config.subfolder) for run in runs if run.config)]):
         sweep = Sweep(runs, Trials(summary_dir))
-        print(f"{sweep.total} runs, {sweep.skipped} of them already done", flush=True)
+        print(f"{count(sweep.total, 'run')}, {sweep.skipped} already done", flush=True)
         sweep.finish(jobs)
     if sweep.failures:
-        print(f"{len(sweep.failures)} of {sweep.total} runs failed:", *sweep.failures, sep="\n  ")
+        print(f"{len(sweep.failures)} of {count(sweep.total, 'run')} failed:", *sweep.failures, sep="\n  ")
     return len(sweep.failures)
 
 

@@ -9,7 +9,7 @@ from catalogue import PARTITIONS
 from conftest import ROOT, run
 from interface.command_line import Interval, run_script
 from interface.errors import DataError, UsageError
-from training.config import ROWS, RunConfig, default_of, make_parser
+from training.config import ROWS, RunConfig, make_parser
 
 SCRIPTS = {"classic": "nonDistributed", "sync": "dist_sync", "async": "dist_async"}
 EVERYWHERE, DISTRIBUTED, ASYNC = tuple(SCRIPTS), ("sync", "async"), ("async",)
@@ -126,17 +126,6 @@ def test_help_names_every_flag_once_in_groups(mode):
     assert sorted(re.findall(r"^  --(\w+)", text, re.MULTILINE)) == sorted(flags_of(mode))
     headings = re.findall(r"^(\S.*):$", text, re.MULTILINE)
     assert headings[:3] == ["options", "Data", "Network and optimiser"] and headings[-1] != "options"
-
-
-def test_the_readme_has_every_flag_with_its_default():
-    table = re.search(r"\| flags of training .*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)[0]
-    rows = [line.split(" | ") for line in table.splitlines()]
-    for name in set.union(*map(flags_of, SCRIPTS)):
-        found = [row for row in rows if re.search(rf"`--{name}\b", row[0])]
-        assert len(found) == 1, name
-        if name in ROWS and not isinstance(default_of(name), bool):
-            used = ROWS[name].fills if default_of(name) is None else default_of(name)
-            assert used is None or callable(used) or str(used) in found[0][-1], (name, found)
 
 
 @pytest.mark.parametrize(

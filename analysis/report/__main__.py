@@ -15,7 +15,7 @@ from analysis.report.figures import FIGURES
 from analysis.report.page import page
 from analysis.report.runs import compare, read_folder
 from analysis.tables import write_text
-from interface.command_line import ArgumentParser, run_script
+from interface.command_line import ArgumentParser, count, run_script
 from interface.errors import DataError, UsageError
 from interface.files import atomic_write, make_folder
 
@@ -50,7 +50,8 @@ def main(words: Sequence[str] | None = None) -> None:
             written.append(output.with_name(f"{output.stem}_{name}{suffix}"))
             with atomic_write(written[-1]) as unfinished:
                 figure.savefig(unfinished)
-    print(f"Report of {len(comparison.runs)} runs of {len(comparison.settings)} settings; open the first in a browser:")
+    runs, settings = count(len(comparison.runs), "run"), count(len(comparison.settings), "setting")
+    print(f"Report of {runs} of {settings}; open the first in a browser:")
     for path in written:
         print(f"  {path}")
 

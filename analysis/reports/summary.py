@@ -16,7 +16,7 @@ from analysis.reports.trials import Group, Trials, group, time_to
 from analysis.spread import Spread
 from analysis.tables import markdown_table, write_rows, write_text
 from catalogue import BETTER_THAN_CHANCE
-from interface.command_line import ArgumentParser, Interval, run_script
+from interface.command_line import ArgumentParser, Interval, count, run_script
 from interface.errors import DataError
 from training.config import (
     MODE_TITLES,
@@ -162,7 +162,7 @@ def main(words: Sequence[str] | None = None) -> None:
     table, for_programs = folder / "summary.md", folder / "summary.csv"
     write_text(table, markdown(groups, arguments.targets))
     write_rows(for_programs, numbers(groups, arguments.targets))
-    print(f"Summary of {len(trials.rows)} runs of {len(groups)} settings:")
+    print(f"Summary of {count(len(trials.rows), 'run')} of {count(len(groups), 'setting')}:")
     for path in (table, for_programs, trials.path):
         print(f"  {path}")
     if failures:
