@@ -8,4 +8,4 @@ cd "$ROOT"
 prepare_environment requirements-docs.txt
 
 say "Building the documentation"
-mkdocs build --strict --quiet
+NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet  # without an advertisement
