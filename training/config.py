@@ -709,7 +709,7 @@ def choose_seed(config: RunConfig) -> int:
 def announce(kind: str, config: RunConfig, seed: int) -> None:
     """Print the kind of run and all its settings; defaults are marked. A worker started by --rank prints one line."""
     if config.rank:
-        print(f"Rank {config.rank}, joining the server at {config.master_addr}:{config.master_port}", flush=True)
+        print(f"Worker_{config.rank} of a run with seed {seed}", flush=True)
         return
     print(f"{kind} with seed {seed} and")
     for name, row in ROWS.items():
