@@ -217,3 +217,14 @@ def test_scripts_run_from_anywhere(tmp_path, monkeypatch):
     run("nonDistributed.py", "--dataset", "digits")
     assert {path.suffix for path in tmp_path.iterdir()} == {".log", ".pt"}
     assert not list(ROOT.glob("digits_*"))
+
+
+def test_a_momentum_that_never_fades_is_warned_of(nursery, tmp_path):
+    flags = ("--dataset", "digits", "--train_split", 0.1, "--seed", 1)
+    ended = nursery.run("nonDistributed.py", *flags, "--momentum", 1.2, folder=tmp_path, timeout=120).went_well()
+    assert ended.warnings[0].endswith("--momentum 1.2: with 1 or more, steps never fade, and training diverges")
+    assert not nursery.run("nonDistributed.py", *flags, "--momentum", 0.9, folder=tmp_path, timeout=120).warnings
+
+
+def test_a_log_to_replay_that_is_not_there(nursery, tmp_path):
+    nursery.run("dist_async.py", "--replay", "nope", folder=tmp_path).refused("--replay nope: no such file")
