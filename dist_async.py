@@ -22,14 +22,14 @@ def main() -> None:
     flags = parse_flags("async", __doc__)
     config = None if "replay" in flags else RunConfig(mode="async", **flags)
     if "replay" in flags and not Path(flags["replay"]).is_file():
-        raise UsageError(f"--replay {flags['replay']} is not valid: no such file")
+        raise UsageError(f"--replay {flags['replay']}: no such file")
 
     # Slow imports: not needed for --help or to report a wrong command line.
     import torch
 
     from common import build_model, load_dataset
+    from interface.device import prepare_device
     from training.checkpoints import Checkpoints
-    from training.device import prepare_device
     from training.engines import replay, virtual
     from training.engines.rpc import launch
     from training.observer import Observer

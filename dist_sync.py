@@ -24,8 +24,8 @@ def main() -> None:
     import torch
 
     from common import build_model, load_dataset
+    from interface.device import prepare_device
     from training.checkpoints import Checkpoints
-    from training.device import prepare_device
     from training.engines import virtual
     from training.engines.rpc import launch
     from training.observer import Observer

@@ -49,7 +49,7 @@ def main() -> None:
     from common import load_dataset
     from cross_validation.plots import draw_grid
     from cross_validation.search import ResultsFile, rank, search
-    from training.device import prepare_device
+    from interface.device import prepare_device
 
     prepare_device(arguments.device, arguments.tf32)
     torch.set_num_threads(1)  # no thread pool, because this process will be forked

@@ -27,8 +27,8 @@ def main() -> None:
     import torch.nn.functional as F
 
     from common import build_model, load_dataset, make_generator
+    from interface.device import prepare_device
     from training.checkpoints import Checkpoints
-    from training.device import prepare_device
     from training.observer import Observer
     from training.plan import make_plan
     from training.protocol import Outcome, Push, Update

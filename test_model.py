@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAF
 
 from analysis.spread import in_digits
 from catalogue import DATASETS
-from interface.command_line import ArgumentParser, Interval, add_device_flags, run_script
+from interface.command_line import ArgumentParser, Interval, add_device_flags, count, run_script
 from interface.errors import DataError, UsageError
 from interface.files import atomic_write, make_folder
 from training.config import headline, settings_in_words
@@ -41,7 +41,7 @@ def main() -> None:
     # Slow imports: not needed for --help or to report a wrong command line.
     from common import build_model, load_dataset
     from evaluation import BATCH_SIZE, score
-    from training.device import prepare_device
+    from interface.device import prepare_device
     from training.record.checkpoints import read_model
     from training.record.reader import read_log
 
@@ -193,11 +193,6 @@ def describe_course(log: RunLog) -> str:
     lost = (log.result or {}).get("lost_workers")
     course += [f"lost {', '.join(lost)}"] if lost else []
     return "\n".join([f"Run: {'; '.join(course)}", *(f"Warning in the log: {warning}" for warning in log.warnings)])
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun, in the singular or the plural."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def describe_score(score: Score) -> str:

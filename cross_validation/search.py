@@ -32,10 +32,10 @@ from analysis.spread import Spread
 from common import Samples, build_model, make_generator
 from cross_validation.grid import Configuration, SearchGrid, SearchSettings
 from evaluation import Score, evaluate
+from interface.device import prepare_device
 from interface.errors import DataError
 from interface.files import make_folder, with_filename
 from interface.processes import detach_from_terminal
-from training.device import prepare_device
 from training.optimizers import SGD, Adam
 
 # ----------------------------------------------------------------------------------------------------

@@ -52,6 +52,11 @@ class ValueType(ABC):
         return str(value)
 
 
+def count(number: int, noun: str) -> str:
+    """A number with its noun, in the singular or the plural."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class Interval(ValueType):
     """Numbers of one type between two bounds, in mathematical notation: ``"(0,1]"``; ``"[1,inf]"`` includes inf."""
 

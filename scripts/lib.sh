@@ -9,20 +9,68 @@ say() {
   printf '\n==> %s\n' "$*"
 }
 
+CPU_INDEX=https://download.pytorch.org/whl/cpu  # PyTorch's own, of builds without CUDA
+
 # prepare_environment REQUIREMENTS: install a requirements file into the project's own virtual environment
 # (.venv, or $VENV), unless these requirements are already installed there, and put it first on the PATH.
 prepare_environment() {
-  local requirements=$1 venv=${VENV:-$ROOT/.venv} wanted stamp
+  local requirements=$1 venv=${VENV:-$ROOT/.venv} wanted stamp index
   wanted=$(cat "$ROOT"/requirements*.txt "$ROOT/constraints.txt" | cksum)
   stamp=$venv/.installed-$requirements
   if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
     say "Installing $requirements into $venv"
-    python3 -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --requirement "$ROOT/$requirements" --constraint "$ROOT/constraints.txt"
+    make_environment "$venv"
+    touch "$venv/.installing"
+    index=$(torch_index)
+    if [[ -n $index ]] && grep -q '^\(torch\|-r requirements.txt\)' "$ROOT/$requirements"; then
+      install_torch "$venv" "$index"
+    fi
+    install_packages "$venv" --requirement "$ROOT/$requirements"
     printf '%s\n' "$wanted" >"$stamp"
+    rm "$venv/.installing"
   fi
   export PATH="$venv/bin:$PATH"
+}
+
+# make_environment VENV: create a virtual environment. One that is broken, or whose installation was interrupted, is
+# made anew: packages that were only partly unpacked look as if they were installed.
+make_environment() {
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    { echo "$(python3 --version) is too old: install Python 3.10 or newer" >&2 && exit 1; }
+  if [[ -e $1/.installing ]]; then
+    echo "An earlier installation was interrupted: starting again"
+    python3 -m venv --clear "$1"
+  elif ! "$1/bin/python" -m pip --version &>/dev/null; then
+    python3 -m venv --clear "$1"
+  fi
+}
+
+# torch_index: print the index to take torch from: $TORCH_INDEX if it is set, nothing (pip's default) for a machine with
+# an NVIDIA GPU, and otherwise the one of CPU builds.
+torch_index() {
+  if [[ -v TORCH_INDEX ]]; then
+    echo "$TORCH_INDEX"
+  elif ! nvidia-smi --list-gpus 2>/dev/null | grep -q .; then
+    echo "$CPU_INDEX"
+  fi
+}
+
+# install_torch VENV INDEX: install torch and torchvision from an index. If that fails, say what it costs.
+install_torch() {
+  local packages
+  mapfile -t packages < <(grep '^torch' "$ROOT/requirements.txt")
+  install_packages "$1" --no-deps --index-url "$2" "${packages[@]}" &>/dev/null || true
+  "$1/bin/python" -c 'from importlib.metadata import requires
+exit(any(need.startswith("nvidia") for need in requires("torch")))' &>/dev/null ||
+    echo "No CPU builds of PyTorch at $2: taking the default ones, with 5 GB of CUDA (TORCH_INDEX=URL names another index)"
+}
+
+# install_packages VENV ARGUMENTS...: install packages in the tested versions, with uv if there is one, which is faster.
+install_packages() {
+  local venv=$1
+  shift
+  uv pip install --quiet --python "$venv/bin/python" --constraint "$ROOT/constraints.txt" "$@" 2>/dev/null ||
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$ROOT/constraints.txt" "$@"
 }
 
 # ----------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from analysis.reports.trials import Trials
-from interface.command_line import ArgumentParser, Interval, complain, run_script
+from interface.command_line import ArgumentParser, Interval, complain, count, run_script
 from interface.errors import DataError, UsageError
 from interface.files import atomic_write, make_folder
 from scripts.estimate import in_words, total_seconds
@@ -173,7 +173,7 @@ def print_plan(
     known = waiting and len(configs) == len(waiting) and scheduler is None
     duration = total_seconds(configs, jobs or 1) if known else None
     estimate = f", {in_words(duration)} with --jobs {jobs or 1}" if duration else ""
-    print(f"{len(runs)} runs: {len(runs) - len(waiting)} done, {len(waiting)} to do{estimate}")
+    print(f"{count(len(runs), 'run')}: {len(runs) - len(waiting)} done, {len(waiting)} to do{estimate}")
 
 
 def open_pool(jobs: int | None, scheduler: str | None, keep: str | None) -> Pool:
@@ -196,12 +196,12 @@ def execute_all(
     """Execute the runs that are not done, and print what failed; returns how many did."""
     with alone_in([summary_dir, *(run.folder for run in runs if run.config)]):
         sweep = Sweep(runs, Trials(summary_dir))
-        print(f"{sweep.total} runs, {sweep.skipped} of them already done", flush=True)
+        print(f"{count(sweep.total, 'run')}, {sweep.skipped} already done", flush=True)
         if sweep.waiting:
             with closing(open_pool(jobs, scheduler, keep)) as pool:
                 sweep.finish(pool)
     if sweep.failures:
-        print(f"{len(sweep.failures)} of {sweep.total} runs failed:", *sweep.failures, sep="\n  ")
+        print(f"{len(sweep.failures)} of {count(sweep.total, 'run')} failed:", *sweep.failures, sep="\n  ")
     return len(sweep.failures)
 
 

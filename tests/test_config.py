@@ -9,7 +9,7 @@ from catalogue import PARTITIONS
 from conftest import ROOT, run
 from interface.command_line import Interval, run_script
 from interface.errors import DataError, UsageError
-from training.config import ROWS, RunConfig, default_of, make_parser
+from training.config import ROWS, RunConfig, make_parser
 
 SCRIPTS = {"classic": "nonDistributed", "sync": "dist_sync", "async": "dist_async"}
 EVERYWHERE, DISTRIBUTED, ASYNC = tuple(SCRIPTS), ("sync", "async"), ("async",)
@@ -128,17 +128,6 @@ def test_help_names_every_flag_once_in_groups(mode):
     assert headings[:3] == ["options", "Data", "Network and optimiser"] and headings[-1] != "options"
 
 
-def test_the_readme_has_every_flag_with_its_default():
-    table = re.search(r"\| flags of training .*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)[0]
-    rows = [line.split(" | ") for line in table.splitlines()]
-    for name in set.union(*map(flags_of, SCRIPTS)):
-        found = [row for row in rows if re.search(rf"`--{name}\b", row[0])]
-        assert len(found) == 1, name
-        if name in ROWS and not isinstance(default_of(name), bool):
-            used = ROWS[name].fills if default_of(name) is None else default_of(name)
-            assert used is None or callable(used) or str(used) in found[0][-1], (name, found)
-
-
 @pytest.mark.parametrize(
     ("mistyped", "meant"), [("--epoch", "--epochs"), ("--learning_rat", None), ("--worldsize=4", "--world_size"),
                             ("--momentun", "--momentum")]
@@ -228,3 +217,14 @@ def test_scripts_run_from_anywhere(tmp_path, monkeypatch):
     run("nonDistributed.py", "--dataset", "digits")
     assert {path.suffix for path in tmp_path.iterdir()} == {".log", ".pt"}
     assert not list(ROOT.glob("digits_*"))
+
+
+def test_a_momentum_that_never_fades_is_warned_of(nursery, tmp_path):
+    flags = ("--dataset", "digits", "--train_split", 0.1, "--seed", 1)
+    ended = nursery.run("nonDistributed.py", *flags, "--momentum", 1.2, folder=tmp_path, timeout=120).went_well()
+    assert ended.warnings[0].endswith("--momentum 1.2: with 1 or more, steps never fade, and training diverges")
+    assert not nursery.run("nonDistributed.py", *flags, "--momentum", 0.9, folder=tmp_path, timeout=120).warnings
+
+
+def test_a_log_to_replay_that_is_not_there(nursery, tmp_path):
+    nursery.run("dist_async.py", "--replay", "nope", folder=tmp_path).refused("--replay nope: no such file")

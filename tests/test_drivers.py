@@ -326,7 +326,7 @@ def test_what_is_done_is_skipped_though_its_model_is_gone(swept):
     (removed := min((swept / "runs").glob("*_model.pt"))).unlink()
     removed.with_name(removed.name.replace("_model.pt", "_log.log")).unlink()
     words = drive(*SWEEP, cwd=swept)
-    assert "8 runs, 8 of them already done" in words
+    assert "8 runs, 8 already done" in words
     assert (swept / "runs/trials.jsonl").read_bytes() == before
     assert not removed.exists()
 
@@ -381,7 +381,7 @@ def test_an_interrupted_driver_leaves_no_process_and_resumes(number, tmp_path):
     assert 2 <= len(done) < 9
     words = drive(*("run_delay_exps", *QUICK, "--parts", "c", "--world_sizes", 3, "--epochs", 8, "--results", "runs",
                     "--jobs", 2), cwd=tmp_path)  # fmt: skip
-    assert f"9 runs, {len(done)} of them already done" in words
+    assert f"9 runs, {len(done)} already done" in words
     rows = trials_of(tmp_path / "runs")
     assert rows[: len(done)] == done and len({row.name for row in rows}) == 9
 

@@ -747,7 +747,10 @@ def choose_seed(config: RunConfig) -> int:
 
 
 def announce(kind: str, config: RunConfig, seed: int) -> None:
-    """Print the kind of run and all its settings; defaults are marked."""
+    """Print the kind of run and all its settings; defaults are marked. A worker started by --rank prints one line."""
+    if config.rank:
+        print(f"Worker_{config.rank} of a run with seed {seed}", flush=True)
+        return
     print(f"{kind} with seed {seed} and")
     for name, row in ROWS.items():
         value = getattr(config, name)
@@ -755,4 +758,6 @@ def announce(kind: str, config: RunConfig, seed: int) -> None:
             print(f"  {name:<20} {value}{' (default)' if value == default_of(name) else ''}")
     if config.alr and config.momentum:
         logging.warning("--momentum %s is not used with --alr: Adam has no such setting", config.momentum)
+    elif config.momentum >= 1:
+        logging.warning("--momentum %s: with 1 or more, steps never fade, and training diverges", config.momentum)
     sys.stdout.flush()  # before any process is forked

@@ -20,8 +20,8 @@ from common import (
     make_generator,
     take_subset,
 )
+from interface.device import prepare_device
 from interface.errors import UsageError
-from training.device import prepare_device
 
 STATISTICS_BATCHES, STATISTICS_BATCH_SIZE = 4, 100  # training images from which BatchNorm's statistics are estimated
 PROBE_SIZE = 2  # images

@@ -16,9 +16,8 @@ from analysis.flags import add_data_dir, add_summary_dir
 from analysis.report.figures import FIGURES
 from analysis.report.page import page
 from analysis.report.runs import compare, read_folder
-from analysis.spread import counted
 from analysis.tables import write_text
-from interface.command_line import ArgumentParser, run_script
+from interface.command_line import ArgumentParser, count, run_script
 from interface.errors import DataError, UsageError
 from interface.files import make_folder
 
@@ -51,8 +50,8 @@ def write_report(folders: Sequence[Path], output: Path, summary_dir: Path | None
     for name, draw in FIGURES.items():
         if figure := draw(comparison):
             written += save(figure, output.with_name(f"{output.stem}_{name}"))
-    runs_and_settings = f"{counted([len(comparison.runs)], 'run')} of {counted([len(comparison.settings)], 'setting')}"
-    print(f"Report of {runs_and_settings}; open the first in a browser:")
+    runs, settings = count(len(comparison.runs), "run"), count(len(comparison.settings), "setting")
+    print(f"Report of {runs} of {settings}; open the first in a browser:")
     for path in written:
         print(f"  {path}")
 

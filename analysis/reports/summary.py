@@ -15,10 +15,10 @@ from pathlib import Path
 
 from analysis.flags import add_data_dir, add_summary_dir
 from analysis.reports.trials import Group, Trials, group, time_to
-from analysis.spread import Spread, counted
+from analysis.spread import Spread
 from analysis.tables import markdown_table, write_rows, write_text
 from catalogue import BETTER_THAN_CHANCE
-from interface.command_line import ArgumentParser, Interval, run_script
+from interface.command_line import ArgumentParser, Interval, count, run_script
 from interface.errors import DataError
 from training.config import (
     MODE_TITLES,
@@ -168,7 +168,7 @@ def summarise(folder: Path, summary_dir: Path, data_dir: str, targets: Sequence[
     table, for_programs = summary_dir / "summary.md", summary_dir / "summary.csv"
     write_text(table, markdown(groups, targets))
     write_rows(for_programs, numbers(groups, targets))
-    print(f"Summary of {counted([len(trials.rows)], 'run')} of {counted([len(groups)], 'setting')}:")
+    print(f"Summary of {count(len(trials.rows), 'run')} of {count(len(groups), 'setting')}:")
     for path in (table, for_programs, trials.path):
         print(f"  {path}")
     if failures:

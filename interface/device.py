@@ -1,8 +1,6 @@
-"""Prepare the device on which a run computes."""
+"""Prepare the device that a script computes on. Loads torch only for a GPU."""
 
 import os
-
-import torch
 
 from interface.errors import UsageError
 
@@ -16,6 +14,8 @@ def prepare_device(device: str, tf32: bool = False) -> None:
         if tf32:
             raise UsageError("--tf32 has no effect without --device cuda")
         return
+    import torch
+
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # looks for a GPU in a way that allows to fork
     if not torch.cuda.is_available():
         build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
