@@ -12,7 +12,7 @@ from pathlib import Path
 from analysis.reports.trials import Trials, header_of
 from interface.command_line import ArgumentParser
 from training.config import RunConfig, make_parser
-from training.names import run_name
+from training.names import CHECKPOINT, run_name
 
 MODE_OF = {"nonDistributed.py": "classic", "dist_sync.py": "sync", "dist_async.py": "async"}
 
@@ -73,6 +73,13 @@ class PlannedRun:
     def needs_machine(self) -> bool:
         """Whether runs beside it would disturb it: the wall clock measures it, or it starts processes of its own."""
         return self.config.clock == "wall" if self.config else self.proof == "-"
+
+    @property
+    def words_to_execute(self) -> tuple[str, ...]:
+        """Its words, so that a training run that was interrupted goes on from its checkpoint."""
+        if self.config and any(self.folder.glob(f"{self.name}_partial*{CHECKPOINT}")):
+            return *self.words, "--resume"
+        return self.words
 
     @property
     def command(self) -> str:

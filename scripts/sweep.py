@@ -59,7 +59,7 @@ class LocalPool:
         self._threads = ThreadPoolExecutor(jobs)
 
     def submit(self, run: PlannedRun) -> Future[Report]:
-        order = Order(run.words, run.config, trained=run.config is not None and run.has_log())
+        order = Order(run.words_to_execute, run.config, trained=run.config is not None and run.has_log())
         return self._threads.submit(self._nursery.execute, order)
 
     def result(self, future: Future[Report]) -> Report:

@@ -3,7 +3,10 @@
 import os
 import random
 import re
+import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 import torch
 
 import common
-from conftest import run, train, weights_of
+from conftest import ROOT, run, train, weights_of
 from live_run import LiveRun
 from training.algorithms import ALGORITHMS
 from training.checkpoints import Checkpoints
@@ -152,6 +155,17 @@ def test_an_asynchronous_run_on_the_wall_clock_goes_on_from_the_state_it_had(tmp
     assert lines[1 : after + 1] == logged[1 : after + 1]
     assert log.status == "complete" and len(log.updates) == log.header["updates"]
     assert (log.updates.seconds[1:] >= log.updates.seconds[:-1]).all()
+
+
+def test_a_sweep_resumes_the_run_in_which_it_was_interrupted(tmp_path):
+    flags = ("--dataset", "digits", *RATE, *LONG)
+    kill(tmp_path, ("nonDistributed.py",), 30)
+    plan = shlex.join(map(str, ("row", "nonDistributed.py", *flags, "--subfolder", tmp_path)))
+    command = [sys.executable, "-m", "scripts.sweep", "--summary_dir", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, input=plan, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (log,) = tmp_path.glob("*_log.log")
+    assert read_log(log).result["resumed_after"][0] >= 30
 
 
 def test_what_cannot_be_resumed(tmp_path):

@@ -5,6 +5,7 @@ what the engine adds: the algorithm, the workers' random streams, and the schedu
 """
 
 import io
+import os
 import time
 from collections.abc import Callable
 
@@ -82,5 +83,6 @@ class Checkpoints:
         }
         content = io.BytesIO()  # torch.save raises its own error for a full disk
         torch.save(state, content)
-        with atomic_write(self.record.checkpoint) as path:
-            path.write_bytes(content.getbuffer())
+        with atomic_write(self.record.checkpoint) as path, path.open("wb") as file:
+            file.write(content.getbuffer())
+            os.fsync(file.fileno())  # the machine may lose power

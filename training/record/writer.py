@@ -119,7 +119,9 @@ class Record:
             self._continue(**resumed.state["record"])
 
     def position(self) -> dict[str, int]:
-        """How far the files are, for a checkpoint."""
+        """How far the files are, for a checkpoint; what they hold so far is on the disk."""
+        for file in filter(None, (self._log, self._weights)):
+            os.fsync(file.fileno())
         return {"log_bytes": os.fstat(self._log.fileno()).st_size, "rows": self._rows}
 
     def _continue(self, log_bytes: int, rows: int) -> None:
