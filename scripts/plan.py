@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ class PlannedRun:
 
     def fingerprint(self) -> str:
         """A digest of the command and the content of its input files."""
-        digest = hashlib.sha256(self.command.encode())
+        digest = hashlib.sha256(os.fsencode(self.command))
         for path in self.inputs:
             with path.open("rb") as file:
                 while block := file.read(1 << 20):

@@ -305,7 +305,7 @@ def test_the_landscape_of_a_diverged_run(name, diverged, nursery, inputs):
     with np.errstate(all="ignore"):
         usable = (np.linalg.norm(np.load(weights), axis=1) < 1e6).sum()
     assert usable < 5
-    suffixes = {".html", ".npz", ".png"}
+    suffixes = {".html", ".npz", ".png", ".pdf"}
     flags = ("--grid_size", 2, "--test_samples", 20, "--subfolder")
     for script in ("loss_landscape.py", "loss_landscape_multi.py"):
         out = folder / script

@@ -354,6 +354,8 @@ def viewpoint(landscape: Landscape, box: np.ndarray) -> np.ndarray:
     drawn = np.concatenate([np.stack(draped(landscape, run.coordinates)) for run in landscape.trajectories], axis=1).T
     drawn = drawn[np.isfinite(drawn).all(axis=1)]
     points = (drawn - (low + high) / 2) * scale  # (points, 3), in the scene
+    if len(points) == 0:  # they all lie where the loss is not finite
+        points = np.zeros((1, 3))
     along = np.linspace(0.02, 0.7, SIGHT_STEPS)[:, None, None]  # further along, the line of sight has left the box
     found: list[tuple[float, float, np.ndarray]] = []
     for elevation in ELEVATIONS:
