@@ -91,9 +91,9 @@ def test_runs_in_a_folder_whose_name_says_partial(tmp_path):
 
 def test_files_of_two_containers_have_different_names(tmp_path):
     """Each container has its own process ids, so that both trainings can have the same one."""
-    script = "import dist_async; from interface.command_line import run_script; run_script(dist_async.main)"
+    script = "import nonDistributed as script; from interface.command_line import run_script; run_script(script.main)"
     code = f"import os; os.getpid = lambda: 7; {script}"
-    command = [sys.executable, "-c", code, *TRAIN, "--seed", "1"]
+    command = [sys.executable, "-c", code, "--dataset", "digits", "--lr", "0.05", "--seed", "1", "--subfolder", "runs"]
     both = [subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]  # fmt: skip
     for process in both:

@@ -298,8 +298,7 @@ class HardwareFlags:
                     "without --clock virtual: RPC workers compute on the CPU"),
     )  # fmt: skip
     tf32: bool = flag(
-        False, "let the GPU round the factors of products to TF32, which is faster", suffix="tf32", label="precision",
-        phrase="TF32", off="float32",
+        False, "let the GPU round the factors of products to TF32, which is faster", scope=Scope.PLACE, local=True,
         needs=Needs(lambda config: config.device == "cuda", "without --device cuda"),
     )  # fmt: skip
     threads: int | None = flag(
