@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IMPORTED_ONCE = ("kfold", "loss_landscape_multi", "test_model", "common", "evaluation", "training.engines.replay",
                  "training.engines.rpc.launch", "training.engines.virtual", "training.record.writer")  # fmt: skip
 START = f"import sys; sys.path[:] = [{str(ROOT)!r}, *filter(None, sys.path)]; import scripts.nursery as n; n.serve()"
+GRACE_SECONDS = 5  # for a run that is abandoned, to save what it has
 WATCH_SECONDS = 0.5  # between checks whether a run is still wanted
 
 
@@ -151,7 +152,10 @@ class Running:
 
     def end(self) -> None:
         """Report a failure, and remove the folder; a success, the run has reported itself."""
-        self.process.join()
+        self.process.join(GRACE_SECONDS if self.connection.closed else None)
+        if self.process.exitcode is None:  # SIGTERM came where Python loses what a signal handler raises
+            self.process.kill()
+            self.process.join()
         if code := self.process.exitcode:
             said = signal.Signals(-code).name if code < 0 else last_line(self.output, marked=": error: ")
             answer(self.connection, Report(code, said))
