@@ -433,9 +433,11 @@ class FlatModel:
         """Use these dropout masks in this context, one per layer, instead of drawing them."""
         for dropout, mask in zip(self._dropouts, masks, strict=True):
             dropout.mask = mask
-        yield
-        for dropout in self._dropouts:
-            dropout.mask = None
+        try:
+            yield
+        finally:
+            for dropout in self._dropouts:
+                dropout.mask = None
 
     def mask_shapes(self, images: Tensor) -> list[torch.Size]:
         """The shapes (n, …) of the dropout masks for images (n, C, H, W), in the order in which they are drawn."""

@@ -19,6 +19,7 @@ from training.config import RunConfig
 from training.engines.dispatcher import RunShape
 from training.engines.gradients import OwnGradients
 from training.engines.processes import ProcessGradients
+from training.engines.shared_memory import SharedRows
 from training.engines.virtual import simulate
 from training.plan import make_plan
 from training.protocol import Snapshot
@@ -178,6 +179,18 @@ def test_the_number_of_processes_does_not_affect_the_result(settings, monkeypatc
     runs = [run_schedule(times, steps=4, processes=processes, **settings) for processes in (0, 1, 2, 5)]
     assert all(updates == runs[0][0] for updates, _ in runs)
     assert all(torch.equal(parameters, runs[0][1]) for _, parameters in runs)
+
+
+def test_rows_of_shared_memory_are_used_again_only_when_their_copy_is_gone():
+    rows, values = SharedRows(3, 5), torch.arange(5.0)
+    kept = [rows.copy(values + number) for number in range(4)]
+    assert [rows.row_of(copy) is None for copy in kept] == [False, False, False, True]
+    free = rows.row_of(kept.pop(1))
+    for number in range(100):
+        copy = rows.copy(values - number)
+        assert rows.row_of(copy) == free and torch.equal(copy, values - number)
+        del copy
+    assert all(torch.equal(copy, values + number) for copy, number in zip(kept, (0, 2, 3), strict=True))
 
 
 def test_virtual_runs_are_reproducible(tmp_path):

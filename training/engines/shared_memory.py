@@ -25,6 +25,13 @@ def shared_tensor(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.frombuffer(memory, dtype=dtype, count=elements).view(shape) if elements else torch.zeros(shape)
 
 
+class RowReference(weakref.ref):
+    """A reference to the copy in a row."""
+
+    __slots__ = ("row",)
+    row: int
+
+
 class SharedRows:
     """Copies of vectors (P,) of one length, each in its own row, which is free again when the copy is collected."""
 
@@ -35,14 +42,21 @@ class SharedRows:
         self._address = torch.frombuffer(self._memory, dtype=torch.uint8, count=1).data_ptr()
         self._rows = rows
         self._free = list(range(rows))
+        self._references: dict[int, RowReference] = {}
+        # Of copies that were collected. Their callback is no Python code, in which Ctrl-C would be lost.
+        self._collected: list[RowReference] = []
 
     def copy(self, values: Tensor) -> Tensor:
         """A copy of a vector (P,); in memory of this process alone if no row is free."""
-        if not self._free:
+        if self._collected:
+            row = self._collected.pop().row
+        elif self._free:
+            row = self._free.pop()
+        else:
             return values.clone()
-        row = self._free.pop()
         copy = self[row].copy_(values)
-        weakref.finalize(copy, self._free.append, row)
+        reference = self._references[row] = RowReference(copy, self._collected.append)
+        reference.row = row
         return copy
 
     def row_of(self, copy: Tensor) -> int | None:
