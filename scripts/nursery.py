@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IMPORTED_ONCE = ("kfold", "loss_landscape_multi", "test_model", "common", "evaluation", "training.engines.replay",
                  "training.engines.rpc.launch", "training.engines.virtual", "training.record.writer")  # fmt: skip
 START = f"import sys; sys.path[:] = [{str(ROOT)!r}, *filter(None, sys.path)]; import scripts.nursery as n; n.serve()"
-GRACE_SECONDS = 5  # for a run that is abandoned, to save what it has
+GRACE_SECONDS = 5  # for a run that is abandoned, to save what it has, and for the end of a nursery that was killed
 WATCH_SECONDS = 0.5  # between checks whether a run is still wanted
 
 
@@ -91,7 +91,8 @@ class Nursery:
 
     def execute(self, order: Order, wanted: Callable[[], bool] = lambda: True) -> Report | None:
         """Execute an order; blocks until it is done, or until it is no longer `wanted`: None."""
-        with self._connect() as connection:
+        connection, process = self._connect()
+        with connection:
             try:
                 connection.send_bytes(pickle.dumps(order))
                 while not connection.poll(WATCH_SECONDS):
@@ -99,6 +100,9 @@ class Nursery:
                         return None
                 return pickle.loads(connection.recv_bytes())
             except (EOFError, OSError):
+                if process:  # which the next order replaces once it has ended
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(GRACE_SECONDS)
                 return Report(-signal.SIGKILL, "the process that executes runs was killed")
 
     def close(self) -> None:
@@ -109,8 +113,8 @@ class Nursery:
                 self._control.close()
                 self._process.wait()
 
-    def _connect(self) -> Connection:
-        """A connection for an order, which nobody reads if there is no nursery any more.
+    def _connect(self) -> tuple[Connection, subprocess.Popen | None]:
+        """A connection for an order, and the process that reads it; nobody does if there is no nursery any more.
 
         The lock also keeps its other end from a nursery that is started meanwhile.
         """
@@ -120,7 +124,7 @@ class Nursery:
                 if not self._process or self._process.poll() is not None:
                     self._start()
                 socket.send_fds(self._control, [b"."], [theirs.fileno()])
-        return Connection(ours.detach())
+        return Connection(ours.detach()), self._process
 
     def _start(self) -> None:
         self._control, theirs = socket.socketpair()

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from conftest import shared_nursery
@@ -67,11 +68,12 @@ def listening_addresses(pids: list[int]) -> set[str]:
     """The addresses, in the kernel's hexadecimal format, that these processes listen on."""
     found = set()
     for pid in pids:
-        links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
-        inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
-        for table in ("tcp", "tcp6", "udp", "udp6"):
-            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[9] in inodes and (fields[3] == "0A" or table.startswith("udp")):
-                    found.add(fields[1].split(":")[0])
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+            inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+            for table in ("tcp", "tcp6", "udp", "udp6"):
+                for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+                    fields = line.split()
+                    if fields[9] in inodes and (fields[3] == "0A" or table.startswith("udp")):
+                        found.add(fields[1].split(":")[0])
     return found

@@ -95,7 +95,7 @@ class Started:
 
     def poll(self) -> int | None:
         """The exit code, or None while it runs."""
-        running = not select.select([self._alive], [], [], 0)[0]
+        running = self._ended is None and not select.select([self._alive], [], [], 0)[0]
         return None if running else self.wait().code
 
     def wait(self, timeout: float = 60) -> Ended:

@@ -5,14 +5,12 @@ what the engine adds: the algorithm, the workers' random streams, and the schedu
 """
 
 import io
-import os
 import time
 from collections.abc import Callable
 
 import torch
 
 from common import FlatModel
-from interface.files import atomic_write
 from training.observer import Observer
 from training.plan import Plan
 from training.record.resume import FORMAT, SAME, Checkpoint, State
@@ -83,6 +81,4 @@ class Checkpoints:
         }
         content = io.BytesIO()  # torch.save raises its own error for a full disk
         torch.save(state, content)
-        with atomic_write(self.record.checkpoint) as path, path.open("wb") as file:
-            file.write(content.getbuffer())
-            os.fsync(file.fileno())  # the machine may lose power
+        self.record.save_checkpoint(content.getbuffer())

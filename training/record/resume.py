@@ -77,7 +77,7 @@ def is_being_written(log: Path) -> bool:
     """Whether the process that writes a log is still there; raises DataError if the log is missing."""
     try:
         with log.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # of a process: those that it has forked do not hold it
     except FileNotFoundError as error:
         raise DataError(f"{log}: missing; --resume continues it") from error
     except BlockingIOError:

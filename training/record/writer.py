@@ -114,7 +114,7 @@ class Record:
             with removed_on_error(path):
                 path.write_text(json.dumps(header(plan, clock)) + "\n", encoding="utf-8")
         self._log = path.open("a", encoding="utf-8", buffering=1)
-        fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for --resume: the run is not interrupted
+        fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for --resume: the run is not interrupted
         if resumed is not None:
             self._continue(**resumed.state["record"])
 
@@ -160,6 +160,11 @@ class Record:
     def checkpoint(self) -> Path:
         """The path of the run's checkpoint."""
         return self.folder / f"{self._unfinished}{CHECKPOINT}"
+
+    @property
+    def _new_checkpoint(self) -> Path:
+        """What becomes the checkpoint once it is complete; a run that is killed meanwhile leaves it behind."""
+        return self.checkpoint.with_suffix(".new")
 
     def path(self, kind: str) -> Path:
         """The final path of the run's "log", "weights" or "model"."""
@@ -253,6 +258,13 @@ class Record:
             path.write_bytes(content.getbuffer())
         self._written.append("model")
 
+    def save_checkpoint(self, content: memoryview) -> None:
+        """Replace the run's checkpoint."""
+        with removed_on_error(self._new_checkpoint), self._new_checkpoint.open("wb") as file:
+            file.write(content)
+            os.fsync(file.fileno())  # the machine may lose power
+        self._new_checkpoint.replace(self.checkpoint)
+
     def finish(self, seconds: float, result: dict[str, Any], partial: str = "") -> list[Path]:
         """Write the result of a run to the log and give all files their final names, the log last.
 
@@ -261,9 +273,10 @@ class Record:
         status = {"status": "partial", "reason": partial} if partial else {"status": "complete"}
         self._close_log(seconds, status | result)
         self._close()
+        for path in (self._new_checkpoint, self.checkpoint):  # first: the renamed files could not be continued
+            path.unlink(missing_ok=True)
         for kind in reversed(self._written):
             self._partial(kind).replace(self.path(kind))
-        self.checkpoint.unlink(missing_ok=True)
         return [self.path(kind) for kind in self._written]
 
     def abandon(self, seconds: float, reason: str, result: dict[str, Any]) -> list[Path]:
