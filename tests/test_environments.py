@@ -67,6 +67,10 @@ def test_scripts_and_drivers_in_a_strange_environment(name, trained, strange_fol
 HOSTILE = ENVIRONMENTS["an old system"] | ENVIRONMENTS["a strict shell"] | {
     "HOME": "/nonexistent", "TERM": "", "DISPLAY": ":99", "COLUMNS": "7", "PYTHONOPTIMIZE": "2",
 }  # fmt: skip
+# A user without a name, who may read what root may: the interpreter can lie in root's home.
+UNKNOWN_USER, READING = 54321, "-all,+dac_read_search"
+AS_UNKNOWN_USER = ["setpriv", f"--reuid={UNKNOWN_USER}", f"--regid={UNKNOWN_USER}", "--clear-groups",
+                   *(f"--{kind}={READING}" for kind in ("inh-caps", "ambient-caps", "bounding-set"))]  # fmt: skip
 TINY = "--dataset digits --train_split 0.2 --seed 1"
 SCRIPTS = {
     "nonDistributed.py": TINY,
@@ -80,20 +84,31 @@ SCRIPTS = {
 }
 
 
+@pytest.fixture
+def hostile_folder(strange_folder) -> tuple[list[str], Path]:
+    """What to put before a command so that another user executes it, where that is possible, and a folder of theirs."""
+    if os.geteuid() != 0:
+        return [], strange_folder
+    os.chown(strange_folder, UNKNOWN_USER, UNKNOWN_USER)
+    return AS_UNKNOWN_USER, strange_folder
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_in_a_hostile_environment(script, trained, strange_folder):
+def test_every_script_in_a_hostile_environment(script, trained, hostile_folder):
+    as_user, strange_folder = hostile_folder
     flags = SCRIPTS[script].format(**trained).split()
     outputs = [] if script == "nb_params.py" else ["--subfolder", strange_folder / "résultats"]
-    execute([sys.executable, ROOT / script, *flags, *outputs], strange_folder, **HOSTILE)
+    execute([*as_user, sys.executable, ROOT / script, *flags, *outputs], strange_folder, **HOSTILE)
     assert not outputs or list((strange_folder / "résultats").iterdir())
 
 
 @pytest.mark.parametrize("driver", sorted(path.name for path in (ROOT / "scripts").glob("run_*.sh")))
-def test_every_driver_in_a_hostile_environment(driver, strange_folder):
+def test_every_driver_in_a_hostile_environment(driver, hostile_folder):
+    as_user, strange_folder = hostile_folder
     if driver == "run_tests.sh":
         return
     before = sorted(strange_folder.rglob("*"))
-    output = execute(["bash", ROOT / "scripts" / driver, "--dry_run", "--results", "résultats"], strange_folder,
+    output = execute([*as_user, "bash", ROOT / "scripts" / driver, "--dry_run", "--results", "résultats"], strange_folder,
                      **HOSTILE).stdout.decode(errors="replace")  # fmt: skip
     assert "to do" in output and sorted(strange_folder.rglob("*")) == before
 
