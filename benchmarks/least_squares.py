@@ -187,8 +187,13 @@ class Tuned:
         return float(np.mean([seconds[-1] for seconds, _ in self.curves]))
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
-        """Times (t,) and gaps (t,): geometric means over the seeds and the points of a logarithmic axis of time."""
+        """Times (t,) and gaps (t,): geometric means over the seeds and the points of a logarithmic axis of time.
+
+        They end with the shortest run: of the others alone, the mean would be another.
+        """
+        end = min(seconds[-1] for seconds, _ in self.curves)
         seconds, gaps = (np.concatenate(parts) for parts in zip(*self.curves, strict=True))
+        seconds, gaps = seconds[seconds <= end], gaps[seconds <= end]
         points, place = np.unique(np.round(POINTS_PER_DECADE * np.log10(seconds)), return_inverse=True)
         means = np.bincount(place, np.log(gaps)) / np.bincount(place)
         return 10 ** (points / POINTS_PER_DECADE), np.exp(means)

@@ -132,7 +132,7 @@ class ArgumentParser(argparse.ArgumentParser):
         greedy = [flag for action in self._actions if action.nargs == "+" for flag in action.option_strings]
         if message.startswith("the following arguments are required") and set(greedy) & set(sys.argv):
             message += f"; give them before {' and '.join(greedy)}, which takes all values up to the next flag"
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {printable(message)}\n")
 
 
 def interrupt(signal_number: int, frame: object) -> NoReturn:
@@ -222,5 +222,10 @@ def complain(script: str, error: object, code: int) -> int:
         error = f"{error.filename2 or error.filename}: {error.strerror}"
     elif isinstance(error, BrokenPipeError) and output_has_no_reader():
         error = f"standard output: {error.strerror}"
-    print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"{script}: error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return code
+
+
+def printable(text: str) -> str:
+    """A text in one line, with escapes for control characters."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -26,10 +26,9 @@ from interface.errors import NoEffectError, UsageError
 from scripts.plan import PlannedRun
 from scripts.sweep import add_pool_flags, check_pool_flags, execute_all, print_plan
 from training.algorithms import ALGORITHMS
-from training.config import GROUPS, MODE_TITLES, ROWS, RunConfig, default_of, is_usual, words_of
+from training.config import GROUPS, MODE_TITLES, ROWS, RunConfig, default_of
 from training.flags import DISTRIBUTED, MODES
 
-SCRIPT_OF = {"classic": "nonDistributed.py", "sync": "dist_sync.py", "async": "dist_async.py"}
 # Setting → its flag, where that is not its name.
 NAMES = {"mode": "modes", "world_size": "workers", "partition": "partitions", "algorithm": "algorithms",
          "stop": "stops", "seed": "seeds"}  # fmt: skip
@@ -188,15 +187,6 @@ def without_idle(mode: str, settings: dict[str, Any], given: set[str], found: Co
             del settings[error.setting]
 
 
-def planned(config: RunConfig) -> PlannedRun:
-    """The command of a run."""
-    words = [SCRIPT_OF[config.mode]]
-    for name in ROWS:
-        if not is_usual(config, name) and not (name == "partition" and config.split_dirichlet):
-            words += words_of(config, name)
-    return PlannedRun(tuple(words), "row", config)
-
-
 # ----------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +209,7 @@ def main() -> None:
     names, values = set(given) | {"mode"}, read_values(given)
     found = combine(values, names, {"subfolder": str(folder)})
     explain(found, values)
-    runs = [planned(config) for config in found.configs]
+    runs = [PlannedRun.of(config) for config in found.configs]
     if not runs:
         raise UsageError("no run is left: see above")
     if dry_run:

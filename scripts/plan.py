@@ -12,10 +12,11 @@ from pathlib import Path
 
 from analysis.reports.trials import Trials, header_of
 from interface.command_line import ArgumentParser
-from training.config import RunConfig, make_parser
+from training.config import ROWS, RunConfig, is_usual, make_parser, words_of
 from training.names import CHECKPOINT, run_name
 
-MODE_OF = {"nonDistributed.py": "classic", "dist_sync.py": "sync", "dist_async.py": "async"}
+SCRIPT_OF = {"classic": "nonDistributed.py", "sync": "dist_sync.py", "async": "dist_async.py"}
+MODE_OF = {script: mode for mode, script in SCRIPT_OF.items()}
 
 
 @functools.cache
@@ -39,6 +40,15 @@ class PlannedRun:
         mode = MODE_OF.get(words[0])
         config = RunConfig(mode=mode, **vars(parser_of(mode).parse_args(words[1:]))) if mode else None
         return cls(tuple(words), proof, config)
+
+    @classmethod
+    def of(cls, config: RunConfig) -> PlannedRun:
+        """A training run that is done when it has a row."""
+        words = [SCRIPT_OF[config.mode]]
+        for name in ROWS:
+            if not is_usual(config, name) and not (name == "partition" and config.split_dirichlet):
+                words += words_of(config, name)
+        return cls(tuple(words), "row", config)
 
     @property
     def name(self) -> str:

@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from analysis.landscape.survey import read_numbers, write_numbers
@@ -217,6 +217,8 @@ def command_lines(draw: st.DrawFn) -> tuple[str, list[str]]:
 
 
 @given(line=command_lines())
+@example(line=("sync", ["--split_dataset", "\n"]))
+@example(line=("sync", ["--compute_time", "\n"]))
 @fuzzed
 def test_command_lines(line):
     mode, words = line

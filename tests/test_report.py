@@ -14,7 +14,7 @@ from analysis.reports.trials import Trials
 from conftest import PUBLISHED, needs_published
 from interface.errors import UsageError
 from nursery import DEAD_PROXY
-from scripts.compare import combine, make_parser, planned, read_values
+from scripts.compare import combine, make_parser, read_values
 from scripts.estimate import in_words, total_seconds
 from scripts.plan import PlannedRun
 from test_drivers import drive
@@ -82,7 +82,7 @@ def test_a_planned_run_is_its_command():
     line = ("--algorithms fedbuff dude backup --worker_speeds 1 0.5 1 1 1 --stops first total --delay --delay_ms 20 "
             "--lrs cosine_annealing --split_dirichlet 0.5 --local_steps 2 --alt_model yes no --val")  # fmt: skip
     for config in combined(line).configs:
-        run = planned(config)
+        run = PlannedRun.of(config)
         again = PlannedRun.parse(f"row {run.command.removeprefix('python3 ')}")
         assert again.config == config and again.name == run.name
 

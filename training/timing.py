@@ -148,7 +148,7 @@ class ComputeTimeText(ValueType):
         return False
 
     def parse(self, text: str) -> str:
-        name, parameter = re.fullmatch(r"([a-z]*):?(.*)", text).groups()
+        name, parameter = re.fullmatch(r"([a-z]*):?(.*)", text, re.DOTALL).groups()
         row = COMPUTE_TIMES.get(name)
         if row is None or bool(parameter) != (row.parameter is not None):
             raise ValueError(text)
