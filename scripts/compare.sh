@@ -8,9 +8,4 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
-unset RANK WORLD_SIZE MASTER_ADDR MASTER_PORT  # set by torchrun and in some containers: the runs are local
-case " $* " in
-  *" --dry_run "* | *" --help "* | *" -h "*) ;;  # needs no torch, so it installs nothing
-  *) find_python ;;
-esac
-module scripts.compare "$@"
+run_python_driver scripts.compare "$@"

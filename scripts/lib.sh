@@ -216,6 +216,16 @@ sys.path[:] = [sys.argv.pop(1), *filter(None, sys.path)]
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)' "$ROOT" "$@"
 }
 
+# run_python_driver MODULE ARGUMENTS...: run a driver that is written in Python.
+run_python_driver() {
+  unset RANK WORLD_SIZE MASTER_ADDR MASTER_PORT  # set by torchrun and in some containers: the runs are local
+  case " $* " in
+    *" --dry_run "* | *" --help "* | *" -h "*) ;;  # needs no torch, so it installs nothing
+    *) find_python ;;
+  esac
+  module "$@"
+}
+
 # plan PROOF SCRIPT FLAGS...: plan a run; scripts/sweep.py describes PROOF.
 plan() {
   local line

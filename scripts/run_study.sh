@@ -12,7 +12,7 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 cd "$ROOT"
 
 all_experiments=(undelayed_published delays_published gaussian_published undelayed_wall delays speed_virtual speed_wall
-  momentums close_ups last_updates stopping algorithms kfold figures)
+  momentums close_ups last_updates stopping algorithms kfold partitions momentum figures)
 experiments=("${all_experiments[@]}")  # which of them to run
 results=results
 summary_dir=summaries
@@ -78,6 +78,11 @@ study close_ups run_close_ups --clock virtual --compute_ms 15 --plot_dir "$plot_
 study last_updates run_last_updates --clock virtual --compute_ms 15 --plot_dir "$plot_dir"
 study stopping run_stopping --plot_dir "$plot_dir"
 study algorithms run_algorithms --plot_dir "$plot_dir"
+
+# The second edition: learning rates that are tuned, ten seeds, contrasts that were written down before the runs.
+for name in partitions momentum; do
+  study "$name" run_experiment "$name" --plot_dir "$plot_dir"
+done
 
 # A grid search writes its rows, tables and figures to a single folder.
 study kfold run_kfold_full --dataset mnist fashion_mnist --networks default --max_samples 6000 --k_splits 5 \

@@ -467,6 +467,10 @@ def test_algorithms_are_tuned_and_then_compared_on_new_seeds(tmp_path):
     assert all(len(trial.outcome.label_accuracies) == 10 for trial in trials)
     table = (tmp_path / "runs/algorithms.md").read_text()
     assert re.search(r"^\| ringmaster \| .*lost: its gradients are dropped \| [1-9]", table, re.MULTILINE)
+    assert re.findall(r"\d+ done, (\d+) to do", drive(*driver, "--results", "runs", "--dry_run", cwd=tmp_path)) == [
+        "0",
+        "0",
+    ]
     assert "| asgd+compensation |" in table and "**" in (tmp_path / "runs/tuning/tuning.md").read_text()
     assert (tmp_path / "runs/algorithms.png").stat().st_size > 0
 

@@ -102,14 +102,18 @@ def test_every_script_in_a_hostile_environment(script, trained, hostile_folder):
     assert not outputs or list((strange_folder / "résultats").iterdir())
 
 
+NAMED = {"run_experiment.sh": ["partitions"]}  # arguments that a driver needs
+
+
 @pytest.mark.parametrize("driver", sorted(path.name for path in (ROOT / "scripts").glob("run_*.sh")))
 def test_every_driver_in_a_hostile_environment(driver, hostile_folder):
     as_user, strange_folder = hostile_folder
     if driver == "run_tests.sh":
         return
     before = sorted(strange_folder.rglob("*"))
-    output = execute([*as_user, "bash", ROOT / "scripts" / driver, "--dry_run", "--results", "résultats"], strange_folder,
-                     **HOSTILE).stdout.decode(errors="replace")  # fmt: skip
+    arguments = [*NAMED.get(driver, []), "--dry_run", "--results", "résultats"]
+    command = [*as_user, "bash", ROOT / "scripts" / driver, *arguments]
+    output = execute(command, strange_folder, **HOSTILE).stdout.decode(errors="replace")
     assert "to do" in output and sorted(strange_folder.rglob("*")) == before
 
 

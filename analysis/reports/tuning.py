@@ -68,9 +68,12 @@ def markdown(tuning: Tuning) -> str:
 def main() -> None:
     parser = ArgumentParser(__doc__)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where trials.jsonl is")
-    folder = parser.parse_args().folder
+    parser.add_argument("--print_only", action="store_true", help="do not write tuning.md")
+    arguments = parser.parse_args()
+    folder = arguments.folder
     tuning = read_tuning(folder)
-    write_text(folder / "tuning.md", markdown(tuning))
+    if not arguments.print_only:
+        write_text(folder / "tuning.md", markdown(tuning))
     for label, accuracies in tuning.items():
         print(label, best_rate(accuracies))
 

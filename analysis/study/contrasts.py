@@ -1,0 +1,253 @@
+"""The contrasts of the second edition, which were written down before its runs, and what came of them.
+
+python3 -m analysis.study.contrasts partitions summaries/partitions --plot_dir plots
+
+Reads summaries/contrasts.json and the trials of an experiment; writes contrasts.md beside the trials, and a forest
+plot. A contrast is a difference in test accuracy, in points, of two cells of an experiment that is paired by seed, or
+the difference of two such differences. Intervals are Student's t over the seeds; the p-values of an experiment's
+primary contrasts are adjusted together (Holm 1979). Of a contrast with a margin it is asked whether the two are
+equivalent: two one-sided tests (Schuirmann 1987), which is to say that the 90 % interval lies within the margin.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.figures import OKABE_ITO, Figure, new_figure, save, write_title
+from analysis.flags import add_plot_dir
+from analysis.reports.trials import Trials
+from analysis.spread import half_width
+from analysis.study.design import EXPERIMENTS, Cell, Experiment
+from analysis.tables import markdown_table, write_text
+from interface.command_line import ArgumentParser, run_script
+from interface.errors import DataError
+from interface.files import make_folder, with_filename
+
+CONTRASTS = Path(__file__).resolve().parents[2] / "summaries/contrasts.json"
+LEVEL = 0.05  # of significance
+FEWEST = 3  # pairs of which an interval is given
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """first − second, of two cells; or minus the same difference elsewhere.
+
+    cells: two of them, or four; margin: of equivalence, points; None if it is asked whether they differ.
+    """
+
+    claim: str
+    cells: tuple[Cell, ...]
+    where: str
+    primary: bool
+    margin: float | None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What came of a contrast. differences: points, one per seed; diverged: pairs that count for nothing."""
+
+    contrast: Contrast
+    differences: tuple[float, ...]
+    diverged: int
+
+    @property
+    def mean(self) -> float:
+        """Of the differences, points."""
+        return statistics.fmean(self.differences) if self.differences else math.nan
+
+    @property
+    def half_width(self) -> float:
+        """Of the 95 % interval."""
+        return half_width(self.differences)
+
+    @property
+    def p(self) -> float:
+        """Of the hypothesis that there is no difference, or with a margin, that it is at least that large."""
+        from scipy.special import stdtr
+
+        if len(self.differences) < FEWEST:
+            return math.nan
+        error = statistics.stdev(self.differences) / math.sqrt(len(self.differences))
+        freedom, margin = len(self.differences) - 1, self.contrast.margin
+        if margin is None:
+            return 2 * float(stdtr(freedom, -abs(self.mean) / error)) if error else float(self.mean == 0)
+        return float(stdtr(freedom, (abs(self.mean) - margin) / error)) if error else float(abs(self.mean) >= margin)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Reading
+# ----------------------------------------------------------------------------------------------------
+
+
+def read_contrasts(path: Path, name: str) -> list[Contrast]:
+    """Those of an experiment. Raises DataError if the file does not fit the experiment."""
+    try:
+        with with_filename(path):
+            rows = json.loads(path.read_text(encoding="utf-8"))
+        return [contrast for row in rows[name] for contrast in expanded(row, EXPERIMENTS[name])]
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{path}: not the contrasts of {name} ({error})") from error
+
+
+def expanded(row: dict[str, Any], experiment: Experiment) -> list[Contrast]:
+    """A row of the file: one contrast for each combination of the levels of the factors in `each`."""
+    found = []
+    each = {factor: list(experiment.factors[factor]) for factor in row.get("each", ())}
+    for levels in itertools.product(*each.values()):
+        here = dict(zip(each, levels, strict=True))
+        places = [row.get("at", {}) | here]
+        if "less_at" in row:
+            places.append(places[0] | row["less_at"])
+        cells = tuple(
+            cell_of(place | row[side], experiment) for place, side in itertools.product(places, ("first", "second"))
+        )
+        where = ", ".join(f"{factor} {level}" for factor, level in here.items())
+        found.append(Contrast(row["claim"], cells, where, row.get("primary", False), row.get("margin")))
+    return found
+
+
+def cell_of(levels: dict[str, str], experiment: Experiment) -> Cell:
+    """The cell with these levels. Raises ValueError if it is none."""
+    if set(levels) != set(experiment.factors):
+        raise ValueError(f"give a level of each of {', '.join(experiment.factors)}, not of {', '.join(levels)}")
+    for factor, level in levels.items():
+        if level not in experiment.factors[factor]:
+            raise ValueError(f"{factor} {level} is none of {', '.join(experiment.factors[factor])}")
+    return tuple(levels[factor] for factor in experiment.factors)
+
+
+def measure(contrast: Contrast, accuracies: dict[Cell, dict[int, float | None]]) -> Effect:
+    """The differences of the seeds that all of its cells have. accuracies: cell → seed → percent, None if diverged."""
+    found, lost = [], 0
+    for seed in sorted(set.intersection(*(set(accuracies[cell]) for cell in contrast.cells))):
+        values = [accuracies[cell][seed] for cell in contrast.cells]
+        if None in values:
+            lost += 1
+        else:
+            found.append(sum(value * sign for value, sign in zip(values, (1, -1, -1, 1), strict=False)))
+    return Effect(contrast, tuple(found), lost)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+# ----------------------------------------------------------------------------------------------------
+# Answers
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An effect, and its p-value among the primary contrasts; NaN if it is not one, or has too few pairs."""
+
+    effect: Effect
+    adjusted_p: float
+
+    @property
+    def p(self) -> float:
+        """The one that counts."""
+        return self.adjusted_p if self.effect.contrast.primary else self.effect.p
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if math.isnan(self.p):
+            return "too few runs"
+        if self.p >= LEVEL:
+            return "not settled"
+        return "different" if self.effect.contrast.margin is None else f"equal within {self.effect.contrast.margin:g}"
+
+
+def answer(experiment: Experiment, folder: Path, contrasts: Sequence[Contrast]) -> list[Answer]:
+    """What the trials of a folder say."""
+    trials, best = Trials(folder), experiment.best_rates(Trials(folder / "tuning"))
+    accuracies = {
+        cell: {seed: experiment.accuracy(cell, trial)
+               for seed, trial in experiment.outcomes(best, trials, cell).items()}
+        for cell in {cell for contrast in contrasts for cell in contrast.cells}
+    }  # fmt: skip
+    effects = [measure(contrast, accuracies) for contrast in contrasts]
+    tested = [effect for effect in effects if effect.contrast.primary and not math.isnan(effect.p)]
+    adjusted = dict(zip(map(id, tested), holm([effect.p for effect in tested]), strict=True))
+    return [Answer(effect, adjusted.get(id(effect), math.nan)) for effect in effects]
+
+
+def markdown(experiment: Experiment, answers: Sequence[Answer]) -> str:
+    """One row per contrast."""
+    rows = []
+    for one in answers:
+        effect, contrast = one.effect, one.effect.contrast
+        interval = "" if math.isnan(effect.half_width) else f" ± {effect.half_width:.2f}"
+        rows.append([
+            contrast.claim, contrast.where, "primary" if contrast.primary else "", str(len(effect.differences)),
+            "" if math.isnan(effect.mean) else f"{effect.mean:+.2f}{interval}", str(effect.diverged or ""),
+            "" if math.isnan(one.p) else in_words(one.p), one.verdict,
+        ])  # fmt: skip
+    titles = ("contrast", "where", "", "pairs", "difference, points", "diverged", "p", "answer")
+    return (
+        f"# {experiment.title}\n\nDifferences in test accuracy, paired by seed: mean and 95 % confidence interval "
+        "(Student's t) over the seeds. Diverged: pairs that are left out because one of their runs did. p: of no "
+        "difference, or where a margin is named, of one that is larger; those of the primary contrasts are adjusted "
+        f"together (Holm).\n\n{markdown_table(titles, rows)}"
+    )
+
+
+def in_words(p: float) -> str:
+    """A p-value."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def forest(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
+    """Each contrast's difference and interval, those that are settled filled."""
+    shown = [one for one in answers if one.effect.differences]
+    figure = new_figure(0.9 + 0.2 * len(shown))
+    axes = figure.subplots()
+    for place, one in enumerate(shown):
+        color = OKABE_ITO[0] if one.effect.contrast.primary else OKABE_ITO[1]
+        half, fill = one.effect.half_width, color if one.p < LEVEL else "white"
+        axes.errorbar(one.effect.mean, place, xerr=None if math.isnan(half) else half, fmt="o", color=color,
+                      markerfacecolor=fill, markersize=4, capsize=2, linewidth=1)  # fmt: skip
+    axes.axvline(0, color="0.4", linewidth=0.8)
+    labels = [", ".join(filter(None, (one.effect.contrast.claim, one.effect.contrast.where))) for one in shown]
+    axes.set_yticks(range(len(shown)), labels)
+    axes.invert_yaxis()
+    axes.set_xscale("symlog", linthresh=2)
+    axes.set_xlabel("difference in test accuracy (points)")
+    write_title(figure, f"{experiment.title}\nmean and 95 % interval over the seeds; filled: settled")
+    return figure
+
+
+def write_answers(name: str, experiment: Experiment, folder: Path, plot_dir: Path) -> None:
+    """contrasts.md beside the trials of an experiment, and its figure."""
+    answers = answer(experiment, folder, read_contrasts(CONTRASTS, name))
+    write_text(folder / "contrasts.md", markdown(experiment, answers))
+    written = save(forest(experiment, answers), make_folder(plot_dir, "--plot_dir") / name)
+    print(*(f"  {path}" for path in (folder / "contrasts.md", *written)), sep="\n")
+
+
+def main() -> None:
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("experiment", metavar="NAME", choices=EXPERIMENTS, help=", ".join(EXPERIMENTS))
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where trials.jsonl is")
+    add_plot_dir(parser, "plots")
+    arguments = parser.parse_args()
+    name = arguments.experiment
+    write_answers(name, EXPERIMENTS[name], arguments.folder, arguments.plot_dir)
+
+
+if __name__ == "__main__":
+    run_script(main)

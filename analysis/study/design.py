@@ -1,0 +1,209 @@
+"""The experiments of the second edition: what each varies, and the runs that it takes.
+
+An experiment is a product of factors, such as the partition and the number of workers; a cell has one level of each.
+Every cell gets a learning rate of its own, the one with the highest validation accuracy, and is then trained with new
+seeds, whose models see the test set once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from analysis.reports.trials import Trial, Trials
+from catalogue import DATASETS
+from interface.errors import DataError
+from training.config import RunConfig
+from training.names import run_name
+
+Cell = tuple[str, ...]  # the levels, in the order of the factors
+Rates = dict[Cell, float]  # cell that is tuned → learning rate
+
+SHARED = {"mode": "async", "dataset": "fashion_mnist", "epochs": 6, "clock": "virtual", "evals_per_epoch": 1}
+# Number of workers → the slow one, for the seeds 1 to 10: where labels are split, it owns label seed − 1. So each label
+# is slow once.
+SLOW_WORKERS = {
+    2: (2, 1, 1, 1, 2, 1, 1, 1, 1, 2),
+    5: (4, 2, 2, 1, 3, 3, 2, 2, 1, 5),
+    10: (8, 3, 3, 1, 6, 5, 4, 3, 1, 9),
+}
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of a factor, and what it means for a run.
+
+    slow_speed: of the one worker that is slow; matched: the learning rate is not tuned, but (1 − momentum) times the
+    one that is best without momentum; read: the outcome that counts.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    slow_speed: float = 1.0
+    matched: bool = False
+    read: str = "test_accuracy"
+
+
+WORKERS = {str(workers): Level({"world_size": workers + 1}) for workers in (1, 2, 5, 10, 20)}
+SAMPLES = {"samples": Level({"partition": "split_dataset"})}
+LABELS = {"labels": Level({"partition": "split_labels"})}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """tuned: the factors on which the learning rate depends, tried with the first level of the others.
+
+    rates: to try, times 1 − momentum.
+    """
+
+    title: str
+    factors: dict[str, dict[str, Level]]
+    tuned: tuple[str, ...]
+    rates: tuple[float, ...]
+    shared: dict[str, Any] = field(default_factory=dict)
+    tuning_seeds: Sequence[int] = (11, 12)
+    seeds: Sequence[int] = range(1, 11)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All of them."""
+        return list(itertools.product(*self.factors.values()))
+
+    def tuned_as(self, cell: Cell) -> Cell:
+        """The cell whose learning rates are tried for this one."""
+        first = [next(iter(levels)) for levels in self.factors.values()]
+        return tuple(
+            level if name in self.tuned else usual for name, level, usual in zip(self.factors, cell, first, strict=True)
+        )
+
+    def levels(self, cell: Cell) -> list[Level]:
+        """What its levels mean."""
+        return [levels[name] for levels, name in zip(self.factors.values(), cell, strict=True)]
+
+    def config(self, cell: Cell, learning_rate: float, seed: int, **more: Any) -> RunConfig:
+        """A run of a cell."""
+        settings = SHARED | self.shared
+        for level in self.levels(cell):
+            settings |= level.settings
+        slow = [level.slow_speed for level in self.levels(cell) if level.slow_speed != 1]
+        if slow:
+            workers = settings["world_size"] - 1
+            owners = SLOW_WORKERS[workers]
+            place = owners[(seed - 1) % len(owners)]
+            speeds = [slow[0] if worker == place else 1.0 for worker in range(1, workers + 1)]
+            settings["worker_speeds"] = " ".join(map(str, speeds))
+        return RunConfig(**settings, lr=learning_rate, seed=seed, **more)
+
+    def rates_of(self, cell: Cell) -> list[float]:
+        """The learning rates to try."""
+        momentum = self.config(cell, 1.0, 1).momentum
+        return [float(f"{rate * (1 - momentum):.6g}") for rate in self.rates]
+
+    # ------------------------------------------------------------------------------------------------
+    # Runs
+    # ------------------------------------------------------------------------------------------------
+
+    def tuning(self, **more: Any) -> Iterator[tuple[Cell, RunConfig]]:
+        """The runs that choose the learning rates."""
+        cells = dict.fromkeys(map(self.tuned_as, self.cells))
+        for seed, cell in itertools.product(self.tuning_seeds, cells):
+            for rate in self.rates_of(cell):
+                yield cell, self.config(cell, rate, seed, val=True, **more)
+
+    def best_rates(self, trials: Trials) -> Rates:
+        """The rates with the highest mean validation accuracy; of equal ones the lowest.
+
+        Raises DataError if a run is missing.
+        """
+        found: dict[Cell, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for cell, config in self.tuning():
+            found[cell][config.lr].append(trial_of(config, trials).outcome.validation_accuracy)
+        means = {
+            cell: {rate: statistics.fmean(values) for rate, values in by_rate.items()}
+            for cell, by_rate in found.items()
+        }
+        return {cell: max(rates, key=lambda rate: (rates[rate], -rate)) for cell, rates in means.items()}
+
+    def rate(self, cell: Cell, best: Rates) -> float:
+        """The learning rate of a cell."""
+        if not any(level.matched for level in self.levels(cell)):
+            return best[self.tuned_as(cell)]
+        momentum = self.config(cell, 1.0, 1).momentum
+        still = tuple(NO_MOMENTUM if name == "momentum" else level
+                      for name, level in zip(self.factors, cell, strict=True))  # fmt: skip
+        return float(f"{best[self.tuned_as(still)] * (1 - momentum):.6g}")
+
+    def runs(self, best: Rates, **more: Any) -> Iterator[RunConfig]:
+        """The runs that count, whole seeds one after the other: an interrupted experiment is balanced."""
+        for seed, cell in itertools.product(self.seeds, self.cells):
+            yield self.config(cell, self.rate(cell, best), seed, **more)
+
+    def outcomes(self, best: Rates, trials: Trials, cell: Cell) -> dict[int, Trial]:
+        """Seed → the run of a cell, as far as there are any."""
+        names = {seed: run_name(self.config(cell, self.rate(cell, best), seed)) for seed in self.seeds}
+        return {seed: trials.rows[name] for seed, name in names.items() if name in trials.rows}
+
+    def accuracy(self, cell: Cell, trial: Trial) -> float | None:
+        """The outcome of a run that counts in a cell, percent; None if the run diverged."""
+        read = next((level.read for level in self.levels(cell) if level.read != Level.read), Level.read)
+        return None if diverged(trial) else getattr(trial.outcome, read)
+
+    def replaced(self, **changes: Any) -> Experiment:
+        """The same experiment with other settings of all runs, and other seeds."""
+        named = {name: changes.pop(name) for name in ("seeds", "tuning_seeds") if name in changes}
+        return replace(self, shared=self.shared | changes, **named)
+
+
+def diverged(trial: Trial) -> bool:
+    """Whether the loss is not finite, or accuracy is no better than chance and was not when a worker first finished.
+
+    A run that was better then has not diverged: it has forgotten labels since.
+    """
+    outcome, chance = trial.outcome, 100 / DATASETS[trial.config.dataset].labels
+    return (
+        not math.isfinite(outcome.test_loss) or max(outcome.test_accuracy, outcome.first_left_accuracy or 0) <= chance
+    )
+
+
+def trial_of(config: RunConfig, trials: Trials) -> Trial:
+    """The row of a run. Raises DataError if it is missing."""
+    name = run_name(config)
+    if name not in trials.rows:
+        raise DataError(f"{trials.path}: {name} is missing")
+    return trials.rows[name]
+
+
+NO_MOMENTUM = "0"
+EXPERIMENTS = {
+    "partitions": Experiment(
+        title="What do partitions do, and what does the stopping rule do?",
+        factors={
+            "partition": SAMPLES | LABELS | {"Dirichlet 0.1": Level({"split_dirichlet": 0.1})},
+            "workers": {name: WORKERS[name] for name in ("2", "5", "10")},
+            "speeds": {"equal": Level(), "one slow": Level(slow_speed=0.5)},
+            "stop": {
+                "total": Level({"stop": "total"}),
+                "epochs": Level({"stop": "epochs"}),
+                # A run under `first` is that under `epochs` as far as the moment at which its first worker finishes.
+                "first": Level({"stop": "epochs"}, read="first_left_accuracy"),
+            },
+        },
+        tuned=("partition", "workers"),
+        rates=(0.01, 0.02, 0.05, 0.1, 0.2),
+    ),
+    "momentum": Experiment(
+        title="Staleness and momentum",
+        factors={
+            "workers": WORKERS,
+            "momentum": {f"{value:g}": Level({"momentum": value}) for value in (0.0, 0.5, 0.9, 0.95)},
+            "rate": {"tuned": Level(), "matched": Level(matched=True)},
+        },
+        tuned=("workers", "momentum"),
+        rates=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4),
+        shared={"partition": "split_dataset", "stop": "total"},
+    ),
+}

@@ -1,0 +1,87 @@
+"""Run an experiment of the study's second edition: tune the learning rates, train with new seeds, answer its contrasts.
+
+bash scripts/run_experiment.sh partitions --data_dir data --jobs 2
+
+What it varies is in analysis/study/design.py, what it asks in summaries/contrasts.json. The same command, run again,
+does only what is missing. Other data, fewer epochs or other seeds make a smaller experiment of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from pkgutil import resolve_name
+
+from analysis.flags import add_data_dir, add_plot_dir
+from analysis.reports.trials import Trials
+from analysis.study.design import EXPERIMENTS
+from catalogue import DATASETS
+from interface.command_line import ArgumentParser, Interval, run_script
+from interface.errors import DataError
+from scripts.plan import PlannedRun
+from scripts.sweep import add_pool_flags, check_pool_flags, execute_all, print_plan
+from training.config import RunConfig
+
+
+def make_parser() -> ArgumentParser:
+    """The name of the experiment, and what makes it smaller."""
+    usage = "bash scripts/run_experiment.sh NAME [--FLAG VALUE ...]"
+    parser = ArgumentParser(__doc__, usage=usage, argument_default=argparse.SUPPRESS)
+    add, seeds = parser.add_argument, Interval(int, "[0,inf)")
+    add("name", metavar="NAME", choices=EXPERIMENTS, help=", ".join(EXPERIMENTS))
+    add_pool_flags(add)
+    add_data_dir(parser)
+    add("--results", type=Path, default=None, metavar="DIR", help="folder for all outputs (default results/NAME)")
+    add("--summary_dir", type=Path, default=None, metavar="DIR", help="folder for the rows (default the results)")
+    add_plot_dir(parser, "plots")
+    add(
+        "--dry_run",
+        action="store_true",
+        default=False,
+        help="only tell how many runs there are, and how long they take",
+    )
+    add("--verbose", action="store_true", default=False, help="with --dry_run: the commands, too")
+    add("--dataset", choices=list(DATASETS), help="of all runs (default fashion_mnist)")
+    add("--epochs", type=Interval(int, "[1,inf)"), metavar="N", help="of each run (default 6)")
+    add("--train_split", type=Interval(float, "(0,1]"), metavar="F", help="fraction of the training set")
+    add("--seeds", type=seeds, nargs="+", metavar="N", help="of the runs that are compared (default 1 to 10)")
+    add("--tuning_seeds", type=seeds, nargs="+", metavar="N", help="of those that choose the rates (default 11 12)")
+    return parser
+
+
+def main() -> None:
+    given = vars(make_parser().parse_args())
+    where = {name: given.pop(name) for name in ("jobs", "scheduler", "keep")}
+    check_pool_flags(**where)
+    name, dry_run, verbose = (given.pop(flag) for flag in ("name", "dry_run", "verbose"))
+    results = given.pop("results") or Path("results") / name
+    summary_dir, plot_dir, data_dir = given.pop("summary_dir") or results, given.pop("plot_dir"), given.pop("data_dir")
+    experiment = EXPERIMENTS[name].replaced(**given)
+
+    def execute(configs: Iterable[RunConfig], folder: Path) -> int:
+        runs = list({run.name: run for run in map(PlannedRun.of, configs)}.values())
+        if dry_run:
+            print_plan(runs, Trials(folder), where["jobs"], where["scheduler"], verbose)
+            return 0
+        return execute_all(runs, folder, **where)
+
+    place = {"data_dir": data_dir, "subfolder": str(results / "tuning")}
+    tuning = [config for _, config in experiment.tuning(**place)]
+    failures = execute(tuning, summary_dir / "tuning")
+    try:
+        best = experiment.best_rates(Trials(summary_dir / "tuning"))
+    except DataError:
+        if not dry_run:
+            raise
+        best = {cell: config.lr for cell, config in experiment.tuning()}  # any: only the number of runs counts
+    failures += execute(experiment.runs(best, data_dir=data_dir, subfolder=str(results)), summary_dir)
+    if not dry_run:
+        resolve_name("analysis.study.contrasts:write_answers")(name, experiment, summary_dir, plot_dir)
+    if failures:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Run an experiment of the study's second edition: tune, train with new seeds, answer the contrasts written before.
+#
+#   bash scripts/run_experiment.sh partitions --data_dir data --jobs 2
+#
+# All experiments and flags: bash scripts/run_experiment.sh --help
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
+
+run_python_driver scripts.experiment "$@"

@@ -1,0 +1,234 @@
+"""The second edition: its design, and the answers to contrasts of which the effects are known."""
+
+import dataclasses
+import json
+import math
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from analysis.reports.trials import Trial, TrialOutcome, Trials
+from analysis.study import contrasts as contrasts_module
+from analysis.study.contrasts import (
+    CONTRASTS,
+    Contrast,
+    answer,
+    expanded,
+    holm,
+    markdown,
+    measure,
+    read_contrasts,
+    write_answers,
+)
+from analysis.study.design import EXPERIMENTS, SLOW_WORKERS, Experiment, Level, diverged
+from common import make_generator, partition_samples
+from conftest import train
+from interface.errors import DataError
+from scripts.experiment import main
+from scripts.plan import PlannedRun
+from training.config import RunConfig
+from training.names import run_name
+from training.record.reader import read_log
+
+OUTCOME = TrialOutcome(
+    test_accuracy=80.0, test_loss=0.5, train_accuracy=80.0, train_loss=0.5, seconds=1.0, updates=10,
+    mean_staleness=0.0, max_staleness=0, converged=True, first_left_accuracy=85.0,
+)  # fmt: skip
+
+
+def trial(config: RunConfig, **outcome: float) -> Trial:
+    return Trial(run_name(config), config.seed, config.clock, config, dataclasses.replace(OUTCOME, **outcome))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Design
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", SLOW_WORKERS)
+def test_each_label_is_slow_once(workers):
+    labels = torch.arange(10)
+    for seed, slow in enumerate(SLOW_WORKERS[workers], start=1):
+        generator = make_generator(seed, "partition")
+        owned = partition_samples("split_labels_unscaled", labels, labels, workers, generator)
+        assert seed - 1 in owned[slow - 1]
+
+
+def test_one_worker_is_slow():
+    experiment = EXPERIMENTS["partitions"]
+    for seed in (1, 12):
+        config = experiment.config(("labels", "5", "one slow", "total"), 0.1, seed)
+        speeds = config.worker_speeds.split()
+        assert speeds.count("0.5") == 1 and speeds.index("0.5") + 1 == SLOW_WORKERS[5][(seed - 1) % 10]
+    assert experiment.config(("labels", "5", "equal", "total"), 0.1, 1).worker_speeds is None
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_run_of_an_experiment_is_a_command(name):
+    experiment = EXPERIMENTS[name].replaced(seeds=[1], tuning_seeds=[11])
+    best = {cell: config.lr for cell, config in experiment.tuning()}
+    for config in [*experiment.runs(best), *(config for _, config in experiment.tuning())]:
+        run = PlannedRun.of(config)
+        assert PlannedRun.parse(f"row {run.command.removeprefix('python3 ')}").config == config
+
+
+def test_rates_are_chosen_by_mean_validation_accuracy(tmp_path):
+    experiment = EXPERIMENTS["momentum"]
+    trials = Trials(tmp_path)
+    with pytest.raises(DataError, match="missing"):
+        experiment.best_rates(trials)
+    for cell, config in experiment.tuning():
+        effective = config.lr / (1 - config.momentum)
+        best = 0.1 if cell[0] == "20" else 0.2
+        value = 80 - abs(math.log(effective / best)) + (0.3 if config.seed == 11 else -0.3)
+        trials.rows[run_name(config)] = trial(config, validation_accuracy=value)
+    best = experiment.best_rates(trials)
+    assert best["1", "0", "tuned"] == pytest.approx(0.2) and best["20", "0.9", "tuned"] == pytest.approx(0.01)
+    assert experiment.rate(("20", "0.9", "matched"), best) == pytest.approx(0.1 * (1 - 0.9))
+
+
+def test_a_run_that_forgot_has_not_diverged():
+    config = RunConfig(mode="async", dataset="fashion_mnist", seed=1)
+    assert not diverged(trial(config, test_accuracy=10.0, first_left_accuracy=85.0))
+    assert diverged(trial(config, test_accuracy=10.0, first_left_accuracy=10.0))
+    assert diverged(trial(config, test_accuracy=10.0, first_left_accuracy=85.0, test_loss=math.nan))
+
+
+def test_an_epochs_run_passes_the_end_of_a_first_run(tmp_path):
+    """The partitions experiment reads the one from the other."""
+    flags = ("--epochs", 3, "--clock", "virtual", "--seed", 1, "--world_size", 6, "--split_labels", "--worker_speeds",
+             1, 1, 0.5, 1, 1, "--evals_per_epoch", 1)  # fmt: skip
+    epochs, first = (
+        read_log(train("dist_async.py", tmp_path / rule, *flags, "--stop", rule)["log"]) for rule in ("epochs", "first")
+    )
+    assert epochs.result["test_accuracy"] != first.result["test_accuracy"]
+    assert TrialOutcome.of_log(epochs).first_left_accuracy == first.result["test_accuracy"]
+
+
+# ----------------------------------------------------------------------------------------------------
+# Answers
+# ----------------------------------------------------------------------------------------------------
+
+
+def effect_of(differences: list[float], margin: float | None = None):
+    contrast = Contrast("", (("a",), ("b",)), "", True, margin)
+    accuracies = {("a",): dict(enumerate(np.add(differences, 70.0))), ("b",): dict.fromkeys(range(20), 70.0)}
+    return measure(contrast, accuracies)
+
+
+def test_p_values_are_those_of_student():
+    differences = [0.3, -0.2, 1.1, 0.8, 0.4]
+    effect = effect_of(differences)
+    expected = stats.ttest_1samp(effect.differences, 0)
+    assert effect.p == pytest.approx(expected.pvalue)
+    low, high = expected.confidence_interval(0.95)
+    assert (effect.mean - effect.half_width, effect.mean + effect.half_width) == pytest.approx((low, high))
+
+
+def test_equivalence_is_the_larger_of_two_one_sided_tests():
+    differences = [0.3, -0.2, 1.1, 0.8, 0.4]
+    sides = (stats.ttest_1samp(differences, 1.0, alternative="less").pvalue,
+             stats.ttest_1samp(differences, -1.0, alternative="greater").pvalue)  # fmt: skip
+    assert effect_of(differences, margin=1.0).p == pytest.approx(max(sides))
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_pairs_with_a_diverged_run_are_counted_apart():
+    contrast = Contrast("", (("a",), ("b",)), "", True, None)
+    effect = measure(contrast, {("a",): {1: 80.0, 2: None, 3: 81.0, 4: 9.0}, ("b",): {1: 79.0, 2: 70.0, 3: 82.0}})
+    assert effect.differences == (1.0, -1.0) and effect.diverged == 1
+    assert math.isnan(effect.p)  # too few
+
+
+def test_a_difference_of_differences():
+    row = {"claim": "", "at": {"workers": "20", "rate": "tuned"}, "less_at": {"workers": "1"},
+           "first": {"momentum": "0.9"}, "second": {"momentum": "0"}}  # fmt: skip
+    (contrast,) = expanded(row, EXPERIMENTS["momentum"])
+    values = {("20", "0.9", "tuned"): 1.0, ("20", "0", "tuned"): 10.0, ("1", "0.9", "tuned"): 100.0,
+              ("1", "0", "tuned"): 1000.0}  # fmt: skip
+    effect = measure(contrast, {cell: {1: value} for cell, value in values.items()})
+    assert effect.differences == ((1.0 - 10.0) - (100.0 - 1000.0),)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_committed_contrasts_fit_their_experiment(name):
+    contrasts = read_contrasts(CONTRASTS, name)
+    assert any(contrast.primary for contrast in contrasts)
+    assert {cell for contrast in contrasts for cell in contrast.cells} <= set(EXPERIMENTS[name].cells)
+
+
+def test_contrasts_that_do_not_fit_are_refused(tmp_path):
+    path = tmp_path / "contrasts.json"
+    good = json.loads(CONTRASTS.read_text(encoding="utf-8"))["partitions"][0]
+    changes = [{"at": {"partition": "labels"}}, {"first": {"stop": "never"}}, {"each": ["seeds"]}]
+    for text in ["{", "[]", "{}", *(json.dumps({"partitions": [good | change]}) for change in changes)]:
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"contrasts\.json: not the contrasts of partitions"):
+            read_contrasts(path, "partitions")
+
+
+def test_known_effects_are_found(tmp_path):
+    """Under epochs a slow worker that owns labels costs 20 points; nothing else makes a difference of a point."""
+    experiment, noise = EXPERIMENTS["partitions"], np.random.default_rng(0)
+    tuning, trials = Trials(tmp_path / "tuning"), Trials(tmp_path)
+    for _, config in experiment.tuning():
+        tuning.add(trial(config, validation_accuracy=80.0 - abs(config.lr - 0.05)))
+    for config in experiment.runs(experiment.best_rates(tuning)):
+        assert config.lr == 0.05
+        harmed = config.partition == "split_labels" and config.worker_speeds and config.stop == "epochs"
+        value = 85 + 0.3 * noise.normal()
+        trials.rows[run_name(config)] = trial(config, test_accuracy=value - 20 * bool(harmed),
+                                              first_left_accuracy=value)  # fmt: skip
+    for row in list(trials.rows.values()):
+        trials.add(row)
+    answers = answer(experiment, tmp_path, read_contrasts(CONTRASTS, "partitions"))
+    for one in answers:
+        contrast = one.effect.contrast
+        assert len(one.effect.differences) == 10
+        if contrast.primary:
+            assert one.verdict == ("equal within 1" if contrast.margin else "different"), contrast
+    assert markdown(experiment, answers).count("\n| ") == len(answers) + 2
+    write_answers("partitions", experiment, tmp_path, tmp_path)
+    assert (tmp_path / "contrasts.md").exists() and (tmp_path / "partitions.png").stat().st_size > 10_000
+
+
+TINY = Experiment(
+    title="Two stopping rules",
+    factors={"stop": {"epochs": Level({"stop": "epochs"}), "total": Level({"stop": "total"})}},
+    tuned=("stop",),
+    rates=(1e-6, 0.05),
+    shared={"partition": "split_dataset"},
+)
+
+
+def test_an_experiment_from_its_runs_to_its_answers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
+    monkeypatch.setattr(contrasts_module, "CONTRASTS", tmp_path / "contrasts.json")
+    row = {"claim": "total − epochs", "first": {"stop": "total"}, "second": {"stop": "epochs"}, "primary": True}
+    (tmp_path / "contrasts.json").write_text(json.dumps({"tiny": [row]}))
+    flags = ("tiny", "--dataset", "digits", "--epochs", 3, "--seeds", 1, 2, 3, "--tuning_seeds", 11, "--results",
+             tmp_path / "runs", "--plot_dir", tmp_path)  # fmt: skip
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def command(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["experiment.py", *map(str, flags), *more])
+        main()
+        return capsys.readouterr().out
+
+    try:
+        assert "4 runs: 0 done, 4 to do" in command("--dry_run") and not (tmp_path / "runs").exists()
+        command()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert {one.config.lr for one in Trials(tmp_path / "runs").rows.values()} == {0.05}
+    assert "| total − epochs |  | primary | 3 |" in (tmp_path / "runs/contrasts.md").read_text(encoding="utf-8")
+    assert "6 runs: 6 done, 0 to do" in command("--dry_run")
