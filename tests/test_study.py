@@ -25,11 +25,12 @@ from analysis.study.contrasts import (
     write_answers,
 )
 from analysis.study.design import EXPERIMENTS, SLOW_WORKERS, Experiment, Level, diverged
-from common import make_generator, partition_samples
+from common import load_dataset, make_generator, partition_samples
 from conftest import train
 from interface.errors import DataError
 from scripts.experiment import main
 from scripts.plan import PlannedRun
+from scripts.schedules import schedule_of
 from training.config import RunConfig
 from training.names import run_name
 from training.record.reader import read_log
@@ -107,6 +108,14 @@ def test_an_epochs_run_passes_the_end_of_a_first_run(tmp_path):
     )
     assert epochs.result["test_accuracy"] != first.result["test_accuracy"]
     assert TrialOutcome.of_log(epochs).first_left_accuracy == first.result["test_accuracy"]
+
+
+def test_a_schedule_without_gradients_is_that_of_the_run(tmp_path):
+    flags = ("--epochs", 2, "--clock", "virtual", "--seed", 1, "--world_size", 6, "--split_labels")
+    log = read_log(train("dist_async.py", tmp_path, *flags)["log"])
+    schedule = schedule_of(log.config, load_dataset("digits", "unused").train)
+    assert schedule.staleness == log.updates.staleness.tolist()
+    assert 0 < schedule.first_left < schedule.updates == len(log.updates)
 
 
 # ----------------------------------------------------------------------------------------------------
