@@ -61,7 +61,7 @@ def delay_in_words(config: RunConfig) -> tuple[float, str]:
 
 
 def slow_worker(config: RunConfig) -> tuple[bool, str]:
-    return config.slow_worker_1, "worker 1 twice as slow" if config.slow_worker_1 else "equally fast workers"
+    return config.slow_worker_1, "worker 1 delayed twice as long" if config.slow_worker_1 else "equally fast workers"
 
 
 def momentum(config: RunConfig) -> tuple[float, str]:
@@ -69,7 +69,7 @@ def momentum(config: RunConfig) -> tuple[float, str]:
 
 
 def kind_of_delay(config: RunConfig) -> tuple[tuple, str]:
-    slow = ", worker 1 slow" if config.slow_worker_1 else ""
+    slow = ", worker 1 twice as long" if config.slow_worker_1 else ""
     place, split = partition(config)
     return (place, config.slow_worker_1), f"{split}, {config.delay_type} delays{slow}"
 
