@@ -189,12 +189,13 @@ class Tuned:
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
         """Times (t,) and gaps (t,): geometric means over the seeds and the points of a logarithmic axis of time.
 
-        They end with the shortest run: of the others alone, the mean would be another.
+        They end before the shortest run: the last mean would be one of fewer points, and of some seeds only.
         """
-        end = min(seconds[-1] for seconds, _ in self.curves)
         seconds, gaps = (np.concatenate(parts) for parts in zip(*self.curves, strict=True))
-        seconds, gaps = seconds[seconds <= end], gaps[seconds <= end]
-        points, place = np.unique(np.round(POINTS_PER_DECADE * np.log10(seconds)), return_inverse=True)
+        nearest = np.round(POINTS_PER_DECADE * np.log10(seconds))
+        end = min(np.round(POINTS_PER_DECADE * np.log10(own[-1])) for own, _ in self.curves)
+        gaps, nearest = gaps[nearest < end], nearest[nearest < end]
+        points, place = np.unique(nearest, return_inverse=True)
         means = np.bincount(place, np.log(gaps)) / np.bincount(place)
         return 10 ** (points / POINTS_PER_DECADE), np.exp(means)
 

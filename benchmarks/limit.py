@@ -1,14 +1,16 @@
-"""The minimal non-distributed training loop in plain PyTorch."""
+"""The minimal non-distributed training loop in plain PyTorch, and the network's passes alone."""
 
 from collections.abc import Iterable
 from itertools import islice
+from threading import Barrier
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.data import batches, tensors
-from benchmarks.measure import BATCH_SIZE, LEARNING_RATE, MOMENTUM, Sample, Stopwatch, Task
+from benchmarks.measure import BATCH_SIZE, LEARNING_RATE, MOMENTUM, Sample, Stopwatch, Task, threads_of
+from benchmarks.workers import time_workers
 from catalogue import NETWORKS, implementation
 
 
@@ -47,3 +49,38 @@ def timed(task: Task, steps: Iterable[tuple[Tensor, Tensor]]) -> Sample:
     stopwatch = Stopwatch()
     train(network, optimizer, islice(steps, task.measured))
     return stopwatch.rate(task.measured, per_piece=BATCH_SIZE)
+
+
+def passes(task: Task, per_piece: float = 1.0) -> Sample:
+    """Gradients/s of forward and backward passes alone, in one process per worker; or `per_piece` times as many."""
+    return time_workers(task, pass_through, tensors(task.data_dir), per_piece=per_piece)
+
+
+def pass_through(rank: int, task: Task, gate: Barrier, data: tuple[Tensor, Tensor]) -> None:
+    """The main function of one process: always the same mini-batch, in the memory layout of the suite."""
+    torch.set_num_threads(threads_of(task.workers))
+    network = make_network(task.network).to(memory_format=torch.channels_last)
+    images, labels = (values[:BATCH_SIZE] for values in data)
+    images = images.to(memory_format=torch.channels_last)
+
+    def compute(gradients: int) -> None:
+        for _ in range(gradients):
+            F.nll_loss(network(images), labels).backward()
+
+    compute(task.warm_up // task.workers)
+    gate.wait()
+    compute(task.measured // task.workers)
+    gate.wait()
+
+
+@torch.no_grad()
+def forward_passes(task: Task, batch_size: int) -> Sample:
+    """Points/s of a landscape's forward passes alone, over the same images in the memory layout of the suite."""
+    torch.set_num_threads(threads_of(1))
+    network = make_network(task.network).to(memory_format=torch.channels_last).eval()
+    images = tensors(task.data_dir)[0][:batch_size].to(memory_format=torch.channels_last)
+    network(images)
+    stopwatch = Stopwatch()
+    for _ in range(task.amount // batch_size):
+        network(images)
+    return stopwatch.rate(1)
