@@ -1,8 +1,8 @@
 """The experiments of the second edition: what each varies, and the runs that it takes.
 
 An experiment is a product of factors, such as the partition and the number of workers; a cell has one level of each.
-Every cell gets a learning rate of its own, the one with the highest validation accuracy, and is then trained with new
-seeds, whose models see the test set once.
+Every cell gets the learning rate with the highest validation accuracy, and is then trained with new seeds. The test set
+decides nothing: it only says what came out.
 """
 
 from __future__ import annotations
