@@ -14,9 +14,13 @@ from benchmarks.workers import time_workers
 
 def gradients(task: Task) -> Sample:
     """Total gradients/s of processes that train one model in shared memory."""
-    network = make_network(task.network)
-    network.share_memory()
-    return time_workers(task, work, network, *tensors(task.data_dir))
+
+    def inputs() -> tuple[nn.Module, Tensor, Tensor]:
+        network = make_network(task.network)
+        network.share_memory()
+        return network, *tensors(task.data_dir)
+
+    return time_workers(task, work, inputs)
 
 
 def work(rank: int, task: Task, gate: Barrier, network: nn.Module, images: Tensor, labels: Tensor) -> None:

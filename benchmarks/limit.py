@@ -53,15 +53,14 @@ def timed(task: Task, steps: Iterable[tuple[Tensor, Tensor]]) -> Sample:
 
 def passes(task: Task, per_piece: float = 1.0) -> Sample:
     """Gradients/s of forward and backward passes alone, in one process per worker; or `per_piece` times as many."""
-    return time_workers(task, pass_through, tensors(task.data_dir), per_piece=per_piece)
+    return time_workers(task, pass_through, lambda: tensors(task.data_dir), per_piece)
 
 
-def pass_through(rank: int, task: Task, gate: Barrier, data: tuple[Tensor, Tensor]) -> None:
+def pass_through(rank: int, task: Task, gate: Barrier, images: Tensor, labels: Tensor) -> None:
     """The main function of one process: always the same mini-batch, in the memory layout of the suite."""
     torch.set_num_threads(threads_of(task.workers))
     network = make_network(task.network).to(memory_format=torch.channels_last)
-    images, labels = (values[:BATCH_SIZE] for values in data)
-    images = images.to(memory_format=torch.channels_last)
+    images, labels = images[:BATCH_SIZE].to(memory_format=torch.channels_last), labels[:BATCH_SIZE]
 
     def compute(gradients: int) -> None:
         for _ in range(gradients):
