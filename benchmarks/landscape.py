@@ -33,7 +33,7 @@ def survey(task: Task, grid_size: int) -> Sample:
     weights = trajectory(make_network(task.network))
     settings = SurveySettings(grid_size, BATCH_SIZE, MARGIN, test_samples=task.amount, data_dir=Path(task.data_dir))
     dataset = load_dataset("fashion_mnist", task.data_dir)
-    evaluation = evaluation_of(dataset, task.network == "CNN1", settings)
+    evaluation = evaluation_of(dataset, task.network, settings)
     run = SavedRun("random walk", weights, np.arange(SAVED_ROWS))
     full_survey = Survey.around([run], None, settings, evaluation.about)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
