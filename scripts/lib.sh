@@ -220,10 +220,10 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)' "$ROOT" 
 run_python_driver() {
   unset RANK WORLD_SIZE MASTER_ADDR MASTER_PORT  # set by torchrun and in some containers: the runs are local
   case " $* " in
-    *" --dry_run "* | *" --help "* | *" -h "*) ;;  # needs no torch, so it installs nothing
-    *) find_python ;;
+    *" --dry_run "*) dry_module "$@" ;;  # needs no torch, so it installs nothing, as --help does
+    *" --help "* | *" -h "*) module "$@" ;;
+    *) find_python && module "$@" ;;
   esac
-  module "$@"
 }
 
 # plan PROOF SCRIPT FLAGS...: plan a run; scripts/sweep.py describes PROOF.
@@ -291,13 +291,27 @@ delay_of() {
 
 # sweep FLAGS...: pass the planned runs to scripts/sweep.py, or to the one that `answer_dry_runs` started.
 sweep() {
-  local line=
   if [[ -z ${SUITE_PLANNER:-} ]]; then
     printf '%s\n' ${planned[@]+"${planned[@]}"} | module scripts.sweep --summary_dir "$summary_dir" "$@"
-    return
+  else
+    ask_planner --summary_dir "$summary_dir" "$@"
   fi
+}
+
+# dry_module NAME ARGUMENTS...: the same as `module`, in a dry run.
+dry_module() {
+  if [[ -z ${SUITE_PLANNER:-} ]]; then
+    module "$@"
+  else
+    ask_planner module "$@"
+  fi
+}
+
+# ask_planner WORDS...: ask the scripts/sweep.py that `answer_dry_runs` started, print its answer, and return its code.
+ask_planner() {
+  local line=
   {
-    printf "'%s' " --summary_dir "${summary_dir//\'/\'\"\'\"\'}" "$@"
+    printf "'%s' " "${@//\'/\'\"\'\"\'}"
     printf '\n'
     printf '%s\n' ${planned[@]+"${planned[@]}"} end
   } >&8

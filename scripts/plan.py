@@ -50,7 +50,7 @@ class PlannedRun:
                 words += words_of(config, name)
         return cls(tuple(words), "row", config)
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """The name of a training run; otherwise the script and its output."""
         if self.config:

@@ -57,9 +57,10 @@ run_planned
 say "New seeds"
 if [[ $dry_run == no ]]; then
   best=$(module analysis.reports.tuning "$summary_dir")
+elif [[ -f $summary_dir/trials.jsonl ]]; then
+  best=$(dry_module analysis.reports.tuning "$summary_dir" --print_only)
 else
-  best=$(module analysis.reports.tuning "$summary_dir" --print_only 2>/dev/null) ||
-    best=$(printf '%s\n' "${algorithms[@]/%/ ${rates[0]}}")  # any: only the number of runs counts
+  best=$(printf '%s\n' "${algorithms[@]/%/ ${rates[0]}}")  # any: only the number of runs counts
 fi
 results=$new_results summary_dir=$new_summary_dir
 for seed in "${new_seeds[@]}"; do  # whole seeds one after the other: an interrupted study is balanced

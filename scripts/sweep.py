@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -256,13 +257,19 @@ def sweep(arguments: argparse.Namespace, lines: Iterable[str]) -> int:
 def serve() -> None:
     """Answer one plan after the other, for drivers that are only asked what they would do: see scripts/lib.sh.
 
-    Each starts with a line of flags, and ends with a line "end". So does its answer, with the exit code.
+    Each starts with a line of flags, and ends with a line "end". So does its answer, with the exit code. A first line
+    of "module", a name and arguments asks for what that module would say.
     """
     for flags in sys.stdin:
         lines = list(itertools.takewhile(lambda line: line != "end\n", sys.stdin))
+        words = shlex.split(flags)
         code = 0
         try:
-            sweep(make_sweep_parser().parse_args(shlex.split(flags)), lines)
+            if words[0] == "module":
+                sys.argv = words[1:]
+                import_module(words[1]).main()
+            else:
+                sweep(make_sweep_parser().parse_args(words), lines)
         except (UsageError, DataError, OSError) as error:
             code = complain("sweep.py", error, 2 if isinstance(error, UsageError) else 1)
         except SystemExit as refused:  # of an argument parser, which has said why

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 from conftest import ROOT
 
@@ -64,15 +63,28 @@ def test_the_study_is_planned_by_one_process(tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    rows = Path(shutil.copytree(ROOT / "summaries/close_ups", tmp_path / "rows/close_ups")).parent
+    for name in ("close_ups", "algorithms/tuning"):
+        shutil.copytree(ROOT / "summaries" / name, tmp_path / "rows" / name)
+    rows = tmp_path / "rows"
     together = ask(
-        "run_study", "--experiments", "close_ups", "kfold", "--summary_dir", rows, "--results", tmp_path / "r"
-    )
+        "run_study", "--experiments", "close_ups", "algorithms", "partitions", "kfold", "--summary_dir", rows,
+        "--results", tmp_path / "r",
+    )  # fmt: skip
     assert calls.read_text().count("\n") == 1
     folders = ("--results", tmp_path / "r/close_ups", "--summary_dir", rows / "close_ups")
     flags = ("--clock", "virtual", "--compute_ms", 15, "--plot_dir", "plots/close_ups", "--data_dir", "data")
     alone = ask("run_close_ups", *folders, *flags)
     assert calls.read_text().count("\n") > 2
-    said = re.search("==> close_ups\n(.*)\n==> kfold", together, re.DOTALL)[1]
+    said = re.search("==> close_ups\n(.*)\n==> algorithms", together, re.DOTALL)[1]
     assert said == alone and said.count("  # done") == 0 and "12 runs" in said
     assert re.search("==> kfold\n(.*\n){4}4 runs: 0 done, 4 to do\n$", together)
+    assert re.findall(r"^\d+ runs: .* to do", together, re.MULTILINE) == [
+        "12 runs: 0 done, 12 to do", "12 runs: 0 done, 12 to do", "75 runs: 75 done, 0 to do",
+        "75 runs: 0 done, 75 to do", "90 runs: 0 done, 90 to do", "360 runs: 0 done, 360 to do",
+        "4 runs: 0 done, 4 to do",
+    ]  # fmt: skip
+
+
+def test_what_another_module_refuses_is_said_and_the_next_plan_answered():
+    answers, errors = serve("module scripts.experiment nothing --dry_run\nend\n", "--dry_run --summary_dir x\nend\n")
+    assert answers == ["end 2", "0 runs: 0 done, 0 to do", "end 0"] and len(errors) == 1 and "NAME" in errors[0]

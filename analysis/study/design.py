@@ -84,11 +84,20 @@ class Experiment:
         """What its levels mean."""
         return [levels[name] for levels, name in zip(self.factors.values(), cell, strict=True)]
 
-    def config(self, cell: Cell, learning_rate: float, seed: int, **more: Any) -> RunConfig:
-        """A run of a cell."""
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """Those of its runs that do not depend on the seed."""
         settings = SHARED | self.shared
         for level in self.levels(cell):
             settings |= level.settings
+        return settings
+
+    def momentum(self, cell: Cell) -> float:
+        """That of its runs."""
+        return self.settings(cell).get("momentum", 0.0)
+
+    def config(self, cell: Cell, learning_rate: float, seed: int, **more: Any) -> RunConfig:
+        """A run of a cell."""
+        settings = self.settings(cell)
         slow = [level.slow_speed for level in self.levels(cell) if level.slow_speed != 1]
         if slow:
             workers = settings["world_size"] - 1
@@ -100,8 +109,7 @@ class Experiment:
 
     def rates_of(self, cell: Cell) -> list[float]:
         """The learning rates to try."""
-        momentum = self.config(cell, 1.0, 1).momentum
-        return [float(f"{rate * (1 - momentum):.6g}") for rate in self.rates]
+        return [float(f"{rate * (1 - self.momentum(cell)):.6g}") for rate in self.rates]
 
     # ------------------------------------------------------------------------------------------------
     # Runs
@@ -132,10 +140,9 @@ class Experiment:
         """The learning rate of a cell."""
         if not any(level.matched for level in self.levels(cell)):
             return best[self.tuned_as(cell)]
-        momentum = self.config(cell, 1.0, 1).momentum
         still = tuple(NO_MOMENTUM if name == "momentum" else level
                       for name, level in zip(self.factors, cell, strict=True))  # fmt: skip
-        return float(f"{best[self.tuned_as(still)] * (1 - momentum):.6g}")
+        return float(f"{best[self.tuned_as(still)] * (1 - self.momentum(cell)):.6g}")
 
     def runs(self, best: Rates, **more: Any) -> Iterator[RunConfig]:
         """The runs that count, whole seeds one after the other: an interrupted experiment is balanced."""
