@@ -37,9 +37,10 @@ FEWEST = 3  # pairs of which an interval is given
 
 @dataclass(frozen=True)
 class Contrast:
-    """first − second, of two cells; or minus the same difference elsewhere.
+    """The difference between two cells, first − second, or that difference less the same one in another place.
 
-    cells: two of them, or four; margin: of equivalence, points; None if it is asked whether they differ.
+    cells: two, or four; claim, where: what is compared, in words; margin: of equivalence, points; None if it is asked
+    whether they differ.
     """
 
     claim: str
