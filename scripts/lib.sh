@@ -254,7 +254,7 @@ train() {
 # test_run BASE: plan the test, with all reports of test_model.py, of the run whose file names start with BASE.
 test_run() {
   local base=$1
-  plan "$plot_dir/$(basename "$base")_model_test_performance.txt" \
+  plan "$plot_dir/${base##*/}_model_test_performance.txt" \
     test_model.py "${base}_model.pt" "${base}_log.log" \
     --classification_report --training_time --pics --data_dir "$data_dir" --subfolder "$plot_dir"
 }
@@ -273,19 +273,20 @@ logs_of() {
   logs=("${logs[@]/%/_log.log}")
 }
 
-# split PARTITION WORLD_SIZE: print the flags for both. A label split needs two workers: it uses world size 3, not 2.
+# split PARTITION WORLD_SIZE: set `split` to the flags for both. A label split needs two workers: it uses world size 3,
+# not 2.
 split() {
   local partition=$1 world_size=$2
   [[ $partition != split_labels || $world_size != 2 ]] || world_size=3
-  printf -- '--world_size %s' "$world_size"
-  [[ $partition == none ]] || printf -- ' --%s' "$partition"
+  split=(--world_size "$world_size")
+  [[ $partition == none ]] || split+=("--$partition")
 }
 
-# delay_of DELAY: print the flags for a delay: an intensity (small, medium, long) or a number of milliseconds.
+# delay_of DELAY: set `delay_of` to the flags for a delay: an intensity (small, medium, long) or a number of milliseconds.
 delay_of() {
   case $1 in
-    *[a-z]*) printf -- '--delay_intensity %s' "$1" ;;
-    *) printf -- '--delay_ms %s' "$1" ;;
+    *[a-z]*) delay_of=(--delay_intensity "$1") ;;
+    *) delay_of=(--delay_ms "$1") ;;
   esac
 }
 

@@ -16,7 +16,7 @@ read_settings grid_size test_samples -- "${@:2}"
 
 while read -r base; do
   [[ -f ${base}_weights.npy ]] || continue
-  plan "$results/$(basename "$base")_loss_landscape_contour.html" \
+  plan "$results/${base##*/}_loss_landscape_contour.html" \
     loss_landscape.py "${base}_model.pt" "${base}_weights.npy" --shared_plotly --grid_size "$grid_size" \
     ${test_samples:+--test_samples "$test_samples"} --data_dir "$data_dir" --subfolder "$results"
 done < <(runs_in "$folder")

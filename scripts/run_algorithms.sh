@@ -27,28 +27,22 @@ results=results/algorithms
 read_settings "${training_settings[@]}" plot_dir algorithms rates tuning_seeds world_size -- "$@"
 new_results=$results new_summary_dir=$summary_dir new_seeds=("${seeds[@]}")
 
+split split_labels "$world_size"
+
 # train_algorithm ALGORITHM FLAGS...: plan its runs; asgd+compensation is --algorithm asgd --compensation.
 train_algorithm() {
   local algorithm=$1 script=dist_async.py
   [[ " average backup malenia " != *" $algorithm "* ]] || script=dist_sync.py
-  # shellcheck disable=SC2046,SC2086  # several words each
-  train "$script" $(split split_labels "$world_size") --algorithm ${algorithm/+/ --} "${@:2}"
-}
-
-# rate_for ALGORITHM RATE: print the learning rate to try.
-rate_for() {
-  if [[ $1 == dana* ]]; then
-    awk "BEGIN { print $2 / 10 }"
-  else
-    echo "$2"
-  fi
+  # shellcheck disable=SC2086  # several words
+  train "$script" "${split[@]}" --algorithm ${algorithm/+/ --} "${@:2}"
 }
 
 say "Learning rates"
 results+=/tuning summary_dir+=/tuning seeds=("${tuning_seeds[@]}")
 for rate in "${rates[@]}"; do
   for algorithm in "${algorithms[@]}"; do
-    lr=$(rate_for "$algorithm" "$rate")
+    lr=$rate
+    [[ $algorithm != dana* ]] || lr=$(awk "BEGIN { print $rate / 10 }")
     train_algorithm "$algorithm" --val
   done
 done

@@ -23,11 +23,12 @@ done_when=files  # the figures need them
 plan_runs() {
   local delay world_size slow
   for delay in "${delays[@]}"; do
+    delay_of "$delay"
     for slow in "" --slow_worker_1; do
       for world_size in "${world_sizes[@]}"; do
-        # shellcheck disable=SC2046  # word splitting is intended
-        train dist_async.py $(split "$1" "$world_size") --momentum "$momentum" --val \
-          --delay $(delay_of "$delay") --delay_type constant ${slow:+"$slow"}
+        split "$1" "$world_size"
+        train dist_async.py "${split[@]}" --momentum "$momentum" --val \
+          --delay "${delay_of[@]}" --delay_type constant ${slow:+"$slow"}
       done
     done
   done

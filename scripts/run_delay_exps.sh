@@ -27,8 +27,9 @@ read_settings "${training_settings[@]}" momentum delays world_sizes lambdas part
 delayed() {
   local type=$1 partition=$2 delay=$3 world_size=$4
   shift 4
-  # shellcheck disable=SC2046  # word splitting is intended
-  train dist_async.py $(split "$partition" "$world_size") --delay $(delay_of "$delay") --delay_type "$type" "$@"
+  split "$partition" "$world_size"
+  delay_of "$delay"
+  train dist_async.py "${split[@]}" --delay "${delay_of[@]}" --delay_type "$type" "$@"
 }
 
 part_a() {

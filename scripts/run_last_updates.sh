@@ -23,11 +23,12 @@ read_settings "${training_settings[@]}" plot_dir delay world_sizes momentums sav
 
 done_when=files  # the saved weights are tested
 
+delay_of "$delay"
 for world_size in "${world_sizes[@]}"; do
+  split split_labels "$world_size"
   for any_momentum in "${momentums[@]}"; do
-    # shellcheck disable=SC2046  # word splitting is intended
-    train dist_async.py $(split split_labels "$world_size") --momentum "$any_momentum" \
-      --delay $(delay_of "$delay") --delay_type gaussian --saves_per_epoch "$saves_per_epoch"
+    train dist_async.py "${split[@]}" --momentum "$any_momentum" \
+      --delay "${delay_of[@]}" --delay_type gaussian --saves_per_epoch "$saves_per_epoch"
   done
 done
 names=$(sweep --names)

@@ -23,13 +23,13 @@ distributed() {
   for network in "${networks[@]}"; do
     for world_size in "${world_sizes[@]}"; do
       for partition in "${partitions[@]}"; do
-        read -ra flags <<<"$(split "$partition" "$world_size")"
+        split "$partition" "$world_size"
         case $network in
-          LeNet5) ;;
-          CNN1) flags+=(--alt_model) ;;
+          LeNet5) flags=() ;;
+          CNN1) flags=(--alt_model) ;;
           *) refuse "--networks $network is not valid: give some of LeNet5 CNN1" ;;
         esac
-        train "$script" --momentum "$momentum" "${flags[@]}"
+        train "$script" --momentum "$momentum" "${split[@]}" "${flags[@]}"
       done
     done
   done

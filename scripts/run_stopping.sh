@@ -22,14 +22,15 @@ results=results/stopping
 
 read_settings "${training_settings[@]}" plot_dir momentum rules world_sizes delay -- "$@"
 
+delay_of "$delay"
 all_seeds=("${seeds[@]}")
 for seed in "${all_seeds[@]}"; do  # whole seeds one after the other: an interrupted study is balanced
   seeds=("$seed")
   for world_size in "${world_sizes[@]}"; do
+    split split_labels "$world_size"
     for stop in "${rules[@]}"; do
-      # shellcheck disable=SC2046  # several words each
-      train dist_async.py $(split split_labels "$world_size") --momentum "$momentum" \
-        --delay --slow_worker_1 $(delay_of "$delay") --delay_type constant
+      train dist_async.py "${split[@]}" --momentum "$momentum" \
+        --delay --slow_worker_1 "${delay_of[@]}" --delay_type constant
     done
   done
 done
