@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import train
+from conftest import train, weights_of
 from interface.processes import available_cores
 from live_run import LiveRun, listening_addresses
 from training.record.reader import read_log
@@ -223,3 +223,12 @@ def test_simultaneous_runs_do_not_interfere(nursery, tmp_path):
 def test_more_processes_than_cores(tmp_path):
     done = train("dist_async.py", tmp_path, "--world_size", 41, "--split_dataset", "--seed", 2)
     assert len(read_log(done["log"]).updates) == 80
+
+
+def test_a_public_group_replaces_the_star_where_torch_lacks_its_parts(nursery, tmp_path):
+    flags = ("--dataset", "digits", "--world_size", 3, "--seed", 1, "--split_dataset")
+    ended = nursery.run("tests/without_star.py", "dist_sync.py", *flags, "--subfolder", tmp_path / "group", timeout=120)
+    assert ended.code == 0, ended.errors
+    (model,) = (tmp_path / "group").glob("*_model.pt")
+    with_star = train("dist_sync.py", tmp_path / "star", *flags, "--lr", 0.01, "--momentum", 0)
+    assert weights_of({"model": model}) == weights_of(with_star)

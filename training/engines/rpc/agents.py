@@ -2,12 +2,14 @@
 
 A group of fixed size, as created by `rpc.init_rpc`, connects all processes to each other and hangs if one of them dies
 during start-up. Here each process joins on its own as soon as the server is running: forty workers start in the time
-of one, and no process waits for one that has died.
+of one, and no process waits for one that has died. Some parts of this are not public in torch: a version without them
+uses its public groups, whose processes join one by one and are all connected. Training is the same.
 """
 
 import array
 import ctypes
 import fcntl
+import functools
 import ipaddress
 import logging
 import os
@@ -45,6 +47,11 @@ SIOCGIFCONF = 0x8912  # linux/sockios.h
 _store: distributed.Store | None = None
 
 
+def is_star_possible() -> bool:
+    """Whether this version of torch has what a star is made of and is not public."""
+    return hasattr(rpc.api, "_init_rpc_states") and hasattr(rpc.TensorPipeAgent, "_update_group_membership")
+
+
 def _make_agent(
     store: distributed.Store,
     name: str,
@@ -52,22 +59,21 @@ def _make_agent(
     world_size: int | None,
     rpc_backend_options: rpc.TensorPipeRpcBackendOptions,
 ) -> rpc.TensorPipeAgent:
-    global _store
-    _store = store
     # An agent connects to all names in its store, so each has its own, and only the server's address is shared.
     names = distributed.HashStore()
     agent = rpc.TensorPipeAgent(names, name, rank, None, rpc_backend_options, {}, [])
     rpc.api._init_rpc_states(agent)
     if name == SERVER:
         store.set(ADDRESS, names.get(ADDRESS))
-        store.underlying_store.set(SERVICE, "here")  # without the prefix that init_rpc gives its keys
     else:
         names.set(ADDRESS, store.get(ADDRESS))  # waits for the server
         agent._update_group_membership(rpc.WorkerInfo(SERVER, 0), [], {}, True)
     return agent
 
 
-STAR = rpc.backend_registry.register_backend("STAR", rpc.TensorPipeRpcBackendOptions, _make_agent)
+@functools.cache
+def _star() -> rpc.backend_registry.BackendType:
+    return rpc.backend_registry.register_backend("STAR", rpc.TensorPipeRpcBackendOptions, _make_agent)
 
 
 def _rendezvous(url: str, **options: object) -> Iterator[tuple[distributed.Store, int, int]]:
@@ -83,6 +89,8 @@ def _rendezvous(url: str, **options: object) -> Iterator[tuple[distributed.Store
         where.hostname, where.port, is_master=serves, wait_for_workers=False, master_listen_fd=listener,
         timeout=timedelta(seconds=RENDEZVOUS_SECONDS),
     )  # fmt: skip
+    global _store
+    _store = store
     yield store, rank, -1
 
 
@@ -94,19 +102,36 @@ def join_star(name: str, rank: int, rendezvous: str, threads: int) -> None:
 
     Raises DataError if the rendezvous fails.
     """
-    options = rpc.TensorPipeRpcBackendOptions(
-        num_worker_threads=threads,
-        init_method=rendezvous.replace("tcp://", "star://"),
-        rpc_timeout=TIMEOUT_SECONDS,
+    options: dict[str, Any] = {
+        "num_worker_threads": threads,
+        "init_method": rendezvous.replace("tcp://", "star://"),
+        "rpc_timeout": TIMEOUT_SECONDS,
+    }
+    backend = None  # the usual one
+    if is_star_possible():
+        backend = _star()
         # With more processes than cores, polling shared memory takes CPU time from the workers.
-        _transports=["uv"],
-        _channels=["basic"],
-    )
+        options |= {"_transports": ["uv"], "_channels": ["basic"]}
     try:
         with ended_by_signals():
-            rpc.init_rpc(name, backend=STAR, rank=rank, rpc_backend_options=options)
+            rpc.init_rpc(name, backend, rank=rank, rpc_backend_options=rpc.TensorPipeRpcBackendOptions(**options))
+            _wait_until_known(SERVER)
+        if _store and name == SERVER:
+            _store.set(SERVICE, "here")
     except (RuntimeError, OSError) as error:  # RuntimeError: torch's error for all network failures
         raise DataError(f"rendezvous at {rendezvous} failed: {_first_line(error)}") from error
+
+
+def _wait_until_known(name: str) -> None:
+    """Wait for a member of a group that is not a star. Raises RuntimeError if it does not join."""
+    deadline = time.monotonic() + RENDEZVOUS_SECONDS
+    while True:
+        with suppress(RuntimeError):
+            rpc.get_worker_info(name)
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{name} did not join within {RENDEZVOUS_SECONDS} s")
+        time.sleep(0.05)
 
 
 @contextmanager
