@@ -98,7 +98,10 @@ def read_contrasts(path: Path, name: str) -> list[Contrast]:
 
 
 def expanded(row: dict[str, Any], experiment: Experiment) -> list[Contrast]:
-    """A row of the file: one contrast for each combination of the levels of the factors in `each`."""
+    """A row of the file: one contrast for each combination of the levels of the factors in `each`.
+
+    A combination that would be compared with itself is left out.
+    """
     found = []
     each = {factor: list(experiment.factors[factor]) for factor in row.get("each", ())}
     for levels in itertools.product(*each.values()):
@@ -109,6 +112,8 @@ def expanded(row: dict[str, Any], experiment: Experiment) -> list[Contrast]:
         cells = tuple(
             cell_of(place | row[side], experiment) for place, side in itertools.product(places, ("first", "second"))
         )
+        if cells[0] == cells[1]:
+            continue
         where = ", ".join(f"{factor} {level}" for factor, level in here.items())
         found.append(Contrast(row["claim"], cells, where, row.get("primary", False), row.get("margin")))
     return found

@@ -39,25 +39,46 @@ class Level:
     """A level of a factor, and what it means for a run.
 
     slow_speed: of the one worker that is slow; matched: the learning rate is not tuned, but (1 − momentum) times the
-    one that is best without momentum; read: the outcome that counts.
+    one that is best without momentum; rate_scale: of the rates to try; read: the outcome that counts.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     slow_speed: float = 1.0
     matched: bool = False
+    rate_scale: float = 1.0
     read: str = "test_accuracy"
 
 
 WORKERS = {str(workers): Level({"world_size": workers + 1}) for workers in (1, 2, 5, 10, 20)}
 SAMPLES = {"samples": Level({"partition": "split_dataset"})}
 LABELS = {"labels": Level({"partition": "split_labels"})}
+EQUAL = {"equal": Level()}
+ONE_SLOW = {"one slow": Level(slow_speed=0.5)}
+
+
+def momentum_levels(*values: float) -> dict[str, Level]:
+    """A level for each value."""
+    return {f"{value:g}": Level({"momentum": value}) for value in values}
+
+
+AVERAGING = 10  # how much larger the best rates of rules are that average the gradients of ten workers or more
+ALGORITHMS = {
+    "asgd": Level(),
+    **{name: Level({"algorithm": name}) for name in ("delay_adaptive", "ringmaster", "ssp", "dude", "rescaled")},
+    "compensation": Level({"compensation": True}),
+    "dana": Level({"algorithm": "dana", "momentum": 0.9}),
+    **{name: Level({"algorithm": name}, rate_scale=math.sqrt(AVERAGING)) for name in ("staleness_aware", "ringleader")},
+    **{name: Level({"algorithm": name}, rate_scale=AVERAGING) for name in ("rennala", "fedbuff")},
+    **{name: Level({"algorithm": name, "mode": "sync"}, rate_scale=AVERAGING)
+       for name in ("average", "backup", "malenia")},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Experiment:
     """tuned: the factors on which the learning rate depends, tried with the first level of the others.
 
-    rates: to try, times 1 − momentum.
+    rates: to try, times 1 − momentum and the scales of a cell's levels.
     """
 
     title: str
@@ -109,7 +130,8 @@ class Experiment:
 
     def rates_of(self, cell: Cell) -> list[float]:
         """The learning rates to try."""
-        return [float(f"{rate * (1 - self.momentum(cell)):.6g}") for rate in self.rates]
+        scale = (1 - self.momentum(cell)) * math.prod(level.rate_scale for level in self.levels(cell))
+        return [float(f"{rate * scale:.6g}") for rate in self.rates]
 
     # ------------------------------------------------------------------------------------------------
     # Runs
@@ -191,7 +213,7 @@ EXPERIMENTS = {
         factors={
             "partition": SAMPLES | LABELS | {"Dirichlet 0.1": Level({"split_dirichlet": 0.1})},
             "workers": {name: WORKERS[name] for name in ("2", "5", "10")},
-            "speeds": {"equal": Level(), "one slow": Level(slow_speed=0.5)},
+            "speeds": EQUAL | ONE_SLOW,
             "stop": {
                 "total": Level({"stop": "total"}),
                 "epochs": Level({"stop": "epochs"}),
@@ -206,11 +228,41 @@ EXPERIMENTS = {
         title="Staleness and momentum",
         factors={
             "workers": WORKERS,
-            "momentum": {f"{value:g}": Level({"momentum": value}) for value in (0.0, 0.5, 0.9, 0.95)},
+            "momentum": momentum_levels(0.0, 0.5, 0.9, 0.95),
             "rate": {"tuned": Level(), "matched": Level(matched=True)},
         },
         tuned=("workers", "momentum"),
         rates=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4),
         shared={"partition": "split_dataset", "stop": "total"},
+    ),
+    "remedies": Experiment(
+        title="Which algorithm helps where?",
+        factors={
+            "algorithm": ALGORITHMS,
+            "partition": SAMPLES | LABELS,
+            "speeds": EQUAL | ONE_SLOW | {"lognormal": Level({"compute_time": "lognormal:0.5"})},
+        },
+        tuned=("algorithm", "partition"),
+        rates=(0.003, 0.01, 0.03, 0.1),
+        shared={"world_size": 11, "stop": "total"},
+        tuning_seeds=(11,),
+    ),
+    "speeds": Experiment(
+        title="Do heavy tails and persistent speeds matter?",
+        factors={
+            "partition": SAMPLES | LABELS,
+            "workers": {name: WORKERS[name] for name in ("5", "10")},
+            "momentum": momentum_levels(0.0, 0.9),
+            "speeds": {
+                "normal": Level({"compute_time": "normal:0.1"}),
+                "lognormal": Level({"compute_time": "lognormal:0.5"}),
+                "Pareto": Level({"compute_time": "pareto:2.5"}),
+                "spread": Level({"worker_speeds": "spread:0.3"}),
+            },
+        },
+        tuned=("partition", "workers", "momentum"),
+        rates=(0.01, 0.02, 0.05, 0.1, 0.2),
+        shared={"stop": "total"},
+        tuning_seeds=(11,),
     ),
 }
