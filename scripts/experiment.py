@@ -47,7 +47,13 @@ def make_parser() -> ArgumentParser:
     add("--epochs", type=Interval(int, "[1,inf)"), metavar="N", help="of each run (default 6)")
     add("--train_split", type=Interval(float, "(0,1]"), metavar="F", help="fraction of the training set")
     add("--seeds", type=seeds, nargs="+", metavar="N", help="of the runs that are compared (default 1 to 10)")
-    add("--tuning_seeds", type=seeds, nargs="+", metavar="N", help="of those that choose the rates (default 11 12, or 11)")
+    add(
+        "--tuning_seeds",
+        type=seeds,
+        nargs="+",
+        metavar="N",
+        help="of those that choose the rates (default 11 12, or 11)",
+    )
     return parser
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import re
+import shutil
 import signal
 import sys
 
@@ -13,6 +15,8 @@ from scipy import stats
 
 from analysis.reports.trials import Trial, TrialOutcome, Trials
 from analysis.study import contrasts as contrasts_module
+from analysis.study import pages as pages_module
+from analysis.study.__main__ import check_pages
 from analysis.study.contrasts import (
     CONTRASTS,
     Contrast,
@@ -25,8 +29,9 @@ from analysis.study.contrasts import (
     write_answers,
 )
 from analysis.study.design import EXPERIMENTS, SLOW_WORKERS, Experiment, Level, diverged
+from analysis.study.pages import PAGES, TEMPLATES, Lookup, page
 from common import load_dataset, make_generator, partition_samples
-from conftest import train
+from conftest import ROOT, train
 from interface.errors import DataError
 from scripts.experiment import main
 from scripts.plan import PlannedRun
@@ -241,3 +246,52 @@ def test_an_experiment_from_its_runs_to_its_answers(tmp_path, monkeypatch, capsy
     assert {one.config.lr for one in Trials(tmp_path / "runs").rows.values()} == {0.05}
     assert "| total − epochs |  | primary | 3 |" in (tmp_path / "runs/contrasts.md").read_text(encoding="utf-8")
     assert "6 runs: 6 done, 0 to do" in command("--dry_run")
+
+
+# ----------------------------------------------------------------------------------------------------
+# Pages
+# ----------------------------------------------------------------------------------------------------
+
+SUMMARIES = ROOT / "summaries"
+
+
+@pytest.fixture(scope="module")
+def study():
+    return Lookup(SUMMARIES)
+
+
+def test_every_number_on_the_pages_is_that_of_the_rows(study):
+    check_pages(study, SUMMARIES)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_whose_number_drifted_is_refused(name, study, tmp_path):
+    for other in PAGES:
+        shutil.copy(SUMMARIES / other, tmp_path)
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    place = text.index("±") + 2
+    (tmp_path / name).write_text(text[:place] + "9" + text[place:])
+    with pytest.raises(DataError, match=rf"{name}, line \d+: the rows say .* ± "):
+        check_pages(study, tmp_path)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_result_is_typed_into_a_template(name):
+    template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    typed = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|`[^`]*`", "", template, flags=re.DOTALL)
+    assert not re.findall(r"± ?\d|\d\.\d+ ?(?:%|±)|\d(?: %| points) (?:higher|lower|more|less)", typed)
+
+
+def test_a_claim_that_the_rows_no_longer_support_is_refused(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages_module, "TEMPLATES", tmp_path)
+    (tmp_path / "claim.md.jinja").write_text("# Claims\n\nTrue.{{ check(1 < 2) }}\n\nFalse.{{ check(2 < 1) }}\n")
+    with pytest.raises(DataError, match=r"claim.md.jinja, line 5: the rows no longer say"):
+        page("claim.md", study)
+
+
+def test_rows_are_looked_up_by_their_settings(study):
+    runs = study.rows("stopping", world_size=3, stop="first")
+    assert set(runs.by_run) == set(range(1, 11))
+    assert runs.interval == study.cell("stopping/stopping.md", "at the end", workers=2, stop="first")
+    assert len(study.rows("stopping", world_size=[3, 6], stop="first")) == 20
+    assert (runs - runs).values == [0.0] * 10 and len(runs | runs) == 20

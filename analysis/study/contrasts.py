@@ -69,6 +69,14 @@ class Effect:
         return half_width(self.differences)
 
     @property
+    def in_words(self) -> str:
+        """The mean and its 95 % interval."""
+        if not self.differences:
+            return ""
+        interval = "" if math.isnan(self.half_width) else f" ± {self.half_width:.2f}"
+        return f"{self.mean:+.2f}{interval}".replace("-", "−")
+
+    @property
     def p(self) -> float:
         """Of the hypothesis that there is no difference, or with a margin, that it is at least that large."""
         from scipy.special import stdtr
@@ -197,10 +205,9 @@ def markdown(experiment: Experiment, answers: Sequence[Answer]) -> str:
     rows = []
     for one in answers:
         effect, contrast = one.effect, one.effect.contrast
-        interval = "" if math.isnan(effect.half_width) else f" ± {effect.half_width:.2f}"
         rows.append([
             contrast.claim, contrast.where, "primary" if contrast.primary else "", str(len(effect.differences)),
-            "" if math.isnan(effect.mean) else f"{effect.mean:+.2f}{interval}", str(effect.diverged or ""),
+            effect.in_words, str(effect.diverged or ""),
             "" if math.isnan(one.p) else in_words(one.p), one.verdict,
         ])  # fmt: skip
     titles = ("contrast", "where", "", "pairs", "difference, points", "diverged", "p", "answer")

@@ -1,0 +1,308 @@
+"""The pages of the study, in which every number is looked up in the rows, so that none can drift from them.
+
+The templates in analysis/study/pages/ are Markdown with Jinja's expressions, which call the methods of `Lookup`. What a
+sentence claims in words stands beside it in a `check(...)`, which fails once the rows no longer say so.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from analysis.reports.trials import Trial, Trials, distinct
+from analysis.spread import Spread, half_width
+from analysis.study.contrasts import CONTRASTS, Answer, answer, read_contrasts
+from analysis.study.design import EXPERIMENTS
+from analysis.study.published import SAME_FOR_ALL, SEEDS, VIRTUAL, Results, uncompensated
+from analysis.study.tables import TABLES
+from interface.errors import DataError
+from interface.files import with_filename
+from training.config import RunConfig
+
+TEMPLATES = Path(__file__).parent / "pages"
+PAGES = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+NOT_RUN = "not run yet"
+
+Settings = dict[str, Any]
+NOT_DISTRIBUTED = {"mode": "classic"}
+CONSTANT = {"delay": True, "delay_type": "constant"}
+PARTS: dict[str, Settings | Callable[..., Settings]] = {  # what a template calls the parts of a setting
+    "not_distributed": NOT_DISTRIBUTED,
+    "sync": {"mode": "sync"},
+    "samples": {"partition": "split_dataset"},
+    "labels": {"partition": "split_labels"},
+    "workers": lambda count: {"world_size": count + 1},
+    "momentum": lambda value: {"momentum": float(value)},
+    "constant": lambda ms: CONSTANT | {"delay_ms": float(ms)},
+    "slow": lambda ms: CONSTANT | {"delay_ms": float(ms), "slow_worker_1": True},
+    "gaussian": lambda ms: CONSTANT | {"delay_ms": float(ms), "delay_type": "gaussian"},
+    "compensation": lambda strength: {
+        "compensation": True, "compensation_mode": "constant", "compensation_lambda": float(strength)
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Values:
+    """One number per run, by its seed or whatever sets the runs apart."""
+
+    by_run: dict[Any, float]
+
+    def __str__(self) -> str:
+        return f"{Spread.of(self.values):.1f}" if self.by_run else NOT_RUN
+
+    def __sub__(self, other: Values) -> Values:
+        """Of the runs that both have."""
+        return Values({run: value - other.by_run[run] for run, value in self.by_run.items() if run in other.by_run})
+
+    def __or__(self, other: Values) -> Values:
+        """Of both together, which are no repetitions of one another."""
+        together = [*self.values, *other.values]
+        return Values(dict(enumerate(together)))
+
+    def __len__(self) -> int:
+        return len(self.by_run)
+
+    @property
+    def values(self) -> list[float]:
+        return list(self.by_run.values())
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values) if self.by_run else math.nan
+
+    @property
+    def interval(self) -> str:
+        """Mean and 95 % interval."""
+        return f"{one_decimal(self.mean)} ± {half_width(self.values):.1f}" if self.by_run else NOT_RUN
+
+    @property
+    def difference(self) -> str:
+        """The same, with the sign of the mean."""
+        return f"{'+' * (self.mean > 0)}{self.interval}"
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether that interval excludes 0."""
+        return abs(self.mean) > half_width(self.values)
+
+    @property
+    def ascending(self) -> list[float]:
+        return sorted(self.values)
+
+    @property
+    def low(self) -> float:
+        return min(self.values, default=math.nan)
+
+    @property
+    def high(self) -> float:
+        return max(self.values, default=math.nan)
+
+    @property
+    def farthest(self) -> float:
+        """The largest of the values without their signs."""
+        return max(map(abs, self.values), default=math.nan)
+
+    def above(self, limit: float) -> int:
+        """How many are larger."""
+        return sum(value > limit for value in self.values)
+
+    def within(self, limit: float) -> int:
+        """How many are at most that large, whatever their sign."""
+        return sum(abs(value) <= limit for value in self.values)
+
+
+class Lookup:
+    """What the templates can look up in a folder of experiments."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._results = Results.read(folder)
+        self._trials = cache(lambda name: Trials(folder / name))
+        self._answers = cache(self._answers_of)
+
+    # ------------------------------------------------------------------------------------------------
+    # The published settings
+    # ------------------------------------------------------------------------------------------------
+
+    def accuracy(self, *parts: Settings, seeds: Iterable[int] = SEEDS) -> Values:
+        """Test accuracy, percent, in the published setting with these parts."""
+        setting = _setting(*parts)
+        found = {seed: self._results.by_seed.get((setting, seed)) for seed in seeds}
+        return Values({seed: value for seed, value in found.items() if value is not None})
+
+    def published(self, *parts: Settings) -> float:
+        """Test accuracy, percent, that was published for it."""
+        return self._results.published[_setting(*parts)]
+
+    def gaps(self, *parts: Settings, **wanted: Any) -> Values:
+        """Measured mean less the published accuracy, points, of each measured setting that has these parts.
+
+        wanted: conditions on other settings: a value, or several of which one must be there.
+        """
+        conditions = {name: value for part in parts for name, value in part.items()} | wanted
+        return Values({
+            setting: group.spread("test_accuracy").mean - self._results.published[setting]
+            for setting, group in self._results.measured.items()
+            if setting in self._results.published and _fits(setting, conditions)
+        })  # fmt: skip
+
+    def compensation_pairs(self) -> Values:
+        """Points that compensation adds for a slow worker, of each pair of runs with one seed."""
+        return Values({
+            (setting, seed): accuracy - without
+            for (setting, seed), accuracy in self._results.by_seed.items()
+            if setting.compensation and setting.slow_worker_1
+            and (without := self._results.by_seed.get((uncompensated(setting), seed))) is not None
+        })  # fmt: skip
+
+    def compensation_by_seed(self) -> Values:
+        """Their mean for each seed: pairs with one seed are no repetitions."""
+        pairs = self.compensation_pairs().by_run
+        seeds = sorted({seed for _, seed in pairs})
+        return Values({seed: statistics.fmean(value for (_, other), value in pairs.items() if other == seed)
+                       for seed in seeds})  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------------
+    # Any rows, tables and contrasts
+    # ------------------------------------------------------------------------------------------------
+
+    def rows(self, name: str, measure: str | Callable[[Trial], float] = "test_accuracy", **wanted: Any) -> Values:
+        """A number of each run of an experiment with these settings, by its seed if nothing else differs."""
+        found = [trial for trial in distinct(self._trials(name).rows.values()) if _fits(trial.config, wanted)]
+        number = measure if callable(measure) else lambda trial: getattr(trial.outcome, measure)
+        seeds = [trial.seed for trial in found]
+        labels = seeds if len(set(seeds)) == len(seeds) else range(len(found))
+        return Values({label: number(trial) for label, trial in zip(labels, found, strict=True)})
+
+    def cell(self, path: str, column: str, **row: Any) -> str:
+        """A cell of a Markdown table: of the column whose title starts so, in the first row with these values."""
+        titles, *lines = _table_rows(self._folder / path)
+        for line in lines:
+            values = dict(zip(titles, line, strict=False))
+            if all(_of_title(values, name.replace("_", " ")) == str(value) for name, value in row.items()):
+                return _of_title(values, column)
+        raise DataError(f"{self._folder / path}: no row with {row}")
+
+    def answers(self, experiment: str, claim: str, **where: str) -> list[Answer]:
+        """What came of the contrasts of this claim, at these levels; none if the runs are not complete."""
+        place = ", ".join(f"{factor} {level}" for factor, level in where.items())
+        found = [one for one in self._answers(experiment)
+                 if one.effect.contrast.claim == claim and one.effect.contrast.where.startswith(place)]  # fmt: skip
+        if self._answers(experiment) and not found:
+            raise DataError(f"{CONTRASTS}: no contrast of {experiment} is called {claim!r}, {place!r}")
+        return found
+
+    def has(self, experiment: str) -> bool:
+        """Whether it has been run."""
+        return bool(self._answers(experiment))
+
+    def _answers_of(self, name: str) -> list[Answer]:
+        experiment, folder = EXPERIMENTS[name], self._folder / name
+        try:
+            return answer(experiment, folder, read_contrasts(CONTRASTS, name))
+        except DataError:
+            if (folder / "contrasts.md").exists():  # it has been run
+                raise
+            return []
+
+    def table(self, name: str) -> str:
+        """One of the TABLES."""
+        return TABLES[name](self._results).rstrip("\n")
+
+
+def overfitting(trial: Trial) -> float:
+    """Train accuracy less test accuracy, points."""
+    return trial.outcome.train_accuracy - trial.outcome.test_accuracy
+
+
+def check(claim: bool) -> str:
+    """Nothing, if the rows say so."""
+    if not claim:
+        raise DataError("the rows no longer say what this line claims")
+    return ""
+
+
+def _setting(*parts: Settings) -> RunConfig:
+    given = {name: value for part in parts for name, value in part.items()}
+    if given == NOT_DISTRIBUTED:
+        return RunConfig(**SAME_FOR_ALL, **given)
+    return RunConfig(**{"mode": "async"} | SAME_FOR_ALL | VIRTUAL | given)
+
+
+def _fits(config: RunConfig, wanted: Settings) -> bool:
+    return all(
+        getattr(config, name) in value if isinstance(value, list | tuple) else getattr(config, name) == value
+        for name, value in wanted.items()
+    )
+
+
+def _table_rows(path: Path) -> Iterator[list[str]]:
+    with with_filename(path):
+        lines = path.read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        if line.startswith("|") and not line.startswith("| ---"):
+            yield [cell.strip(" -") for cell in line.strip("|").split("|")]
+
+
+def _of_title(values: dict[str, str], start: str) -> str:
+    title = next((title for title in values if title == start), None) or next(
+        (title for title in values if title.startswith(start)), None
+    )
+    if title is None:
+        raise DataError(f"no column {start!r} among {', '.join(values)}")
+    return values[title]
+
+
+# ----------------------------------------------------------------------------------------------------
+# Rendering
+# ----------------------------------------------------------------------------------------------------
+
+
+def one_decimal(number: float) -> str:
+    """A number as tables have it."""
+    return f"{number:.1f}".replace("-", "−")
+
+
+def signed(number: float) -> str:
+    """A difference."""
+    return f"{number:+.1f}".replace("-", "−")
+
+
+def listed(numbers: Iterable[Any]) -> str:
+    """Numbers in a sentence: 87.5, 86.2 and 85.9."""
+    *first, last = (one_decimal(one) if isinstance(one, float) else str(one) for one in numbers)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def page(name: str, study: Lookup) -> str:
+    """The text of a page. Raises DataError, naming template and line, if the rows do not fit it."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {"n": one_decimal, "signed": signed, "listed": listed, "gather": operator.or_}
+    environment.globals |= PARTS | {"study": study, "check": check, "overfitting": overfitting}
+    template = f"{name}.jinja"
+    try:
+        return environment.get_template(template).render()
+    except (jinja2.TemplateError, DataError, LookupError, ValueError) as error:
+        raise DataError(f"{TEMPLATES / template}, line {_line_of(error, template)}: {error}") from error
+
+
+def _line_of(error: Exception, name: str) -> int:
+    """The line of a template at which an exception was raised."""
+    trace, line = error.__traceback__, getattr(error, "lineno", 0)
+    while trace:
+        if trace.tb_frame.f_code.co_filename.endswith(name):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
