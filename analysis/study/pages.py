@@ -294,7 +294,7 @@ def page(name: str, study: Lookup) -> str:
     template = f"{name}.jinja"
     try:
         return environment.get_template(template).render()
-    except (jinja2.TemplateError, DataError, LookupError, ValueError) as error:
+    except (jinja2.TemplateError, DataError, LookupError, ValueError, OSError) as error:
         raise DataError(f"{TEMPLATES / template}, line {_line_of(error, template)}: {error}") from error
 
 
