@@ -54,7 +54,7 @@ from damage import (
 from interface.errors import DataError, UsageError
 from nursery import Ended, Nursery
 from training.names import base_of, parse_run_name
-from training.record.checkpoints import read_model
+from training.record.checkpoints import read_model, read_weights
 from training.record.reader import read_log
 
 # ----------------------------------------------------------------------------------------------------
@@ -403,7 +403,6 @@ ROWS = {
     "an archive of arrays": lambda path, good: np.savez(path.open("wb"), np.load(good)),
     "with more rows in the header": with_header("(9, 61706)"),
     "with a million million rows in the header": with_header("(1000000000000, 61706)"),
-    "with a negative number of rows in the header": with_header("(-5, 61706)"),
     "with words in the header": with_header("(x, y)    "),
 }
 
@@ -412,6 +411,18 @@ def test_good_weights_are_read(copy, caplog):
     survey, _ = prepare_survey()
     assert survey.model is None and survey.runs[0].parameters.shape == (5, 61706)
     assert not caplog.records
+
+
+def test_weights_with_a_negative_number_of_rows_are_refused_or_the_good_ones(copy):
+    """Some versions of numpy take it for the number that fits."""
+    good = np.load(copy / WEIGHTS)
+    spoil(copy / WEIGHTS, with_header("(-5, 61706)"))
+    try:
+        weights = read_weights(copy / WEIGHTS, good.shape[1])
+    except DataError as error:
+        assert str(error).startswith(str(copy / WEIGHTS))
+    else:
+        assert np.array_equal(weights, good)
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=name_of)
