@@ -21,6 +21,7 @@ from analysis.study.contrasts import (
     CONTRASTS,
     Contrast,
     answer,
+    divergence,
     expanded,
     holm,
     markdown,
@@ -42,7 +43,8 @@ from training.record.reader import read_log
 
 OUTCOME = TrialOutcome(
     test_accuracy=80.0, test_loss=0.5, train_accuracy=80.0, train_loss=0.5, seconds=1.0, updates=10,
-    mean_staleness=0.0, max_staleness=0, converged=True, first_left_accuracy=85.0,
+    mean_staleness=0.0, max_staleness=0, converged=True, first_left_accuracy=85.0, first_left_seconds=0.8,
+    evaluations=((0.5, 5, 70.0), (1.0, 10, 80.0)),
 )  # fmt: skip
 
 
@@ -211,7 +213,20 @@ def test_known_effects_are_found(tmp_path):
             assert one.verdict == ("equal within 1" if contrast.margin else "different"), contrast
     assert markdown(experiment, answers).count("\n| ") == len(answers) + 2
     write_answers("partitions", experiment, tmp_path, tmp_path)
-    assert (tmp_path / "contrasts.md").exists() and (tmp_path / "partitions.png").stat().st_size > 10_000
+    assert "None of the 540 outcomes" in (tmp_path / "contrasts.md").read_text()
+    assert (tmp_path / "partitions_runs.png").exists() and (tmp_path / "partitions.png").stat().st_size > 10_000
+
+
+def test_diverged_runs_are_counted_with_their_interval(tmp_path):
+    tuning, trials = Trials(tmp_path / "tuning"), Trials(tmp_path)
+    for _, config in TINY.tuning():
+        tuning.add(trial(config, validation_accuracy=80.0))
+    for config in TINY.runs(TINY.best_rates(tuning)):
+        lost = config.stop == "total" and config.seed <= 3
+        trials.add(trial(config, test_accuracy=10.0 if lost else 80.0, first_left_accuracy=10.0))
+    assert "| total | 3 of 10 | 7 to 65 % |" in divergence(TINY, tmp_path)
+    low, high = stats.beta.ppf(0.025, 3, 8), stats.beta.ppf(0.975, 4, 7)
+    assert (round(100 * low), round(100 * high)) == (7, 65)
 
 
 TINY = Experiment(

@@ -6,7 +6,8 @@ Reads summaries/contrasts.json and the trials of an experiment; writes contrasts
 plot. A contrast is a difference in test accuracy, in points, of two cells of an experiment that is paired by seed, or
 the difference of two such differences. Intervals are Student's t over the seeds; the p-values of an experiment's
 primary contrasts are adjusted together (Holm 1979). Of a contrast with a margin it is asked whether the two are
-equivalent: two one-sided tests (Schuirmann 1987), which is to say that the 90 % interval lies within the margin.
+equivalent: two one-sided tests (Schuirmann 1987), which is to say that the 90 % interval lies within the margin. A run
+that diverged has no accuracy that a mean could take in: pairs with one are counted and left out.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from typing import Any
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, save, write_title
 from analysis.flags import add_plot_dir
-from analysis.reports.trials import Trials
 from analysis.spread import half_width
-from analysis.study.design import EXPERIMENTS, Cell, Experiment
+from analysis.study.design import EXPERIMENTS, Cell, Experiment, diverged
+from analysis.study.experiment_plots import FIGURES
 from analysis.tables import markdown_table, write_text
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import DataError
@@ -188,12 +189,10 @@ class Answer:
 
 def answer(experiment: Experiment, folder: Path, contrasts: Sequence[Contrast]) -> list[Answer]:
     """What the trials of a folder say."""
-    trials, best = Trials(folder), experiment.best_rates(Trials(folder / "tuning"))
     accuracies = {
-        cell: {seed: experiment.accuracy(cell, trial)
-               for seed, trial in experiment.outcomes(best, trials, cell).items()}
-        for cell in {cell for contrast in contrasts for cell in contrast.cells}
-    }  # fmt: skip
+        cell: {seed: experiment.accuracy(cell, trial) for seed, trial in by_seed.items()}
+        for cell, by_seed in experiment.read(folder).items()
+    }
     effects = [measure(contrast, accuracies) for contrast in contrasts]
     tested = [effect for effect in effects if effect.contrast.primary and not math.isnan(effect.p)]
     adjusted = dict(zip(map(id, tested), holm([effect.p for effect in tested]), strict=True))
@@ -217,6 +216,23 @@ def markdown(experiment: Experiment, answers: Sequence[Answer]) -> str:
         "difference, or where a margin is named, of one that is larger; those of the primary contrasts are adjusted "
         f"together (Holm).\n\n{markdown_table(titles, rows)}"
     )
+
+
+def divergence(experiment: Experiment, folder: Path) -> str:
+    """How many runs of each cell diverged, with Clopper and Pearson's interval (1934) of the rate."""
+    from scipy.stats import binomtest
+
+    rows, total = [], 0
+    for cell, by_seed in experiment.read(folder).items():
+        lost = sum(map(diverged, by_seed.values()))
+        total += len(by_seed)
+        if lost:
+            low, high = binomtest(lost, len(by_seed)).proportion_ci(1 - LEVEL, method="exact")
+            rows.append([", ".join(cell), f"{lost} of {len(by_seed)}", f"{100 * low:.0f} to {100 * high:.0f} %"])
+    if not rows:
+        return f"None of the {total} outcomes is that of a run that diverged.\n"
+    titles = (", ".join(experiment.factors), "runs", "95 % interval of the rate")
+    return f"## Runs that diverged\n\n{markdown_table(titles, rows)}"
 
 
 def in_words(p: float) -> str:
@@ -247,8 +263,11 @@ def forest(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
 def write_answers(name: str, experiment: Experiment, folder: Path, plot_dir: Path) -> None:
     """contrasts.md beside the trials of an experiment, and its figure."""
     answers = answer(experiment, folder, read_contrasts(CONTRASTS, name))
-    write_text(folder / "contrasts.md", markdown(experiment, answers))
+    text = f"{markdown(experiment, answers)}\n{divergence(experiment, folder)}"
+    write_text(folder / "contrasts.md", text)
     written = save(forest(experiment, answers), make_folder(plot_dir, "--plot_dir") / name)
+    if name in FIGURES:
+        written += save(FIGURES[name](experiment, experiment.read(folder)), plot_dir / f"{name}_runs")
     print(*(f"  {path}" for path in (folder / "contrasts.md", *written)), sep="\n")
 
 

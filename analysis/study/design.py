@@ -13,6 +13,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from analysis.reports.trials import Trial, Trials
@@ -175,6 +176,11 @@ class Experiment:
         """Seed → the run of a cell, as far as there are any."""
         names = {seed: run_name(self.config(cell, self.rate(cell, best), seed)) for seed in self.seeds}
         return {seed: trials.rows[name] for seed, name in names.items() if name in trials.rows}
+
+    def read(self, folder: Path) -> dict[Cell, dict[int, Trial]]:
+        """Cell → seed → run, as far as there are any. Raises DataError if the rates were not tuned."""
+        trials, best = Trials(folder), self.best_rates(Trials(folder / "tuning"))
+        return {cell: self.outcomes(best, trials, cell) for cell in self.cells}
 
     def accuracy(self, cell: Cell, trial: Trial) -> float | None:
         """The outcome of a run that counts in a cell, percent; None if the run diverged."""
