@@ -12,7 +12,8 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 cd "$ROOT"
 
 all_experiments=(undelayed_published delays_published gaussian_published undelayed_wall delays speed_virtual speed_wall
-  momentums close_ups last_updates stopping algorithms kfold partitions momentum remedies speeds figures)
+  momentums close_ups last_updates stopping algorithms kfold partitions momentum
+  regulariser remedies speeds figures)
 experiments=("${all_experiments[@]}")  # which of them to run
 results=results
 summary_dir=summaries
@@ -80,7 +81,7 @@ study stopping run_stopping --plot_dir "$plot_dir"
 study algorithms run_algorithms --plot_dir "$plot_dir"
 
 # The second edition: learning rates that are tuned, ten seeds, contrasts that were written down before the runs.
-for name in partitions momentum remedies speeds; do
+for name in partitions momentum regulariser remedies speeds; do
   study "$name" run_experiment "$name" --plot_dir "$plot_dir"
 done
 

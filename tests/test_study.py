@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from analysis.reports.trials import Trial, TrialOutcome, Trials
+from analysis.reports.trials import Trial, TrialOutcome, Trials, accuracy_at_training_loss
 from analysis.study import contrasts as contrasts_module
 from analysis.study import pages as pages_module
 from analysis.study.__main__ import check_pages
@@ -79,6 +79,7 @@ def test_one_worker_is_slow():
 def test_every_run_of_an_experiment_is_a_command(name):
     experiment = EXPERIMENTS[name].replaced(seeds=[1], tuning_seeds=[11])
     best = {cell: config.lr for cell, config in experiment.tuning()}
+    assert read_contrasts(CONTRASTS, name)
     for config in [*experiment.runs(best), *(config for _, config in experiment.tuning())]:
         run = PlannedRun.of(config)
         assert PlannedRun.parse(f"row {run.command.removeprefix('python3 ')}").config == config
@@ -104,6 +105,16 @@ def test_a_run_that_forgot_has_not_diverged():
     assert not diverged(trial(config, test_accuracy=10.0, first_left_accuracy=85.0))
     assert diverged(trial(config, test_accuracy=10.0, first_left_accuracy=10.0))
     assert diverged(trial(config, test_accuracy=10.0, first_left_accuracy=85.0, test_loss=math.nan))
+
+
+def test_accuracy_is_read_where_the_training_loss_first_falls_to_a_limit():
+    outcome = dataclasses.replace(
+        OUTCOME, training_losses=((0.1, 10, 0.9), (0.2, 20, 0.4), (0.3, 30, 0.5), (0.4, 40, 0.2)),
+        evaluations=((0.1, 10, 50.0), (0.3, 30, 80.0), (0.4, 40, 82.0)),
+    )  # fmt: skip
+    assert accuracy_at_training_loss(0.45, outcome) == pytest.approx(65.0)
+    assert accuracy_at_training_loss(0.2, outcome) == 82.0
+    assert accuracy_at_training_loss(0.1, outcome) is None
 
 
 def test_an_epochs_run_passes_the_end_of_a_first_run(tmp_path):

@@ -52,7 +52,7 @@ class TrialOutcome:
     set; seconds: of training, on the run's clock; real_seconds: on the wall's; staleness in updates;
     status: "partial" for a run without an end, such as the replay of one that was killed;
     first_left: the moment at which the first worker left; ended_by: the rule that ended the run;
-    evaluations: seconds, update and test accuracy of each evaluation on the way;
+    evaluations: seconds, update and test accuracy of each evaluation on the way; test_losses: the loss of each;
     validations: seconds, epoch, validation loss and accuracy after each epoch, with --val;
     training_losses: seconds, update and mean loss of some mini-batches, for a curve;
     staleness_counts: staleness, and the number of updates with it; epochs_done: how far the run went, in epochs;
@@ -76,6 +76,7 @@ class TrialOutcome:
     first_left_seconds: float | None = None
     first_left_accuracy: float | None = None
     evaluations: tuple[tuple[float, int, float], ...] = ()
+    test_losses: tuple[float, ...] = ()
     validations: tuple[tuple[float, int, float, float], ...] = ()
     training_losses: tuple[tuple[float, int, float], ...] = ()
     staleness_counts: tuple[tuple[int, int], ...] = ()
@@ -144,6 +145,7 @@ class TrialOutcome:
             evaluations=tuple(
                 (one.seconds, one.update, one.test_accuracy) for one in log.evaluations if not one.first_left
             ),
+            test_losses=tuple(one.test_loss for one in log.evaluations if not one.first_left),
             validations=tuple((one.seconds, one.epoch, one.val_loss, one.val_accuracy) for one in log.validations),
             training_losses=loss_curve(log.updates),
             staleness_counts=histogram(staleness),
@@ -283,6 +285,20 @@ def time_to(target: float, outcome: TrialOutcome) -> tuple[float, int] | None:
     """Seconds and updates until the test accuracy first was `target` percent; None if no evaluation found it so."""
     reached = (one for one in outcome.evaluations if one[2] >= target)
     return next(((seconds, update) for seconds, update, _ in reached), None)
+
+
+def accuracy_at_training_loss(limit: float, outcome: TrialOutcome) -> float | None:
+    """Test accuracy, percent, when the mean loss of the mini-batches first fell to `limit`; None if it never did.
+
+    Between two evaluations, in proportion to the updates.
+    """
+    import numpy as np
+
+    reached = next((update for _, update, loss in outcome.training_losses if loss <= limit), None)
+    if reached is None or not outcome.evaluations:
+        return None
+    _, updates, accuracies = zip(*outcome.evaluations, strict=True)
+    return float(np.interp(reached, updates, accuracies))
 
 
 def header_of(log: Path) -> dict[str, Any]:

@@ -11,12 +11,14 @@ import itertools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from analysis.reports.trials import Trial, Trials
+from analysis.reports.trials import Trial, TrialOutcome, Trials, accuracy_at_training_loss
 from catalogue import DATASETS
 from interface.errors import DataError
 from training.config import RunConfig
@@ -40,14 +42,14 @@ class Level:
     """A level of a factor, and what it means for a run.
 
     slow_speed: of the one worker that is slow; matched: the learning rate is not tuned, but (1 − momentum) times the
-    one that is best without momentum; rate_scale: of the rates to try; read: the outcome that counts.
+    one that is best without momentum; rate_scale: of the rates to try; read: the number that counts, of an outcome.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     slow_speed: float = 1.0
     matched: bool = False
     rate_scale: float = 1.0
-    read: str = "test_accuracy"
+    read: Callable[[TrialOutcome], float | None] = attrgetter("test_accuracy")
 
 
 WORKERS = {str(workers): Level({"world_size": workers + 1}) for workers in (1, 2, 5, 10, 20)}
@@ -183,9 +185,9 @@ class Experiment:
         return {cell: self.outcomes(best, trials, cell) for cell in self.cells}
 
     def accuracy(self, cell: Cell, trial: Trial) -> float | None:
-        """The outcome of a run that counts in a cell, percent; None if the run diverged."""
-        read = next((level.read for level in self.levels(cell) if level.read != Level.read), Level.read)
-        return None if diverged(trial) else getattr(trial.outcome, read)
+        """The number that counts in a cell, percent; None if the run diverged, or never got there."""
+        read = next((level.read for level in self.levels(cell) if level.read is not Level.read), Level.read)
+        return None if diverged(trial) else read(trial.outcome)
 
     def replaced(self, **changes: Any) -> Experiment:
         """The same experiment with other settings of all runs, and other seeds."""
@@ -224,7 +226,7 @@ EXPERIMENTS = {
                 "total": Level({"stop": "total"}),
                 "epochs": Level({"stop": "epochs"}),
                 # A run under `first` is that under `epochs` as far as the moment at which its first worker finishes.
-                "first": Level({"stop": "epochs"}, read="first_left_accuracy"),
+                "first": Level({"stop": "epochs"}, read=attrgetter("first_left_accuracy")),
             },
         },
         tuned=("partition", "workers"),
@@ -240,6 +242,30 @@ EXPERIMENTS = {
         tuned=("workers", "momentum"),
         rates=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4),
         shared={"partition": "split_dataset", "stop": "total"},
+    ),
+    "regulariser": Experiment(
+        title="Is momentum a regulariser?",
+        factors={
+            "training": {
+                "1 worker": Level({"world_size": 2}),
+                "synchronous": Level({"world_size": 11, "mode": "sync"}, rate_scale=AVERAGING / 2),
+                "asynchronous": Level({"world_size": 11}),
+            },
+            "momentum": momentum_levels(0.0, 0.5, 0.9),
+            "rate": {"tuned": Level(), "matched": Level(matched=True)},
+            "at": {
+                "the end": Level(),
+                **{
+                    f"training loss {loss}": Level(read=partial(accuracy_at_training_loss, loss))
+                    for loss in (0.3, 0.2, 0.1)
+                },
+            },
+        },
+        tuned=("training", "momentum"),
+        rates=(0.02, 0.05, 0.1, 0.2),
+        shared={"partition": "split_dataset", "stop": "total", "epochs": 40},
+        tuning_seeds=(11,),
+        seeds=range(1, 9),
     ),
     "remedies": Experiment(
         title="Which algorithm helps where?",
