@@ -308,6 +308,14 @@ def test_no_result_is_typed_into_a_template(name):
     assert not re.findall(r"± ?\d|\d\.\d+ ?(?:%|±)|\d(?: %| points) (?:higher|lower|more|less)", typed)
 
 
+def test_the_findings_of_the_readme_are_those_of_the_study():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    findings = text[text.index("## What it finds") : text.index("## Speed")]
+    stated = set(re.findall(r"−?\d+\.\d ± \d+\.\d", findings))
+    pages = "".join(path.read_text(encoding="utf-8") for path in SUMMARIES.rglob("*.md"))
+    assert len(stated) >= 6 and not {number for number in stated if number not in pages}
+
+
 def test_a_claim_that_the_rows_no_longer_support_is_refused(study, tmp_path, monkeypatch):
     monkeypatch.setattr(pages_module, "TEMPLATES", tmp_path)
     (tmp_path / "claim.md.jinja").write_text("# Claims\n\nTrue.{{ check(1 < 2) }}\n\nFalse.{{ check(2 < 1) }}\n")
