@@ -40,14 +40,9 @@ PARTS: dict[str, Settings | Callable[..., Settings]] = {  # what a template call
     "samples": {"partition": "split_dataset"},
     "labels": {"partition": "split_labels"},
     "workers": lambda count: {"world_size": count + 1},
-    "momentum": lambda value: {"momentum": float(value)},
     "constant": lambda ms: CONSTANT | {"delay_ms": float(ms)},
     "slow": lambda ms: CONSTANT | {"delay_ms": float(ms), "slow_worker_1": True},
-    "gaussian": lambda ms: CONSTANT | {"delay_ms": float(ms), "delay_type": "gaussian"},
-    "compensation": lambda strength: {
-        "compensation": True, "compensation_mode": "constant", "compensation_lambda": float(strength)
-    },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -139,10 +134,6 @@ class Lookup:
         found = {seed: self._results.by_seed.get((setting, seed)) for seed in seeds}
         return Values({seed: value for seed, value in found.items() if value is not None})
 
-    def published(self, *parts: Settings) -> float:
-        """Test accuracy, percent, that was published for it."""
-        return self._results.published[_setting(*parts)]
-
     def gaps(self, *parts: Settings, **wanted: Any) -> Values:
         """Measured mean less the published accuracy, points, of each measured setting that has these parts.
 
@@ -186,20 +177,21 @@ class Lookup:
     def cell(self, path: str, column: str, **row: Any) -> str:
         """A cell of a Markdown table: of the column whose title starts so, in the first row with these values."""
         titles, *lines = _table_rows(self._folder / path)
+        titles = [title.removeprefix("--") for title in titles]
         for line in lines:
             values = dict(zip(titles, line, strict=False))
             if all(_of_title(values, name.replace("_", " ")) == str(value) for name, value in row.items()):
                 return _of_title(values, column)
         raise DataError(f"{self._folder / path}: no row with {row}")
 
-    def answers(self, experiment: str, claim: str, **where: str) -> list[Answer]:
-        """What came of the contrasts of this claim, at these levels; none if the runs are not complete."""
+    def answer(self, experiment: str, claim: str, **where: str) -> Answer | None:
+        """What came of the contrast of this claim at these levels; None if the experiment has not been run."""
         place = ", ".join(f"{factor} {level}" for factor, level in where.items())
-        found = [one for one in self._answers(experiment)
-                 if one.effect.contrast.claim == claim and one.effect.contrast.where.startswith(place)]  # fmt: skip
+        contrasts = [(one, one.effect.contrast) for one in self._answers(experiment)]
+        found = [one for one, contrast in contrasts if contrast.claim == claim and contrast.where == place]
         if self._answers(experiment) and not found:
             raise DataError(f"{CONTRASTS}: no contrast of {experiment} is called {claim!r}, {place!r}")
-        return found
+        return found[0] if found else None
 
     def has(self, experiment: str) -> bool:
         """Whether it has been run."""
@@ -250,7 +242,7 @@ def _table_rows(path: Path) -> Iterator[list[str]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     for line in lines:
         if line.startswith("|") and not line.startswith("| ---"):
-            yield [cell.strip(" -") for cell in line.strip("|").split("|")]
+            yield [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def _of_title(values: dict[str, str], start: str) -> str:
