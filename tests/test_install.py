@@ -5,6 +5,7 @@ hold stand-ins, which contain nothing but their names.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,12 @@ from conftest import ROOT
 
 PINS = dict(line.partition(" ;")[0].split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()
             if "==" in line)  # fmt: skip
-RUNTIME = ("torchvision", "numpy", "matplotlib", "scikit-learn", "plotly", "tqdm")
+REQUIRED = set(re.findall(r"^[\w-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)) - {"torch"}
 
 
 def make_wheel(index: Path, name: str, version: str, *needs: str) -> None:
     """Add a package without content to an index, with what it needs."""
-    folder = index / name
+    folder = index / name.lower()  # as pip asks for it
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{name.replace('-', '_')}-{version}"
     path = folder / f"{stem}-py3-none-any.whl"
@@ -42,7 +43,7 @@ def indexes(tmp_path_factory) -> Path:
     make_wheel(folder / "cpu", "torchvision", f"{PINS['torchvision']}+cpu", f"torch=={PINS['torch']}")
     make_wheel(folder / "default", "torch", PINS["torch"], "numpy", "nvidia-stand-in")
     make_wheel(folder / "default", "nvidia-stand-in", "1")
-    for name in RUNTIME:
+    for name in REQUIRED:
         make_wheel(folder / "default", name, PINS[name])
     return folder
 
@@ -99,7 +100,7 @@ def machine(tmp_path, indexes) -> Machine:
 def test_without_a_gpu_cpu_builds_are_installed_once(machine):
     output = machine.install()
     assert machine.installed["torch"].endswith("+cpu") and "CUDA" not in output
-    assert set(machine.installed) == {"torch", *(name.replace("-", "_") for name in RUNTIME)}
+    assert set(machine.installed) == {"torch", *(name.replace("-", "_") for name in REQUIRED)}
     assert machine.install() == ""
 
 
