@@ -14,6 +14,13 @@ case " $* " in
 esac
 cd "$ROOT"
 
+# install PYTHON TORCH: install the development requirements with this version, a CPU build if there is one.
+install() {
+  local pip=("$1" -m pip install --quiet --disable-pip-version-check)
+  [[ -z $index ]] || "${pip[@]}" --index-url "$index" "$2" torchvision &>/dev/null || true
+  "${pip[@]}" --requirement requirements-dev.txt "$2"
+}
+
 oldest=$(sed -n 's/^torch>=\([0-9.]*\).*/\1/p' requirements.txt)
 index=$(torch_index)
 results=()
@@ -23,11 +30,10 @@ for python in "${@:-python3}"; do
     name="$("$python" --version), $torch"
     say "$name"
     verdict="not available"
-    if "$python" -m venv "$folder" && "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
-      ${index:+--extra-index-url "$index"} --requirement requirements-dev.txt "$torch"; then
+    if "$python" -m venv "$folder" && install "$folder/bin/python" "$torch"; then
       version=$("$folder/bin/python" -c 'import torch; print(torch.__version__)')
       verdict="failed with torch $version"
-      if PATH="$folder/bin:$PATH" "$folder/bin/python" -m pytest --quiet --numprocesses auto -p no:cacheprovider; then
+      if PATH="$folder/bin:$PATH" "$folder/bin/python" -m pytest --quiet --numprocesses auto --dist worksteal; then
         verdict="passed with torch $version"
       fi
     fi

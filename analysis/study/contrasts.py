@@ -21,9 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.figures import OKABE_ITO, Figure, new_figure, save, write_title
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from analysis.figures import OKABE_ITO, Figure, new_figure, save, set_titles, write_key, write_title
 from analysis.flags import add_plot_dir
-from analysis.spread import half_width
+from analysis.spread import counted, half_width
 from analysis.study.design import EXPERIMENTS, Cell, Experiment, diverged
 from analysis.study.experiment_plots import FIGURES
 from analysis.tables import markdown_table, write_text
@@ -68,6 +72,16 @@ class Effect:
     def half_width(self) -> float:
         """Of the 95 % interval."""
         return half_width(self.differences)
+
+    @property
+    def low(self) -> float:
+        """Of the interval, or the mean where there is none."""
+        return self.mean if math.isnan(self.half_width) else self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        """The same at its other end."""
+        return 2 * self.mean - self.low
 
     @property
     def in_words(self) -> str:
@@ -241,23 +255,58 @@ def in_words(p: float) -> str:
 
 
 def forest(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
-    """Each contrast's difference and interval, those that are settled filled."""
+    """The difference and interval of each contrast, below its claim; those that are settled filled."""
     shown = [one for one in answers if one.effect.differences]
-    figure = new_figure(0.9 + 0.2 * len(shown))
+    claims = list(dict.fromkeys(one.effect.contrast.claim for one in shown))
+    figure = new_figure(1.2 + 0.17 * (len(shown) + 1.3 * len(claims)))
     axes = figure.subplots()
-    for place, one in enumerate(shown):
-        color = OKABE_ITO[0] if one.effect.contrast.primary else OKABE_ITO[1]
-        half, fill = one.effect.half_width, color if one.p < LEVEL else "white"
-        axes.errorbar(one.effect.mean, place, xerr=None if math.isnan(half) else half, fmt="o", color=color,
-                      markerfacecolor=fill, markersize=4, capsize=2, linewidth=1)  # fmt: skip
-    axes.axvline(0, color="0.4", linewidth=0.8)
-    labels = [", ".join(filter(None, (one.effect.contrast.claim, one.effect.contrast.where))) for one in shown]
-    axes.set_yticks(range(len(shown)), labels)
-    axes.invert_yaxis()
+    places, labels, place = [], [], 0.0
+    for claim in claims:
+        axes.annotate(claim, (-0.02, place), xycoords=("axes fraction", "data"), ha="right", va="center",
+                      fontweight="bold", annotation_clip=False)  # fmt: skip
+        for one in (one for one in shown if one.effect.contrast.claim == claim):
+            place += 1
+            draw_effect(axes, one, place)
+            places.append(place)
+            labels.append(one.effect.contrast.where)
+        place += 1.3
+    axes.axvline(0, color="0.4", linewidth=0.8, zorder=0)
+    axes.set_yticks(places, labels)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(place - 0.5, -0.7)
     axes.set_xscale("symlog", linthresh=2)
+    largest = 1.5 * max(abs(bound) for one in shown for bound in (one.effect.low, one.effect.high))
+    ticks = [tick for tick in (1, 3, 10, 30, 100) if tick <= max(largest, 2)]
+    axes.set_xticks([*(-tick for tick in reversed(ticks)), 0, *ticks], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
+    axes.set_xlim(-largest, largest)
     axes.set_xlabel("difference in test accuracy (points)")
-    write_title(figure, f"{experiment.title}\nmean and 95 % interval over the seeds; filled: settled")
+    set_titles(axes, "")
+    margins = {one.effect.contrast.margin for one in shown if one.effect.contrast.margin is not None}
+    for margin in margins:
+        axes.axvspan(-margin, margin, color="0.93", zorder=-1)
+    kinds = {True: "primary contrast", False: "other"}
+    write_key(figure, [
+        *(Line2D([], [], color=color_of(kind), marker="o", linewidth=1, label=name) for kind, name in kinds.items()),
+        Line2D([], [], color="0.3", marker="o", linestyle="", markerfacecolor="white", label="not settled"),
+        *(Patch(color="0.93", label=f"within {margin:g} point{'' if margin == 1 else 's'}") for margin in margins),
+    ])  # fmt: skip
+    seeds = counted([len(one.effect.differences) for one in shown], "pair")
+    write_title(figure, f"{experiment.title}\nmean and 95 % interval over the seeds, {seeds}")
     return figure
+
+
+def draw_effect(axes: Axes, one: Answer, place: float) -> None:
+    """A point and its interval."""
+    color, half = color_of(one.effect.contrast.primary), one.effect.half_width
+    axes.errorbar(one.effect.mean, place, xerr=None if math.isnan(half) else half, fmt="o", color=color, markersize=4,
+                  markerfacecolor=color if one.p < LEVEL else "white", capsize=2, linewidth=1)  # fmt: skip
+
+
+def color_of(primary: bool) -> str:
+    """That of a contrast."""
+    return OKABE_ITO[0] if primary else OKABE_ITO[1]
 
 
 def write_answers(name: str, experiment: Experiment, folder: Path, plot_dir: Path) -> None:
