@@ -27,11 +27,12 @@ from matplotlib.patches import Patch
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, save, set_titles, write_key, write_title
 from analysis.flags import add_plot_dir
+from analysis.reports.trials import Trials
 from analysis.spread import counted, half_width
 from analysis.study.design import EXPERIMENTS, Cell, Experiment, diverged
 from analysis.study.experiment_plots import FIGURES
 from analysis.tables import markdown_table, write_text
-from interface.command_line import ArgumentParser, run_script
+from interface.command_line import ArgumentParser, count, run_script
 from interface.errors import DataError
 from interface.files import make_folder, with_filename
 
@@ -232,6 +233,25 @@ def markdown(experiment: Experiment, answers: Sequence[Answer]) -> str:
     )
 
 
+def tuning_table(experiment: Experiment, folder: Path) -> str:
+    """Mean validation accuracy with each learning rate that was tried, the best in bold."""
+    tried = experiment.tried(Trials(folder / "tuning"))
+    best = experiment.best_rates(Trials(folder / "tuning"))
+    rates = sorted({rate for by_rate in tried.values() for rate in by_rate})
+    tuned = [place for place, factor in enumerate(experiment.factors) if factor in experiment.tuned]
+    rows = [
+        [", ".join(cell[place] for place in tuned)]
+        + [f"**{by_rate[rate]:.1f}**" if rate == best[cell] else f"{by_rate[rate]:.1f}" if rate in by_rate else ""
+           for rate in rates]
+        for cell, by_rate in tried.items()
+    ]  # fmt: skip
+    titles = (", ".join(experiment.tuned), *(f"{rate:g}" for rate in rates))
+    return (
+        f"## Learning rates\n\nValidation accuracy at the end, %, by learning rate; mean over "
+        f"{count(len(experiment.tuning_seeds), 'seed')}.\n\n{markdown_table(titles, rows)}"
+    )
+
+
 def divergence(experiment: Experiment, folder: Path) -> str:
     """How many runs of each cell diverged, with Clopper and Pearson's interval (1934) of the rate."""
     from scipy.stats import binomtest
@@ -244,7 +264,7 @@ def divergence(experiment: Experiment, folder: Path) -> str:
             low, high = binomtest(lost, len(by_seed)).proportion_ci(1 - LEVEL, method="exact")
             rows.append([", ".join(cell), f"{lost} of {len(by_seed)}", f"{100 * low:.0f} to {100 * high:.0f} %"])
     if not rows:
-        return f"None of the {total} outcomes is that of a run that diverged.\n"
+        return f"## Runs that diverged\n\nNone of the {total} outcomes is that of a run that diverged.\n"
     titles = (", ".join(experiment.factors), "runs", "95 % interval of the rate")
     return f"## Runs that diverged\n\n{markdown_table(titles, rows)}"
 
@@ -312,7 +332,8 @@ def color_of(primary: bool) -> str:
 def write_answers(name: str, experiment: Experiment, folder: Path, plot_dir: Path) -> None:
     """contrasts.md beside the trials of an experiment, and its figure."""
     answers = answer(experiment, folder, read_contrasts(CONTRASTS, name))
-    text = f"{markdown(experiment, answers)}\n{divergence(experiment, folder)}"
+    parts = (markdown(experiment, answers), divergence(experiment, folder), tuning_table(experiment, folder))
+    text = "\n".join(parts)
     write_text(folder / "contrasts.md", text)
     written = save(forest(experiment, answers), make_folder(plot_dir, "--plot_dir") / name)
     if name in FIGURES:

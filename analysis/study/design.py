@@ -147,19 +147,22 @@ class Experiment:
             for rate in self.rates_of(cell):
                 yield cell, self.config(cell, rate, seed, val=True, **more)
 
+    def tried(self, trials: Trials) -> dict[Cell, dict[float, float]]:
+        """Tuned cell → learning rate → mean validation accuracy, percent. Raises DataError if a run is missing."""
+        found: dict[Cell, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for cell, config in self.tuning():
+            found[cell][config.lr].append(trial_of(config, trials).outcome.validation_accuracy)
+        return {
+            cell: {rate: statistics.fmean(values) for rate, values in by_rate.items()}
+            for cell, by_rate in found.items()
+        }
+
     def best_rates(self, trials: Trials) -> Rates:
         """The rates with the highest mean validation accuracy; of equal ones the lowest.
 
         Raises DataError if a run is missing.
         """
-        found: dict[Cell, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for cell, config in self.tuning():
-            found[cell][config.lr].append(trial_of(config, trials).outcome.validation_accuracy)
-        means = {
-            cell: {rate: statistics.fmean(values) for rate, values in by_rate.items()}
-            for cell, by_rate in found.items()
-        }
-        return {cell: max(rates, key=lambda rate: (rates[rate], -rate)) for cell, rates in means.items()}
+        return {cell: max(rates, key=lambda rate: (rates[rate], -rate)) for cell, rates in self.tried(trials).items()}
 
     def rate(self, cell: Cell, best: Rates) -> float:
         """The learning rate of a cell."""

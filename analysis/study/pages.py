@@ -193,6 +193,11 @@ class Lookup:
             raise DataError(f"{CONTRASTS}: no contrast of {experiment} is called {claim!r}, {place!r}")
         return found[0] if found else None
 
+    def rate(self, experiment: str, *cell: str) -> float:
+        """The tuned learning rate of a cell."""
+        design = EXPERIMENTS[experiment]
+        return design.rate(cell, design.best_rates(Trials(self._folder / experiment / "tuning")))
+
     def has(self, experiment: str) -> bool:
         """Whether it has been run."""
         return bool(self._answers(experiment))
