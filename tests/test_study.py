@@ -30,6 +30,7 @@ from analysis.study.contrasts import (
     write_answers,
 )
 from analysis.study.design import EXPERIMENTS, SLOW_WORKERS, Experiment, Level, diverged
+from analysis.study.experiment_plots import FIGURES
 from analysis.study.pages import PAGES, TEMPLATES, Lookup, page
 from common import load_dataset, make_generator, partition_samples
 from conftest import ROOT, train
@@ -98,6 +99,26 @@ def test_rates_are_chosen_by_mean_validation_accuracy(tmp_path):
     best = experiment.best_rates(trials)
     assert best["1", "0", "tuned"] == pytest.approx(0.2) and best["20", "0.9", "tuned"] == pytest.approx(0.01)
     assert experiment.rate(("20", "0.9", "matched"), best) == pytest.approx(0.1 * (1 - 0.9))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_figure_of_an_experiment_shows_all_of_its_panels(name):
+    experiment = EXPERIMENTS[name].replaced(seeds=[1, 2, 3])
+    best = {cell: config.lr for cell, config in experiment.tuning()}
+    runs = {
+        cell: {
+            seed: trial(
+                experiment.config(cell, experiment.rate(cell, best), seed), test_accuracy=80.0 + seed,
+                test_losses=(0.6, 0.5), training_losses=((0.5, 5, 0.6 - 0.01 * seed), (1.0, 10, 0.4)),
+            )
+            for seed in experiment.seeds
+        }
+        for cell in experiment.cells
+    }  # fmt: skip
+    figure = FIGURES[name](experiment, runs)
+    figure.draw_without_rendering()
+    assert len(figure.axes) >= 2 and all(axes.lines or axes.images or axes.collections for axes in figure.axes)
+    assert "3 seeds" in "".join(text.get_text() for text in figure.texts)
 
 
 def test_a_run_that_forgot_has_not_diverged():

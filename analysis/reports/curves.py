@@ -24,9 +24,19 @@ def accuracy_over_time(trials: Sequence[Trial]) -> list[Curve]:
 
 
 def draw_curves(
-    axes: Axes, curves: Sequence[Curve], color: str, label: str = "", *, width: float = 1.3, logarithmic: bool = False
+    axes: Axes,
+    curves: Sequence[Curve],
+    color: str,
+    label: str = "",
+    *,
+    width: float = 1.3,
+    logarithmic: bool = False,
+    limits: tuple[float, float] = (0, 100),
 ) -> None:
-    """All of it; a single curve has neither mean nor band, and is drawn dashed. width: of the mean."""
+    """All of it; a single curve has neither mean nor band, and is drawn dashed.
+
+    width: of the mean; limits: of what is drawn, which a band does not leave.
+    """
     if len(curves) == 1:
         axes.plot(*curves[0], color=color, linewidth=1, linestyle=(0, (4, 1.5)), label=label)
         return
@@ -36,7 +46,7 @@ def draw_curves(
     mean = values.mean(axis=0)
     half = t_quantiles(len(curves))[-1] * values.std(axis=0, ddof=1) / math.sqrt(len(curves))
     axes.plot(at, mean, color=color, linewidth=width, label=label)
-    low, high = np.clip([mean - half, mean + half], 0, 100)
+    low, high = np.clip([mean - half, mean + half], *limits)
     axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
-from analysis.reports.curves import MEANING, accuracy_over_time, draw_curves, frame
-from analysis.reports.trials import Trial
+from analysis.reports.curves import MEANING, Curve, accuracy_over_time, draw_curves, frame
+from analysis.reports.trials import Trial, TrialOutcome, time_to
 from analysis.spread import counted, half_width
 from analysis.study.design import Cell, Experiment, diverged
 from catalogue import DATASETS
 from training.config import RunConfig
+
+TARGET = 85.0  # percent
 
 Runs = Mapping[Cell, Mapping[int, Trial]]  # cell → seed → run
 
@@ -85,6 +88,76 @@ def momentum_figure(experiment: Experiment, runs: Runs) -> Figure:
     return figure
 
 
+def gap_figure(experiment: Experiment, runs: Runs) -> Figure:
+    """Test loss less training loss against training loss, at the tuned rates: one panel per kind of training."""
+    kinds, momenta = (list(experiment.factors[name]) for name in ("training", "momentum"))
+    figure = new_figure(2.9)
+    panels = figure.subplots(1, len(kinds), sharex=True, sharey=True)
+    for axes, kind in zip(panels, kinds, strict=True):
+        for momentum, color in zip(momenta, OKABE_ITO, strict=False):
+            curves = [gap(trial.outcome) for trial in runs[kind, momentum, "tuned", "the end"].values()
+                      if not diverged(trial)]  # fmt: skip
+            if curves:
+                draw_curves(axes, curves, color, limits=(-math.inf, math.inf))
+        axes.set_xlabel("training loss")
+        axes.xaxis.set_major_formatter(lambda negative, _: f"{abs(negative):g}")
+        set_titles(axes, kind)
+    panels[0].set_ylabel("test loss − training loss")
+    write_key(figure, [Line2D([], [], color=color, label=f"momentum {momentum}")
+                       for momentum, color in zip(momenta, OKABE_ITO, strict=False)])  # fmt: skip
+    write_title(figure, f"The generalisation gap against training loss\n{about(experiment, runs)}\n{MEANING}")
+    return figure
+
+
+def gap(outcome: TrialOutcome) -> Curve:
+    """At each evaluation that finds it lower than before: minus the training loss, and what the test loss is more."""
+    _, updates, losses = map(np.array, zip(*outcome.training_losses, strict=True))
+    at = [update for _, update, _ in outcome.evaluations]
+    training = np.minimum.accumulate(np.interp(at, updates, losses))
+    first = np.concatenate([[True], np.diff(training) < 0])
+    return -training[first], (np.array(outcome.test_losses) - training)[first]
+
+
+def algorithms_figure(experiment: Experiment, runs: Runs) -> Figure:
+    """Accuracy of each algorithm at the end, and the time to the TARGET, by partition and speeds."""
+    names, partitions, speeds = (list(experiment.factors[name]) for name in ("algorithm", "partition", "speeds"))
+    figure = new_figure(1.3 + 0.17 * len(names) * len(partitions))
+    panels = figure.subplots(len(partitions), 2 * len(speeds), sharex="col", sharey=True)
+    for row, partition in zip(panels, partitions, strict=True):
+        for (left, right), speed in zip(row.reshape(-1, 2), speeds, strict=True):
+            for place, name in enumerate(names):
+                trials = list(runs[name, partition, speed].values())
+                values = accuracies(runs[name, partition, speed])
+                if len(values) > 1:
+                    half = half_width(values)
+                    left.errorbar(statistics.fmean(values), place, xerr=half, fmt="o", color=OKABE_ITO[0], markersize=3)
+                draw_times(right, trials, place)
+            set_titles(left, f"{partition}, {speed}")
+            set_titles(right, "")
+        row[0].set_yticks(range(len(names)), names)
+    for left, right in panels[-1].reshape(-1, 2):
+        left.set_xlabel("accuracy (%)")
+        right.set_xlabel(f"time to {TARGET:g} % (s)")
+    panels[0, 0].invert_yaxis()
+    write_key(figure, [
+        Line2D([], [], color=OKABE_ITO[0], marker="o", markersize=3, label="mean and 95 % interval"),
+        Line2D([], [], color=OKABE_ITO[1], marker="|", linestyle="", label="a run that reached it"),
+        Line2D([], [], color="0.5", marker=">", linestyle="", markersize=3, label="one that ended before (censored)"),
+    ])  # fmt: skip
+    write_title(figure, f"{experiment.title}\n{about(experiment, runs)}")
+    return figure
+
+
+def draw_times(axes: Axes, trials: Sequence[Trial], place: int) -> None:
+    """When each run reached the target; a run that did not, at its end."""
+    for trial in trials:
+        reached = time_to(TARGET, trial.outcome)
+        if reached:
+            axes.plot(reached[0], place, "|", color=OKABE_ITO[1], markersize=5)
+        else:
+            axes.plot(trial.outcome.seconds, place, ">", color="0.5", markersize=2.5)
+
+
 def mean_accuracy(by_seed: Mapping[int, Trial]) -> float:
     """Of the runs that did not diverge, percent; NaN if all did."""
     values = accuracies(by_seed)
@@ -107,4 +180,6 @@ def in_cell(by_seed: Mapping[int, Trial]) -> str:
 FIGURES: dict[str, Callable[[Experiment, Runs], Figure]] = {
     "partitions": stopping_figure,
     "momentum": momentum_figure,
+    "regulariser": gap_figure,
+    "remedies": algorithms_figure,
 }  # experiment → a figure of its own, beside the forest plot of its contrasts
