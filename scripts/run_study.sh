@@ -12,7 +12,7 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 cd "$ROOT"
 
 all_experiments=(undelayed_published delays_published gaussian_published undelayed_wall delays speed_virtual speed_wall
-  momentums close_ups last_updates stopping algorithms kfold partitions momentum
+  momentums close_ups last_updates stopping distances algorithms kfold partitions momentum
   regulariser remedies speeds figures)
 experiments=("${all_experiments[@]}")  # which of them to run
 results=results
@@ -78,6 +78,7 @@ study "${momentum_study[@]}" --momentums 0.9 0.5 0.0 --landscape_name momentums_
 study close_ups run_close_ups --clock virtual --compute_ms 15 --plot_dir "$plot_dir/close_ups"
 study last_updates run_last_updates --clock virtual --compute_ms 15 --plot_dir "$plot_dir"
 study stopping run_stopping --plot_dir "$plot_dir"
+study distances run_distances --clock virtual --plot_dir "$plot_dir"
 study algorithms run_algorithms --plot_dir "$plot_dir"
 
 # The second edition: learning rates that are tuned, ten seeds, contrasts that were written down before the runs.

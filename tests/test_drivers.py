@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis.reports.distance_plots import read_numbers
 from analysis.reports.trials import Trial, Trials
 from analysis.study.plots import FIGURES
 from analysis.study.published import Results, uncompensated
@@ -29,7 +30,7 @@ from training.record.reader import read_log
 
 DRIVERS = (
     "run_delay_exps", "run_speed_comp", "run_async_momentums", "run_close_ups", "run_last_updates", "run_stopping",
-    "run_algorithms", "run_kfold", "run_kfold_full",
+    "run_distances", "run_algorithms", "run_kfold", "run_kfold_full",
 )  # fmt: skip
 PLAN = ("--dry_run", "--verbose")
 QUICK = ("--clock", "virtual", "--dataset", "digits", "--epochs", 1)
@@ -418,6 +419,31 @@ def test_last_updates_are_tested_up_to_the_model_of_the_run(tmp_path):
         later = log.updates.worker[len(log.updates) - finished :]
         assert len(set(later)) == trial.config.workers - 1
         assert float(rows[-1]["test_accuracy"]) == trial.outcome.test_accuracy
+
+
+def test_distances_are_those_between_the_saved_weights(tmp_path):
+    chosen = ("--world_sizes", 3, "--momentums", 0.5, "--saves_per_epoch", 44, "--lr", 0.02)
+    drive("run_distances", *QUICK, *chosen, "--results", "runs", "--plot_dir", "plots", cwd=tmp_path)
+    (log,) = map(read_log, (tmp_path / "runs").glob("*_log.log"))
+    assert log.config.lr == pytest.approx(0.01)
+    weights = np.load(next((tmp_path / "runs").glob("*_weights.npy")))
+    row_of = {version: row for row, version in enumerate(log.saved_versions.tolist())}
+    parts = read_numbers(tmp_path / "runs/distances.csv")
+    measured = {
+        version: 100 * np.linalg.norm(weights[row_of[version - 1]] - weights[row_of[fetched]])
+        / np.linalg.norm(weights[row_of[version - 1]])
+        for version, fetched in zip(log.updates.version.tolist(), log.updates.fetched.tolist(), strict=True)
+        if version - 1 in row_of and fetched in row_of
+    }  # fmt: skip
+    start = 0
+    for part in parts:
+        mine = [value for version, value in measured.items() if start < version <= part.update]
+        assert part.distance == pytest.approx(np.mean(mine), rel=1e-4)
+        start = part.update
+    before = (tmp_path / "plots/distances.png").read_bytes()
+    redraw = [sys.executable, "-m", "analysis.reports.distance_plots", tmp_path / "runs/distances.csv"]
+    subprocess.run([*redraw, "--plot_dir", tmp_path / "plots"], cwd=ROOT, check=True, timeout=120)
+    assert (tmp_path / "plots/distances.png").read_bytes() == before
 
 
 def test_last_updates_refuse_runs_that_they_cannot_tell_of(nursery, tmp_path):
