@@ -113,7 +113,7 @@ def distance_figure(parts: Sequence[Part]) -> Figure:
         set_titles(bottom, "")
         bottom.set_xlabel("updates")
     panels[0, 0].set_ylabel("staleness (updates)")
-    panels[1, 0].set_ylabel("moved meanwhile (% of ‖w‖)")
+    panels[1, 0].set_ylabel("distance (% of ‖w‖)")
     for axes in panels[:, 0]:
         axes.set_ylim(bottom=0)
     rates = {

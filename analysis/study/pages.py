@@ -6,6 +6,7 @@ sentence claims in words stands beside it in a `check(...)`, which fails once th
 
 from __future__ import annotations
 
+import csv
 import math
 import operator
 import statistics
@@ -183,6 +184,12 @@ class Lookup:
             if all(_of_title(values, name.replace("_", " ")) == str(value) for name, value in row.items()):
                 return _of_title(values, column)
         raise DataError(f"{self._folder / path}: no row with {row}")
+
+    def column(self, path: str, title: str, **row: Any) -> Values:
+        """A column of numbers of a CSV file: of the rows with these values."""
+        with with_filename(self._folder / path), (self._folder / path).open(encoding="utf-8", newline="") as file:
+            found = [line for line in csv.DictReader(file) if all(line[name] == str(row[name]) for name in row)]
+        return Values({number: float(line[title]) for number, line in enumerate(found)})
 
     def answer(self, experiment: str, claim: str, **where: str) -> Answer | None:
         """What came of the contrast of this claim at these levels; None if the experiment has not been run."""
