@@ -46,7 +46,8 @@ class Order:
 
     words: its script and arguments; config: of a training run, which is then measured; trained: whether it only has to
     be measured, because its log is there; files: relative path → content, of what the run reads, if it is executed in
-    an empty folder; None if it is executed in the working directory; returned: whether its files come back.
+    an empty folder; None if it is executed in the working directory; returned: whether its files come back; cores: on
+    which a run on the virtual clock computes, to the same bits; None for all.
     """
 
     words: tuple[str, ...]
@@ -54,6 +55,7 @@ class Order:
     trained: bool = False
     files: dict[str, bytes] | None = None
     returned: bool = False
+    cores: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -233,11 +235,15 @@ def execute(order: Order, connection: Connection, output: TextIO, folder: str | 
     before = {path: modified(path) for path in Path().iterdir()} if order.returned else {}
     sys.argv = [str(ROOT / order.words[0]), *order.words[1:]]
     if not order.trained:
+        on_share = order.cores and order.config and order.config.clock == "virtual"
+        all_cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, order.cores if on_share else all_cores)
         try:
             runpy.run_path(sys.argv[0], run_name="__main__")
         except SystemExit as end:
             if end.code:
                 raise
+        os.sched_setaffinity(0, all_cores)
     files = {}
     if order.returned:
         made = [path for path in Path().iterdir() if path.is_file() and modified(path) != before.get(path)]

@@ -18,11 +18,13 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from analysis.reports.trials import Trials
@@ -52,16 +54,26 @@ class Pool(Protocol):
 
 
 class LocalPool:
-    """This machine: each run is forked from the nursery of this process, `jobs` at a time."""
+    """This machine: runs are forked from a nursery of this process, `jobs` at a time, each with its share of cores."""
 
     def __init__(self, jobs: int) -> None:
         self.outstanding = jobs
+        self._shares: SimpleQueue[tuple[int, ...]] = SimpleQueue()
+        for share in shares(sorted(os.sched_getaffinity(0)), jobs):
+            self._shares.put(share)
         self._nursery = Nursery(parallel=jobs > 1)
         self._threads = ThreadPoolExecutor(jobs)
 
     def submit(self, run: PlannedRun) -> Future[Report]:
         order = Order(run.words_to_execute, run.config, trained=run.config is not None and run.has_log())
-        return self._threads.submit(self._nursery.execute, order)
+        return self._threads.submit(self._execute, order)
+
+    def _execute(self, order: Order) -> Report:
+        share = self._shares.get()
+        try:
+            return self._nursery.execute(replace(order, cores=share))
+        finally:
+            self._shares.put(share)
 
     def result(self, future: Future[Report]) -> Report:
         return future.result()
@@ -69,6 +81,11 @@ class LocalPool:
     def close(self) -> None:
         self._nursery.close()
         self._threads.shutdown()
+
+
+def shares(cores: Sequence[int], jobs: int) -> list[tuple[int, ...]]:
+    """The cores of each of `jobs` runs: as many for each as there are, or all for each of more jobs than cores."""
+    return [tuple(cores[job::jobs] if jobs <= len(cores) else cores) for job in range(jobs)]
 
 
 class Sweep:

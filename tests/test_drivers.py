@@ -24,6 +24,8 @@ from analysis.study.plots import FIGURES
 from analysis.study.published import Results, uncompensated
 from analysis.study.tables import TABLES
 from conftest import ROOT, train
+from interface.processes import available_cores
+from scripts.sweep import shares
 from training.config import RunConfig, make_parser
 from training.names import run_name
 from training.record.reader import read_log
@@ -227,6 +229,19 @@ def test_a_summary_gives_means_and_deviations_over_seeds(swept):
     table = (swept / "runs/summary.md").read_text()
     assert table.count("\n| ") == 2 + len(groups)
     assert "Shared by all runs: asynchronous, digits, " in table and "| momentum | delay compensation |" in table
+
+
+@pytest.mark.skipif(available_cores() < 2, reason="there is nothing to share")
+def test_parallel_runs_share_the_cores(swept, tmp_path):
+    """Each computes on its own, to the same bits as alone."""
+    cores = available_cores()
+    for path in (swept / "runs").glob("*_log.log"):
+        assert read_log(path).header["cores"] in (cores // 2, cores - cores // 2)
+    assert shares([4, 5, 6], 2) == [(4, 6), (5,)] and shares([4, 5], 3) == [(4, 5)] * 3
+    drive(*SWEEP, cwd=tmp_path)
+    alone, together = ({name: row.outcome.test_loss for name, row in Trials(folder / "runs").rows.items()}
+                       for folder in (tmp_path, swept))  # fmt: skip
+    assert alone == together and len(alone) == 8
 
 
 def test_the_summary_agrees_with_test_model(swept):
