@@ -19,6 +19,7 @@ from analysis.study import pages as pages_module
 from analysis.study.__main__ import check_pages
 from analysis.study.contrasts import (
     CONTRASTS,
+    Answer,
     Contrast,
     answer,
     divergence,
@@ -184,6 +185,17 @@ def test_equivalence_is_the_larger_of_two_one_sided_tests():
     assert effect_of(differences, margin=1.0).p == pytest.approx(max(sides))
 
 
+def test_a_contrast_with_a_margin_is_equal_apart_or_not_settled():
+    near, far, wide = ([0.1, -0.1, 0.2, 0.0], [5.1, 4.9, 5.2, 5.0], [3.0, -2.0, 4.0, 0.0])
+    verdicts = [Answer(effect, math.nan).verdict for effect in
+                (replaced_primary(effect_of(values, margin=1.0)) for values in (near, far, wide))]  # fmt: skip
+    assert verdicts == ["equal within 1", "more than 1 apart", "not settled"]
+
+
+def replaced_primary(effect):
+    return dataclasses.replace(effect, contrast=dataclasses.replace(effect.contrast, primary=False))
+
+
 def test_holm():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
@@ -332,7 +344,7 @@ def test_no_result_is_typed_into_a_template(name):
 def test_the_findings_of_the_readme_are_those_of_the_study():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     findings = text[text.index("## What it finds") : text.index("## Speed")]
-    stated = set(re.findall(r"−?\d+\.\d ± \d+\.\d", findings))
+    stated = set(re.findall(r"−?\d+\.\d+ ± \d+\.\d+", findings))
     pages = "".join(path.read_text(encoding="utf-8") for path in SUMMARIES.rglob("*.md"))
     assert len(stated) >= 6 and not {number for number in stated if number not in pages}
 

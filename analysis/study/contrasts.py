@@ -38,6 +38,7 @@ from interface.files import make_folder, with_filename
 
 CONTRASTS = Path(__file__).resolve().parents[2] / "summaries/contrasts.json"
 LEVEL = 0.05  # of significance
+UNSETTLED = ("too few runs", "not settled")
 FEWEST = 3  # pairs of which an interval is given
 
 
@@ -195,11 +196,13 @@ class Answer:
     @property
     def verdict(self) -> str:
         """In words."""
+        margin = self.effect.contrast.margin
         if math.isnan(self.p):
             return "too few runs"
-        if self.p >= LEVEL:
-            return "not settled"
-        return "different" if self.effect.contrast.margin is None else f"equal within {self.effect.contrast.margin:g}"
+        if self.p < LEVEL:
+            return "different" if margin is None else f"equal within {margin:g}"
+        beyond = margin is not None and (self.effect.low > margin or self.effect.high < -margin)
+        return f"more than {margin:g} apart" if beyond else "not settled"
 
 
 def answer(experiment: Experiment, folder: Path, contrasts: Sequence[Contrast]) -> list[Answer]:
@@ -229,7 +232,8 @@ def markdown(experiment: Experiment, answers: Sequence[Answer]) -> str:
         f"# {experiment.title}\n\nDifferences in test accuracy, paired by seed: mean and 95 % confidence interval "
         "(Student's t) over the seeds. Diverged: pairs that are left out because one of their runs did. p: of no "
         "difference, or where a margin is named, of one that is larger; those of the primary contrasts are adjusted "
-        f"together (Holm).\n\n{markdown_table(titles, rows)}"
+        f'together (Holm). "More than 1 apart" says that the interval, which is not adjusted, lies beyond the margin.'
+        f"\n\n{markdown_table(titles, rows)}"
     )
 
 
@@ -321,7 +325,7 @@ def draw_effect(axes: Axes, one: Answer, place: float) -> None:
     """A point and its interval."""
     color, half = color_of(one.effect.contrast.primary), one.effect.half_width
     axes.errorbar(one.effect.mean, place, xerr=None if math.isnan(half) else half, fmt="o", color=color, markersize=4,
-                  markerfacecolor=color if one.p < LEVEL else "white", capsize=2, linewidth=1)  # fmt: skip
+                  markerfacecolor="white" if one.verdict in UNSETTLED else color, capsize=2, linewidth=1)  # fmt: skip
 
 
 def color_of(primary: bool) -> str:

@@ -18,7 +18,7 @@ WORKERS = {"1 worker, or 2": (1, 2), "5 workers": (5,), "10 workers": (10,)}  # 
 
 def belongs(config: RunConfig, clock: str) -> bool:
     """Whether a run is distributed, and all but what is compared is as in the study."""
-    if config.mode not in COMPARED_MODES or clock not in CLOCKS:
+    if config.mode not in COMPARED_MODES or clock not in CLOCKS or config.partition not in COMPARED_PARTITIONS:
         return False
     compared = {name: getattr(config, name) for name in ("mode", "world_size", "partition", "train_split", "alt_model")}
     return config == RunConfig(**compared, **SAME_FOR_ALL, clock=clock, compute_ms=CLOCKS[clock])
