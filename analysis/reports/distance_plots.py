@@ -98,8 +98,8 @@ def read_numbers(path: Path) -> list[Part]:
 
 def distance_figure(parts: Sequence[Part]) -> Figure:
     """Staleness above, distance below, against the updates: a column per number of workers, a line per run."""
-    workers, momenta = (sorted({getattr(part, name) for part in parts}) for name in ("workers", "momentum"))
-    color_of = dict(zip(momenta, cycle(OKABE_ITO), strict=False))
+    workers, momentums = (sorted({getattr(part, name) for part in parts}) for name in ("workers", "momentum"))
+    color_of = dict(zip(momentums, cycle(OKABE_ITO), strict=False))
     figure = new_figure(3.9)
     panels = figure.subplots(2, len(workers), squeeze=False, sharex=True, sharey="row")
     for (top, bottom), count in zip(panels.T, workers, strict=True):
@@ -117,7 +117,7 @@ def distance_figure(parts: Sequence[Part]) -> Figure:
     for axes in panels[:, 0]:
         axes.set_ylim(bottom=0)
     rates = {
-        momentum: {f"{part.learning_rate:g}" for part in parts if part.momentum == momentum} for momentum in momenta
+        momentum: {f"{part.learning_rate:g}" for part in parts if part.momentum == momentum} for momentum in momentums
     }
     write_key(figure, [
         Line2D([], [], color=color, label=f"momentum {momentum:g}, rate {', '.join(sorted(rates[momentum]))}")

@@ -232,7 +232,8 @@ def markdown(experiment: Experiment, answers: Sequence[Answer]) -> str:
         f"# {experiment.title}\n\nDifferences in test accuracy, paired by seed: mean and 95 % confidence interval "
         "(Student's t) over the seeds. Diverged: pairs that are left out because one of their runs did. p: of no "
         "difference, or where a margin is named, of one that is larger; those of the primary contrasts are adjusted "
-        f'together (Holm). "More than 1 apart" says that the interval, which is not adjusted, lies beyond the margin.'
+        f'together (Holm). "More than 1 apart" says that the interval, which is not adjusted, lies beyond the margin. '
+        "This reading was added when six of the ten seeds of the partitions were known."
         f"\n\n{markdown_table(titles, rows)}"
     )
 

@@ -64,20 +64,20 @@ def stopping_figure(experiment: Experiment, runs: Runs) -> Figure:
 
 def momentum_figure(experiment: Experiment, runs: Runs) -> Figure:
     """Accuracy by the number of workers and momentum, at the tuned rate and at the matched one."""
-    workers, momenta, rates = (list(experiment.factors[name]) for name in ("workers", "momentum", "rate"))
+    workers, momentums, rates = (list(experiment.factors[name]) for name in ("workers", "momentum", "rate"))
     figure = new_figure(1.2 + 0.42 * len(workers))
     panels = figure.subplots(1, len(rates), sharey=True)
     means = {cell: mean_accuracy(by_seed) for cell, by_seed in runs.items()}
     finite = [mean for mean in means.values() if math.isfinite(mean)]
     low, high = min(finite), max(finite)
     for axes, rate in zip(panels, rates, strict=True):
-        grid = np.array([[means[count, momentum, rate] for momentum in momenta] for count in workers])
+        grid = np.array([[means[count, momentum, rate] for momentum in momentums] for count in workers])
         image = axes.imshow(grid, cmap="cividis", vmin=low, vmax=high, aspect="auto")
         for (row, column), mean in np.ndenumerate(grid):
-            text = in_cell(runs[workers[row], momenta[column], rate])
+            text = in_cell(runs[workers[row], momentums[column], rate])
             color = "white" if mean < (low + high) / 2 else "black"
             axes.text(column, row, text, ha="center", va="center", linespacing=1.1, color=color)
-        axes.set_xticks(range(len(momenta)), momenta)
+        axes.set_xticks(range(len(momentums)), momentums)
         axes.set_yticks(range(len(workers)), workers)
         axes.set_xlabel("momentum")
         axes.set_title(f"{rate} rate", loc="left", fontweight="bold")
@@ -90,11 +90,11 @@ def momentum_figure(experiment: Experiment, runs: Runs) -> Figure:
 
 def gap_figure(experiment: Experiment, runs: Runs) -> Figure:
     """Test loss less training loss against training loss, at the tuned rates: one panel per kind of training."""
-    kinds, momenta = (list(experiment.factors[name]) for name in ("training", "momentum"))
+    kinds, momentums = (list(experiment.factors[name]) for name in ("training", "momentum"))
     figure = new_figure(2.9)
     panels = figure.subplots(1, len(kinds), sharex=True, sharey=True)
     for axes, kind in zip(panels, kinds, strict=True):
-        for momentum, color in zip(momenta, OKABE_ITO, strict=False):
+        for momentum, color in zip(momentums, OKABE_ITO, strict=False):
             curves = [gap(trial.outcome) for trial in runs[kind, momentum, "tuned", "the end"].values()
                       if not diverged(trial)]  # fmt: skip
             if curves:
@@ -104,7 +104,7 @@ def gap_figure(experiment: Experiment, runs: Runs) -> Figure:
         set_titles(axes, kind)
     panels[0].set_ylabel("test loss − training loss")
     write_key(figure, [Line2D([], [], color=color, label=f"momentum {momentum}")
-                       for momentum, color in zip(momenta, OKABE_ITO, strict=False)])  # fmt: skip
+                       for momentum, color in zip(momentums, OKABE_ITO, strict=False)])  # fmt: skip
     write_title(figure, f"The generalisation gap against training loss\n{about(experiment, runs)}\n{MEANING}")
     return figure
 
