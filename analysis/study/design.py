@@ -41,8 +41,9 @@ SLOW_WORKERS = {
 class Level:
     """A level of a factor, and what it means for a run.
 
-    slow_speed: of the one worker that is slow; matched: the learning rate is not tuned, but (1 − momentum) times the
-    one that is best without momentum; rate_scale: of the rates to try; read: the number that counts, of an outcome.
+    slow_speed: of the one worker that is slow, on the virtual clock; on the wall clock, worker 1 sleeps twice as long
+    as the others. matched: the learning rate is not tuned, but (1 − momentum) times the one that is best without
+    momentum; rate_scale: of the rates to try; read: the number that counts, of an outcome.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -123,7 +124,9 @@ class Experiment:
         """A run of a cell."""
         settings = self.settings(cell)
         slow = [level.slow_speed for level in self.levels(cell) if level.slow_speed != 1]
-        if slow:
+        if slow and settings["clock"] == "wall":
+            settings["slow_worker_1"] = True
+        elif slow:
             workers = settings["world_size"] - 1
             owners = SLOW_WORKERS[workers]
             place = owners[(seed - 1) % len(owners)]
@@ -236,7 +239,7 @@ EXPERIMENTS = {
         rates=(0.01, 0.02, 0.05, 0.1, 0.2),
     ),
     "momentum": Experiment(
-        title="Staleness and momentum",
+        title="What do staleness and momentum do?",
         factors={
             "workers": WORKERS,
             "momentum": momentum_levels(0.0, 0.5, 0.9, 0.95),
@@ -299,5 +302,44 @@ EXPERIMENTS = {
         rates=(0.01, 0.02, 0.05, 0.1, 0.2),
         shared={"stop": "total"},
         tuning_seeds=(11,),
+    ),
+}
+
+
+def elsewhere(experiment: Experiment, on_wall_clock: dict[str, Any], **kept: Sequence[str]) -> Experiment:
+    """Key cells of an experiment on other data, with another network, and on the wall clock.
+
+    on_wall_clock: further settings of the runs there; kept: factor → its levels that are tried again; else all.
+    """
+    where = {
+        "MNIST": Level({"dataset": "mnist"}),
+        "CNN1": Level({"network": "CNN1", "epochs": 3}),
+        "wall clock": Level({"clock": "wall"} | on_wall_clock),
+    }
+    again = {
+        factor: {name: level for name, level in levels.items() if name in kept.get(factor, levels)}
+        for factor, levels in experiment.factors.items()
+    }
+    return replace(
+        experiment,
+        title=f"{experiment.title} (elsewhere)",
+        factors={"where": where} | again,
+        tuned=("where", *experiment.tuned),
+        rates=(0.02, 0.05, 0.1, 0.2),
+        tuning_seeds=(11,),
+        seeds=range(1, 6),
+    )
+
+
+EXPERIMENTS |= {
+    "partitions_elsewhere": elsewhere(
+        EXPERIMENTS["partitions"],
+        on_wall_clock={"delay": True, "delay_type": "constant", "delay_ms": 30.0},
+        partition=["labels"],
+        workers=["5"],
+        stop=["total", "epochs"],
+    ),
+    "momentum_elsewhere": elsewhere(
+        EXPERIMENTS["momentum"], on_wall_clock={}, workers=["1", "10"], momentum=["0", "0.9"], rate=["tuned"]
     ),
 }
