@@ -12,8 +12,8 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 cd "$ROOT"
 
 all_experiments=(undelayed_published delays_published gaussian_published undelayed_wall delays speed_virtual speed_wall
-  momentums close_ups last_updates stopping distances algorithms kfold partitions momentum
-  regulariser remedies speeds figures)
+  momentums close_ups last_updates stopping distances recall algorithms kfold partitions
+  momentum regulariser remedies speeds partitions_elsewhere momentum_elsewhere figures)
 experiments=("${all_experiments[@]}")  # which of them to run
 results=results
 summary_dir=summaries
@@ -79,10 +79,11 @@ study close_ups run_close_ups --clock virtual --compute_ms 15 --plot_dir "$plot_
 study last_updates run_last_updates --clock virtual --compute_ms 15 --plot_dir "$plot_dir"
 study stopping run_stopping --plot_dir "$plot_dir"
 study distances run_distances --clock virtual --plot_dir "$plot_dir"
+study recall run_recall --clock virtual --plot_dir "$plot_dir"
 study algorithms run_algorithms --plot_dir "$plot_dir"
 
 # The second edition: learning rates that are tuned, ten seeds, contrasts that were written down before the runs.
-for name in partitions momentum regulariser remedies speeds; do
+for name in partitions momentum regulariser remedies speeds partitions_elsewhere momentum_elsewhere; do
   study "$name" run_experiment "$name" --plot_dir "$plot_dir"
 done
 

@@ -15,15 +15,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from analysis.reports.distance_plots import read_numbers
 from analysis.reports.trials import Trial, Trials
 from analysis.study.plots import FIGURES
 from analysis.study.published import Results, uncompensated
 from analysis.study.tables import TABLES
-from conftest import ROOT, train
+from conftest import ROOT
 from interface.processes import available_cores
 from scripts.sweep import shares
 from training.config import RunConfig, make_parser
@@ -32,7 +30,7 @@ from training.record.reader import read_log
 
 DRIVERS = (
     "run_delay_exps", "run_speed_comp", "run_async_momentums", "run_close_ups", "run_last_updates", "run_stopping",
-    "run_distances", "run_algorithms", "run_kfold", "run_kfold_full",
+    "run_distances", "run_recall", "run_algorithms", "run_kfold", "run_kfold_full",
 )  # fmt: skip
 PLAN = ("--dry_run", "--verbose")
 QUICK = ("--clock", "virtual", "--dataset", "digits", "--epochs", 1)
@@ -418,60 +416,6 @@ def test_close_ups_are_trained_tested_and_drawn_with_their_staleness(tmp_path):
     for end in ("_test_performance.txt", "_training_plots.png", "_validation_plots.png"):
         assert sum(name.endswith(end) for name in names) == 4
     assert "staleness_distributions.png" in names
-
-
-def test_last_updates_are_tested_up_to_the_model_of_the_run(tmp_path):
-    driver = ("run_last_updates", *QUICK, "--saves_per_epoch", 20, "--world_sizes", 3, 6, "--seeds", 1, "--jobs", 2)
-    drive(*driver, "--last", 10, "--results", "runs", cwd=tmp_path)
-    assert (tmp_path / "runs/last_updates.png").stat().st_size > 0
-    trials, weights = trials_of(tmp_path / "runs"), rows_of(tmp_path / "runs/last_updates.csv")
-    for trial in trials:
-        log = read_log(tmp_path / "runs" / f"{trial.name}_log.log")
-        rows = [row for row in weights if row["name"] == trial.name]
-        left, finished = [int(row["updates_left"]) for row in rows], int(rows[0]["first_finished"])
-        assert left == [updates for updates in len(log.updates) - log.saved_versions if updates <= max(10, left[0])]
-        assert finished <= left[0]
-        later = log.updates.worker[len(log.updates) - finished :]
-        assert len(set(later)) == trial.config.workers - 1
-        assert float(rows[-1]["test_accuracy"]) == trial.outcome.test_accuracy
-
-
-def test_distances_are_those_between_the_saved_weights(tmp_path):
-    chosen = ("--world_sizes", 3, "--momentums", 0.5, "--saves_per_epoch", 44, "--lr", 0.02)
-    drive("run_distances", *QUICK, *chosen, "--results", "runs", "--plot_dir", "plots", cwd=tmp_path)
-    (log,) = map(read_log, (tmp_path / "runs").glob("*_log.log"))
-    assert log.config.lr == pytest.approx(0.01)
-    weights = np.load(next((tmp_path / "runs").glob("*_weights.npy")))
-    row_of = {version: row for row, version in enumerate(log.saved_versions.tolist())}
-    parts = read_numbers(tmp_path / "runs/distances.csv")
-    measured = {
-        version: 100 * np.linalg.norm(weights[row_of[version - 1]] - weights[row_of[fetched]])
-        / np.linalg.norm(weights[row_of[version - 1]])
-        for version, fetched in zip(log.updates.version.tolist(), log.updates.fetched.tolist(), strict=True)
-        if version - 1 in row_of and fetched in row_of
-    }  # fmt: skip
-    start = 0
-    for part in parts:
-        mine = [value for version, value in measured.items() if start < version <= part.update]
-        assert part.distance == pytest.approx(np.mean(mine), rel=1e-4)
-        start = part.update
-    before = (tmp_path / "plots/distances.png").read_bytes()
-    redraw = [sys.executable, "-m", "analysis.reports.distance_plots", tmp_path / "runs/distances.csv"]
-    subprocess.run([*redraw, "--plot_dir", tmp_path / "plots"], cwd=ROOT, check=True, timeout=120)
-    assert (tmp_path / "plots/distances.png").read_bytes() == before
-
-
-def test_last_updates_refuse_runs_that_they_cannot_tell_of(nursery, tmp_path):
-    flags = ("--clock", "virtual", "--split_labels", "--seed", 1)
-    good = train("dist_async.py", tmp_path / "runs", *flags, "--saves_per_epoch", 3)
-    other = train("dist_async.py", tmp_path / "others", *flags, "--delay", "--delay_ms", 30)
-    np.save(good["weights"], np.load(good["weights"])[:-1])
-    for logs, words in (
-        ([good["log"], other["log"]], "is not valid beside"),
-        ([other["log"]], "--saves_per_epoch"),
-        ([good["log"]], f"{good['weights']}: 3 rows in place of 4"),
-    ):
-        nursery.run("analysis/reports/last_updates.py", *logs, folder=tmp_path).refused(words)
 
 
 def test_stopping_rules_are_compared(tmp_path):

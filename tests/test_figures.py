@@ -14,7 +14,8 @@ import pytest
 from analysis.figures import COLUMN, DPI, PAGE, POINTS, new_figure, save, set_titles, wrap_evenly, write_title
 from analysis.reports import training_plots
 from analysis.reports.curves import draw_curves, resample
-from analysis.reports.last_updates import markdown, read_numbers
+from analysis.reports.last_updates import SavedAccuracy, endings_of, markdown
+from analysis.reports.saved_weights import read_numbers
 from analysis.reports.sweep_plots import Point, Sweep, sweep_figure
 from analysis.reports.training_plots import training_figure
 from analysis.reports.trials import Trials
@@ -262,7 +263,7 @@ def test_last_updates_are_redrawn_from_their_numbers(tmp_path):
         [*command, numbers, "--plot_dir", tmp_path], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.split() == [str(tmp_path / f"last_updates{suffix}") for suffix in (".png", ".pdf")]
-    endings = read_numbers(numbers)
+    endings = endings_of(read_numbers(numbers, SavedAccuracy))
     assert len(endings) == 18 and {one.workers for one in endings} == {2, 5, 10}
     assert markdown(endings) == (ROOT / "summaries/last_updates/last_updates.md").read_text()
     for content in ("", "name,seed\nrun,1\n", numbers.read_text().replace(",0,", ",zero,")):

@@ -10,30 +10,24 @@ PDF. The second command redraws the figure from the numbers.
 
 from __future__ import annotations
 
-import csv
+import argparse
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 from matplotlib.lines import Line2D
 
-from analysis.figures import OKABE_ITO, Figure, new_figure, save, set_titles, write_key, write_title
-from analysis.flags import add_plot_dir
-from analysis.reports.last_updates import read_saved
-from analysis.reports.trials import LOG_ENDING, run_of
+from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
+from analysis.reports.saved_weights import Measurement, read_saved
+from analysis.reports.trials import run_of
 from analysis.spread import counted
-from analysis.tables import write_rows
 from common import build_model
-from interface.command_line import ArgumentParser, run_script
+from interface.command_line import run_script
 from interface.errors import DataError
-from interface.files import make_folder, with_filename
-from training.record.reader import read_log
 from training.record.run_log import RunLog
 
 PARTS = 40  # of a run
-FIGURE = "distances"
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ class Part:
     distance: float
 
 
-def measure(log: RunLog) -> list[Part]:
+def measure(log: RunLog, _: argparse.Namespace) -> list[Part]:
     """The parts of a run. Raises DataError, which names the log, if it saved its weights too rarely."""
     config = log.config
     model = build_model(config.dataset, config.network_name)
@@ -81,19 +75,6 @@ def distance(weights: np.ndarray, row_of: dict[int, int], version: int, fetched:
         return np.nan
     now = weights[row_of[version]]
     return 100 * float(np.linalg.norm(now - weights[row_of[fetched]]) / np.linalg.norm(now))
-
-
-def read_numbers(path: Path) -> list[Part]:
-    """The parts in a distances.csv. Raises DataError, which names the file."""
-    kinds = [{"str": str, "int": int, "float": float}[field.type] for field in fields(Part)]
-    try:
-        with with_filename(path), path.open(encoding="utf-8", newline="") as file:
-            titles, *rows = csv.reader(file)
-        if titles != [field.name for field in fields(Part)] or not rows:
-            raise ValueError("other columns, or no rows")
-        return [Part(*(kind(value) for kind, value in zip(kinds, row, strict=True))) for row in rows]
-    except ValueError as error:
-        raise DataError(f"{path}: not the numbers of distances ({error})") from error
 
 
 def distance_figure(parts: Sequence[Part]) -> Figure:
@@ -128,23 +109,7 @@ def distance_figure(parts: Sequence[Part]) -> Figure:
     return figure
 
 
-def main() -> None:
-    parser = ArgumentParser(__doc__)
-    add = parser.add_argument
-    add("inputs", metavar="FILE", type=Path, nargs="+",
-        help=f"logs of runs, {{base}}{LOG_ENDING}, with their weights beside, or one distances.csv")  # fmt: skip
-    add("--summary_dir", metavar="DIR", type=Path, default=Path(), help="where the numbers go (default .)")
-    add_plot_dir(parser)
-    arguments = parser.parse_args()
-    figure, written = make_folder(arguments.plot_dir, "--plot_dir") / FIGURE, []
-    if arguments.inputs[0].suffix == ".csv":
-        parts = read_numbers(arguments.inputs[0])
-    else:
-        parts = [part for path in arguments.inputs for part in measure(read_log(path))]
-        written = [make_folder(arguments.summary_dir, "--summary_dir") / "distances.csv"]
-        write_rows(written[0], [[field.name for field in fields(Part)], *map(astuple, parts)])
-    print(*(f"  {path}" for path in [*written, *save(distance_figure(parts), figure)]), sep="\n")
-
+DISTANCES = Measurement(__doc__, "distances", Part, measure, distance_figure)
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(DISTANCES.main)

@@ -9,7 +9,6 @@ the end; and a figure of its course, as PNG and PDF. The second command redraws 
 """
 
 import argparse
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,16 +23,16 @@ from tqdm import tqdm
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, save, set_titles, write_key, write_title
 from analysis.flags import add_data_dir, add_plot_dir
+from analysis.reports.saved_weights import first_finished, read_numbers, read_saved, write_numbers
 from analysis.reports.trials import LOG_ENDING, Trials, run_of
 from analysis.spread import Spread, counted
-from analysis.tables import markdown_table, write_rows, write_text
+from analysis.tables import markdown_table, write_text
 from common import build_model, load_dataset
 from evaluation import evaluate
 from interface.command_line import ArgumentParser, Interval, run_script
-from interface.errors import DataError, UsageError
-from interface.files import make_folder, with_filename
+from interface.errors import UsageError
+from interface.files import make_folder
 from training.config import RunConfig, experiment_of, headline, settings_in_words
-from training.record.checkpoints import read_weights
 from training.record.reader import read_log
 from training.record.run_log import RunLog
 
@@ -43,6 +42,22 @@ FIGURE = "last_updates"
 # ----------------------------------------------------------------------------------------------------
 # What is measured
 # ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SavedAccuracy:
+    """Accuracy of saved weights on the whole test set, percent, and the updates between them and the end.
+
+    first_finished: updates between the last one of the first worker to finish and the end.
+    """
+
+    name: str
+    seed: int
+    workers: int
+    momentum: float
+    first_finished: int
+    updates_left: int
+    test_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,14 @@ class Ending:
         """Of those weights, in percent."""
         return float(self.accuracy[self.place_when_finished])
 
+    @property
+    def numbers(self) -> list[SavedAccuracy]:
+        """One for each of the weights."""
+        return [
+            SavedAccuracy(self.name, self.seed, self.workers, self.momentum, self.first_finished, left, accuracy)
+            for left, accuracy in zip(self.left.tolist(), self.accuracy.tolist(), strict=True)
+        ]
+
 
 def measure(logs: Sequence[RunLog], last: int, data_dir: str) -> list[Ending]:
     """Test the weights that runs saved over the last updates, or since just before the first worker finished.
@@ -97,28 +120,6 @@ def measure(logs: Sequence[RunLog], last: int, data_dir: str) -> list[Ending]:
     return endings
 
 
-def read_saved(log: RunLog, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """The saved weights (n, columns) of a complete run, and the updates (n,) between each of them and its end.
-
-    Raises DataError, which names the file, where the run is not complete or the rows are not all there.
-    """
-    if log.header is None or log.status != "complete":
-        raise DataError(f"{log.path}: not the log of a complete run of this suite")
-    path = log.path.with_name(f"{run_of(log.path)}_weights.npy")
-    if not len(log.saved_versions):
-        raise DataError(f"{log.path}: the run saved no weights: train with --saves_per_epoch")
-    weights = read_weights(path, columns)
-    if len(weights) != len(log.saved_versions):
-        raise DataError(f"{path}: {len(weights)} rows in place of {len(log.saved_versions)}")
-    return weights, len(log.updates) - log.saved_versions
-
-
-def first_finished(log: RunLog) -> int:
-    """The updates between the last one of the first worker to finish and the end."""
-    workers = log.updates.worker[::-1]
-    return max(int(np.flatnonzero(workers == worker)[0]) for worker in np.unique(workers))
-
-
 def check_alike(logs: Sequence[RunLog]) -> None:
     """Raises UsageError, naming the setting, where runs differ in more than workers, momentum and seed."""
     alike = [replace(experiment_of(log.config), world_size=11, momentum=0.0).as_dict() for log in logs]
@@ -135,17 +136,6 @@ def check_alike(logs: Sequence[RunLog]) -> None:
 # ----------------------------------------------------------------------------------------------------
 # What is reported
 # ----------------------------------------------------------------------------------------------------
-
-TITLES = ("name", "seed", "workers", "momentum", "first_finished", "updates_left", "test_accuracy")
-
-
-def numbers(endings: Sequence[Ending]) -> list[Sequence[object]]:
-    """All that was measured, a row for each of the weights."""
-    return [TITLES] + [
-        (one.name, one.seed, one.workers, one.momentum, one.first_finished, left, accuracy)
-        for one in endings
-        for left, accuracy in zip(one.left, one.accuracy, strict=True)
-    ]
 
 
 def markdown(endings: Sequence[Ending]) -> str:
@@ -213,25 +203,16 @@ def draw_course(axes: Axes, ending: Ending, color: str) -> None:
     axes.plot(left, ending.accuracy_when_finished, "o", color=color, markersize=3.5)
 
 
-def read_numbers(path: Path) -> list[Ending]:
-    """The endings in a file that `numbers` filled. Raises DataError, which names the file."""
-    try:
-        with with_filename(path), path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        columns = {title: [row[title] for row in rows] for title in TITLES}
-        kinds = dict(zip(TITLES, (str, int, int, float, int, int, float), strict=True))
-        columns = {title: np.array(list(map(kinds[title], values))) for title, values in columns.items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not the numbers of last updates ({error})") from error
-    endings = []
-    for name in dict.fromkeys(columns["name"].tolist()):
-        mine = columns["name"] == name
-        seed, workers, momentum, finished = (columns[title][mine][0].item() for title in TITLES[1:5])
-        endings.append(Ending(name, seed, workers, momentum, finished, columns["updates_left"][mine],
-                              columns["test_accuracy"][mine]))  # fmt: skip
-    if not endings:
-        raise DataError(f"{path}: contains no run")
-    return endings
+def endings_of(numbers: Sequence[SavedAccuracy]) -> list[Ending]:
+    """The endings that these numbers are of."""
+    runs = defaultdict(list)
+    for number in numbers:
+        runs[number.name].append(number)
+    return [
+        Ending(name, rows[0].seed, rows[0].workers, rows[0].momentum, rows[0].first_finished,
+               np.array([row.updates_left for row in rows]), np.array([row.test_accuracy for row in rows]))
+        for name, rows in runs.items()
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -253,7 +234,7 @@ def main() -> None:
 
 def redraw(path: Path, plot_dir: Path) -> list[Path]:
     """The figure of numbers that were measured before."""
-    endings = read_numbers(path)
+    endings = endings_of(read_numbers(path, SavedAccuracy))
     trials = Trials(path.parent).rows
     configs = [trials[one.name].config for one in endings if one.name in trials]
     about = describe(configs[0]) if configs else ""
@@ -268,7 +249,7 @@ def measure_and_draw(arguments: argparse.Namespace) -> list[Path]:
     figure = make_folder(arguments.plot_dir, "--plot_dir") / FIGURE
     endings = measure(logs, arguments.last, arguments.data_dir)
     for_programs, table = numbers_dir / "last_updates.csv", numbers_dir / "last_updates.md"
-    write_rows(for_programs, numbers(endings))
+    write_numbers(for_programs, [number for ending in endings for number in ending.numbers])
     write_text(table, markdown(endings))
     return [table, for_programs, *save(last_updates_figure(endings, describe(logs[0].config)), figure)]
 

@@ -1,0 +1,99 @@
+"""Measurements on the saved weights of runs: numbers, one a row of a CSV file, and the figure drawn from them."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Generic, TypeVar, get_type_hints
+
+import numpy as np
+
+from analysis.figures import Figure, save
+from analysis.flags import add_plot_dir
+from analysis.reports.trials import LOG_ENDING, run_of
+from analysis.tables import write_rows
+from interface.command_line import ArgumentParser
+from interface.errors import DataError
+from interface.files import make_folder, with_filename
+from training.record.checkpoints import read_weights
+from training.record.reader import read_log
+from training.record.run_log import RunLog
+
+Number = TypeVar("Number")  # a dataclass whose fields are str, int or float
+
+
+def read_saved(log: RunLog, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """The saved weights (n, columns) of a complete run, and the updates (n,) between each of them and its end.
+
+    Raises DataError, which names the file, where the run is not complete or the rows are not all there.
+    """
+    if log.header is None or log.status != "complete":
+        raise DataError(f"{log.path}: not the log of a complete run of this suite")
+    path = log.path.with_name(f"{run_of(log.path)}_weights.npy")
+    if not len(log.saved_versions):
+        raise DataError(f"{log.path}: the run saved no weights: train with --saves_per_epoch")
+    weights = read_weights(path, columns)
+    if len(weights) != len(log.saved_versions):
+        raise DataError(f"{path}: {len(weights)} rows in place of {len(log.saved_versions)}")
+    return weights, len(log.updates) - log.saved_versions
+
+
+def first_finished(log: RunLog) -> int:
+    """The updates between the last one of the first worker to finish and the end."""
+    workers = log.updates.worker[::-1]
+    return max(int(np.flatnonzero(workers == worker)[0]) for worker in np.unique(workers))
+
+
+def write_numbers(path: Path, numbers: Sequence[Number]) -> None:
+    """One row each, below the names of the fields."""
+    write_rows(path, [[field.name for field in fields(numbers[0])], *map(astuple, numbers)])
+
+
+def read_numbers(path: Path, kind: type[Number]) -> list[Number]:
+    """The numbers in a file that `write_numbers` filled, at least one. Raises DataError, which names the file."""
+    types = get_type_hints(kind)
+    try:
+        with with_filename(path), path.open(encoding="utf-8", newline="") as file:
+            titles, *rows = csv.reader(file)
+        if titles != list(types) or not rows:
+            raise ValueError("other columns, or no rows")
+        return [kind(*(read(value) for read, value in zip(types.values(), row, strict=True))) for row in rows]
+    except ValueError as error:
+        raise DataError(f"{path}: not the numbers of {path.stem.replace('_', ' ')} ({error})") from error
+
+
+@dataclass(frozen=True)
+class Measurement(Generic[Number]):
+    """A script that measures runs and draws the numbers, or draws numbers that are there.
+
+    name: of the CSV file and of the figure; kind: of a number; measure: all numbers of a run; draw: the figure.
+    """
+
+    doc: str
+    name: str
+    kind: type[Number]
+    measure: Callable[[RunLog, argparse.Namespace], list[Number]]
+    draw: Callable[[Sequence[Number]], Figure]
+    add_flags: Callable[[ArgumentParser], object] = lambda parser: None
+
+    def main(self) -> None:
+        """Read the command line, write the files, and print their paths."""
+        parser = ArgumentParser(self.doc)
+        add = parser.add_argument
+        add("inputs", metavar="FILE", type=Path, nargs="+",
+            help=f"logs of runs, {{base}}{LOG_ENDING}, with their weights beside, or one {self.name}.csv")  # fmt: skip
+        add("--summary_dir", metavar="DIR", type=Path, default=Path(), help="where the numbers go (default .)")
+        add_plot_dir(parser)
+        self.add_flags(parser)
+        arguments = parser.parse_args()
+        figure, written = make_folder(arguments.plot_dir, "--plot_dir") / self.name, []
+        if arguments.inputs[0].suffix == ".csv":
+            numbers = read_numbers(arguments.inputs[0], self.kind)
+        else:
+            numbers = [number for path in arguments.inputs for number in self.measure(read_log(path), arguments)]
+            written = [make_folder(arguments.summary_dir, "--summary_dir") / f"{self.name}.csv"]
+            write_numbers(written[0], numbers)
+        print(*(f"  {path}" for path in [*written, *save(self.draw(numbers), figure)]), sep="\n")

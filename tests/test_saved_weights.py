@@ -1,0 +1,95 @@
+"""What is measured with the saved weights of runs: accuracy of the last ones, distances between them, recall."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import recall_score
+
+from analysis.reports.class_recall import Recall
+from analysis.reports.distance_plots import Part
+from analysis.reports.saved_weights import read_numbers
+from common import build_model, load_dataset
+from conftest import train
+from evaluation import predict
+from test_drivers import QUICK, drive, rows_of, trials_of
+from training.plan import make_plan
+from training.record.reader import read_log
+
+
+def test_last_updates_are_tested_up_to_the_model_of_the_run(tmp_path):
+    driver = ("run_last_updates", *QUICK, "--saves_per_epoch", 20, "--world_sizes", 3, 6, "--seeds", 1, "--jobs", 2)
+    drive(*driver, "--last", 10, "--results", "runs", cwd=tmp_path)
+    assert (tmp_path / "runs/last_updates.png").stat().st_size > 0
+    trials, weights = trials_of(tmp_path / "runs"), rows_of(tmp_path / "runs/last_updates.csv")
+    for trial in trials:
+        log = read_log(tmp_path / "runs" / f"{trial.name}_log.log")
+        rows = [row for row in weights if row["name"] == trial.name]
+        left, finished = [int(row["updates_left"]) for row in rows], int(rows[0]["first_finished"])
+        assert left == [updates for updates in len(log.updates) - log.saved_versions if updates <= max(10, left[0])]
+        assert finished <= left[0]
+        later = log.updates.worker[len(log.updates) - finished :]
+        assert len(set(later)) == trial.config.workers - 1
+        assert float(rows[-1]["test_accuracy"]) == trial.outcome.test_accuracy
+
+
+def test_distances_are_those_between_the_saved_weights(nursery, tmp_path):
+    chosen = ("--world_sizes", 3, "--momentums", 0.5, "--saves_per_epoch", 44, "--lr", 0.02)
+    drive("run_distances", *QUICK, *chosen, "--results", "runs", "--plot_dir", "plots", cwd=tmp_path)
+    (log,) = map(read_log, (tmp_path / "runs").glob("*_log.log"))
+    assert log.config.lr == pytest.approx(0.01)
+    weights = np.load(next((tmp_path / "runs").glob("*_weights.npy")))
+    row_of = {version: row for row, version in enumerate(log.saved_versions.tolist())}
+    parts = read_numbers(tmp_path / "runs/distances.csv", Part)
+    measured = {
+        version: 100 * np.linalg.norm(weights[row_of[version - 1]] - weights[row_of[fetched]])
+        / np.linalg.norm(weights[row_of[version - 1]])
+        for version, fetched in zip(log.updates.version.tolist(), log.updates.fetched.tolist(), strict=True)
+        if version - 1 in row_of and fetched in row_of
+    }  # fmt: skip
+    start = 0
+    for part in parts:
+        mine = [value for version, value in measured.items() if start < version <= part.update]
+        assert part.distance == pytest.approx(np.mean(mine), rel=1e-4)
+        start = part.update
+    before = (tmp_path / "plots/distances.png").read_bytes()
+    redraw = ("analysis/reports/distance_plots.py", tmp_path / "runs/distances.csv")
+    nursery.run(*redraw, folder=tmp_path / "plots").went_well()
+    assert (tmp_path / "plots/distances.png").read_bytes() == before
+
+
+def test_recall_is_that_of_the_saved_weights(nursery, tmp_path):
+    chosen = ("--world_sizes", 3, "--seeds", 1, "--saves_per_epoch", 10, "--epochs", 4, "--lr", 0.05)
+    drive("run_recall", *QUICK, *chosen, "--results", "runs", "--plot_dir", "plots", cwd=tmp_path)
+    (log,) = map(read_log, (tmp_path / "runs").glob("*_log.log"))
+    numbers = read_numbers(tmp_path / "runs/recall.csv", Recall)
+    alone = np.flatnonzero(log.updates.worker == 2)[-1] + 1  # updates after which only the slow worker is left
+    dataset, model = load_dataset("digits", "data"), build_model("digits", "LeNet5")
+    shards = make_plan(log.config, log.seed, dataset.train).shards
+    weights, saved = np.load(next((tmp_path / "runs").glob("*_weights.npy"))), log.saved_versions.tolist()
+    for one in numbers:
+        assert (dataset.train.labels[shards[one.owner - 1]] == one.label).any() and one.last == 1
+    assert {one.since for one in numbers} == {version - alone for version in saved if version >= 2 * alone - saved[-1]}
+    for since in (min(one.since for one in numbers), len(log.updates) - alone):
+        model.load_state_vector(torch.from_numpy(weights[saved.index(alone + since)]))
+        found = predict(dataset.test, model).argmax(dim=1)
+        recalls = recall_score(dataset.test.labels, found, average=None, zero_division=0)
+        assert [one.recall for one in numbers if one.since == since] == pytest.approx(100 * recalls)
+    before = (tmp_path / "plots/recall.png").read_bytes()
+    script = "analysis/reports/class_recall.py"
+    nursery.run(script, tmp_path / "runs/recall.csv", folder=tmp_path / "plots").went_well()
+    assert (tmp_path / "plots/recall.png").read_bytes() == before
+    refused = train("dist_async.py", tmp_path / "others", "--split_dataset", "--clock", "virtual")["log"]
+    nursery.run(script, refused, folder=tmp_path).refused("own no labels")
+
+
+def test_last_updates_refuse_runs_that_they_cannot_tell_of(nursery, tmp_path):
+    flags = ("--clock", "virtual", "--split_labels", "--seed", 1)
+    good = train("dist_async.py", tmp_path / "runs", *flags, "--saves_per_epoch", 3)
+    other = train("dist_async.py", tmp_path / "others", *flags, "--delay", "--delay_ms", 30)
+    np.save(good["weights"], np.load(good["weights"])[:-1])
+    for logs, words in (
+        ([good["log"], other["log"]], "is not valid beside"),
+        ([other["log"]], "--saves_per_epoch"),
+        ([good["log"]], f"{good['weights']}: 3 rows in place of 4"),
+    ):
+        nursery.run("analysis/reports/last_updates.py", *logs, folder=tmp_path).refused(words)
