@@ -104,6 +104,12 @@ class Joined(argparse.Action):
             raise argparse.ArgumentError(self, str(error)) from error
 
 
+def script_name() -> str:
+    """What messages call the running script: its file, or of a package its folder."""
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser without abbreviations; it takes the script's docstring and reports errors in one line.
 
@@ -111,8 +117,8 @@ class ArgumentParser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str, **options: Any) -> None:
-        formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, allow_abbrev=False, formatter_class=formatter, **options)
+        options = {"prog": script_name(), "formatter_class": argparse.RawDescriptionHelpFormatter} | options
+        super().__init__(description=description, allow_abbrev=False, **options)
         self.register("type", Path, lambda text: Path(text).expanduser())
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> Any:
@@ -157,7 +163,7 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     Exit codes: 0 success, 1 failure (DataError, OSError), 2 wrong usage (UsageError), 130 interrupted; errors take one
     line. Any other exception is a bug in the suite: its traceback is printed, and the exit code is 70.
     """
-    script = Path(sys.argv[0]).name
+    script = script_name()
     open_standard_streams()
     logging.basicConfig(format=f"{script}: %(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -332,6 +333,13 @@ def test_a_page_whose_number_drifted_is_refused(name, study, tmp_path):
     (tmp_path / name).write_text(text[:place] + "9" + text[place:])
     with pytest.raises(DataError, match=rf"{name}, line \d+: the rows say .* ± "):
         check_pages(study, tmp_path)
+
+
+def test_messages_name_the_study(tmp_path):
+    command = [sys.executable, "-m", "analysis.study", tmp_path / "nowhere"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"study: error: {tmp_path}/nowhere/published.csv: No such file or directory\n"
 
 
 @pytest.mark.parametrize("name", PAGES)

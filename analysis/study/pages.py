@@ -7,10 +7,11 @@ sentence claims in words stands beside it in a `check(...)`, which fails once th
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import operator
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -200,10 +201,28 @@ class Lookup:
             raise DataError(f"{CONTRASTS}: no contrast of {experiment} is called {claim!r}, {place!r}")
         return found[0] if found else None
 
+    def effects(self, experiment: str, claim: str, **where: str | Sequence[str]) -> str:
+        """The differences of this claim in a sentence, one for each level where a factor has several."""
+        levels = [[level] if isinstance(level, str) else level for level in where.values()]
+        places = [dict(zip(where, place, strict=True)) for place in itertools.product(*levels)]
+        found = [self.answer(experiment, claim, **place) for place in places]
+        return listed(one.effect.in_words if one else NOT_RUN for one in found)
+
+    def accuracies(self, experiment: str, *cell: str) -> Values:
+        """Those of the runs of a cell that did not diverge, by their seed."""
+        design = EXPERIMENTS[experiment]
+        runs = design.read(self._folder / experiment)[cell]
+        found = {seed: design.accuracy(cell, trial) for seed, trial in runs.items()}
+        return Values({seed: accuracy for seed, accuracy in found.items() if accuracy is not None})
+
     def rate(self, experiment: str, *cell: str) -> float:
         """The tuned learning rate of a cell."""
         design = EXPERIMENTS[experiment]
         return design.rate(cell, design.best_rates(Trials(self._folder / experiment / "tuning")))
+
+    def effective_rate(self, experiment: str, *cell: str) -> str:
+        """The tuned learning rate of a cell, divided by 1 − momentum."""
+        return f"{self.rate(experiment, *cell) / (1 - EXPERIMENTS[experiment].momentum(cell)):.3g}"
 
     def has(self, experiment: str) -> bool:
         """Whether it has been run."""
