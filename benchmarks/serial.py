@@ -3,7 +3,8 @@
 
 Virtual clock: the process that owns the schedule, while its computing processes answer at once with a constant
 gradient: shared memory, optimiser step, norm and log line included. Wall clock: the server of a run over RPC, whose
-workers compute real gradients.
+workers compute real gradients. Empty: that server while a worker calls a function that does nothing, which is the part
+of PyTorch's RPC.
 
     python3 benchmarks/serial.py --data_dir data
 """
@@ -14,8 +15,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -24,32 +26,49 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported
 
 import torch
+from torch.distributed.rpc.functions import async_execution
 
 from common import build_model, load_dataset
 from training.checkpoints import Checkpoints
 from training.config import RunConfig
 from training.engines import processes, virtual
 from training.engines.rpc import launch
+from training.engines.rpc.agents import SERVER, ask, join_star, leave
 from training.observer import Observer
 from training.plan import Plan, make_plan
 from training.protocol import Update
 from training.record.writer import Record
 from training.worker import Result
 
-CLOCKS = {"virtual": (10, 1000), "wall": (2, 10)}  # → numbers of workers
+ROWS = (("virtual", 10), ("virtual", 1000), ("wall", 2), ("wall", 10), ("empty", 2), ("empty", 10))  # what, workers
+CONTEXT = multiprocessing.get_context("fork")
 SETTINGS = {"dataset": "fashion_mnist", "partition": "split_dataset", "lr": 0.001, "momentum": 0.9, "seed": 1}
 
 
 class Meter(Observer):
-    """Measures the CPU time of this process over the second half of the updates, which evaluate nothing."""
+    """Measures the CPU time of this process over the second half of the updates, without that of evaluations."""
+
+    evaluating = 0.0  # s of CPU
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        before = time.process_time()
+        with super().pause():
+            yield
+        self.evaluating += time.process_time() - before
 
     def update(self, seconds: float, update: Update) -> None:
         super().update(seconds, update)
         first, last = self.plan.updates // 2, self.plan.updates * 9 // 10
         if update.version == first:
-            self.start = time.process_time()
+            self.start = self.training
         elif update.version == last:
-            self.microseconds = 1e6 * (time.process_time() - self.start) / (last - first)
+            self.microseconds = 1e6 * (self.training - self.start) / (last - first)
+
+    @property
+    def training(self) -> float:
+        """Seconds of CPU so far."""
+        return time.process_time() - self.evaluating
 
 
 def constant_gradient(task: object, model: object, samples: object) -> Result:
@@ -77,27 +96,58 @@ def measure(clock: str, workers: int, data_dir: str, updates: int) -> float:
     return observer.microseconds
 
 
+@async_execution
+def nothing() -> torch.futures.Future[None]:
+    """What an empty call asks of the server, which answers as it does a push."""
+    reply = torch.futures.Future()
+    reply.set_result(None)
+    return reply
+
+
+def call_repeatedly(number: int, rendezvous: str, calls: int) -> None:
+    """The main function of a worker that computes nothing."""
+    join_star(f"Worker_{number}", number, rendezvous, threads=1)
+    for _ in range(calls):
+        ask(nothing)
+    leave()
+
+
+def measure_empty_calls(workers: int, calls: int) -> float:
+    """Microseconds of the server's CPU per call; calls: of all workers together."""
+    os.environ["TP_SOCKET_IFNAME"] = "lo"
+    with tempfile.TemporaryDirectory() as folder:
+        rendezvous = f"file://{folder}/store"
+        callers = [CONTEXT.Process(target=call_repeatedly, args=(number, rendezvous, calls // workers))
+                   for number in range(1, workers + 1)]  # fmt: skip
+        for caller in callers:
+            caller.start()
+        join_star(SERVER, 0, rendezvous, launch.SERVER_THREADS)
+        start = time.process_time()
+        for caller in callers:
+            caller.join()
+        microseconds = 1e6 * (time.process_time() - start) / (calls // workers * workers)
+        leave()
+    return microseconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data_dir", default="data", help="folder of Fashion-MNIST, in torchvision's layout")
     parser.add_argument("--updates", type=int, default=4000, help="of each measurement (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each (default %(default)s)")
     arguments = parser.parse_args()
-    print("| clock | workers | CPU per update, µs: median (all) | limit, updates/s |\n|---|---|---|---|")
-    context = multiprocessing.get_context("fork")
+    print("| what | workers | CPU per update, µs: median (all) | limit, updates/s |\n|---|---|---|---|")
     processes.compute = constant_gradient
-    for clock, numbers in CLOCKS.items():
-        for workers in numbers:
-            job = clock, workers, arguments.data_dir, arguments.updates
-            times = []
-            for _ in range(arguments.repeats):
-                with ProcessPoolExecutor(1, context) as pool:  # a process can join RPC only once
-                    times.append(pool.submit(measure, *job).result())
-            all_of_them = ", ".join(f"{value:.0f}" for value in times)
-            print(
-                f"| {clock} | {workers} | {median(times):.0f} ({all_of_them}) | {1e6 / median(times):,.0f} |",
-                flush=True,
-            )
+    for what, workers in ROWS:
+        job = (measure, what, workers, arguments.data_dir, arguments.updates)
+        if what == "empty":
+            job = (measure_empty_calls, workers, arguments.updates)
+        times = []
+        for _ in range(arguments.repeats):
+            with ProcessPoolExecutor(1, CONTEXT) as pool:  # a process can join RPC only once
+                times.append(pool.submit(*job).result())
+        all_of_them = ", ".join(f"{value:.0f}" for value in times)
+        print(f"| {what} | {workers} | {median(times):.0f} ({all_of_them}) | {1e6 / median(times):,.0f} |", flush=True)
 
 
 if __name__ == "__main__":

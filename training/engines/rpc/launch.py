@@ -52,7 +52,7 @@ from training.observer import Observer
 from training.plan import Plan
 from training.protocol import Push, Snapshot
 
-SERVER_THREADS = 4  # for the pushes in a local run; more would only wait for each other
+SERVER_THREADS = 1  # for the pushes in a local run; more would wait for each other
 OPEN_FILES, OPEN_FILES_PER_WORKER = 64, 6  # of the server: connections, and one per process
 WATCH_SECONDS = 1  # between checks of the workers
 EXIT_SECONDS = 10  # how long a process may take to exit after the run
