@@ -68,7 +68,7 @@ class Effort:
     samples: int
 
 
-FULL = Effort({"LeNet5": 600, "CNN1": 100}, 2000, {"LeNet5": 10_000, "CNN1": 2000}, 2, 4, 4000)
+FULL = Effort({"LeNet5": 600, "CNN1": 100}, 6000, {"LeNet5": 10_000, "CNN1": 2000}, 2, 4, 4000)
 QUICK = Effort({"LeNet5": 200, "CNN1": 20}, 1000, {"LeNet5": 500, "CNN1": 250}, 1, 2, 250)
 
 WORKERS = (("LeNet5", 2), ("LeNet5", 5), ("CNN1", 2))
@@ -76,6 +76,7 @@ LOADER_WORKERS = (0, 2)
 # Networks whose passes take nearly all of the time: no multiple of a peer can be reached, but a part of their limit.
 LIMITED = ("CNN1",)
 OF_LIMIT = 0.9
+TO_THE_END = ("--stop", "total")  # nobody finishes before the others, which would test the model meanwhile
 PASSES_ALONE = "passes alone"
 PASSES = (
     "Passes alone: forward and backward over the same mini-batch again, in channels-last memory, in one process per "
@@ -129,7 +130,7 @@ def non_distributed(task: Task) -> Experiment:
 
 
 def asynchronous(task: Task) -> Experiment:
-    subject = Contestant("dist_async.py", "suite.gradients", task, {"script": "dist_async.py"})
+    subject = Contestant("dist_async.py", "suite.gradients", task, {"script": "dist_async.py", "flags": TO_THE_END})
     limit = Contestant("Hogwild", "hogwild.gradients", task)
     ray = Contestant("Ray, asynchronous parameter server", "ray_server.asynchronous", task, needs="ray")
     return Experiment(
@@ -137,7 +138,7 @@ def asynchronous(task: Task) -> Experiment:
         f"dist_async.py, {task.network}, {task.workers} workers",
         unit="gradients/s",
         piece="gradient",
-        about="Gradients of all workers together. dist_async.py: over RPC, with --split_dataset, from the timestamps "
+        about="Gradients of all workers together. dist_async.py: over RPC, with --split_dataset --stop total, from the timestamps "
         "in its log. Hogwild: PyTorch's example mnist_hogwild, one process per worker, over tensors in memory. Ray: "
         f"the page “Parameter Server” in its documentation, over tensors in memory, without its evaluations. {PASSES}",
         contestants=(subject, limit, *passes(task), ray),
@@ -173,7 +174,7 @@ def synchronous(task: Task) -> Experiment:
 
 
 def virtual_clock(data_dir: str, gradients: int) -> Experiment:
-    options = {"script": "dist_async.py", "flags": ["--clock", "virtual"]}
+    options = {"script": "dist_async.py", "flags": ["--clock", "virtual", *TO_THE_END]}
     subjects = [
         Contestant(f"{workers} workers", "suite.gradients", Task(data_dir, "LeNet5", workers, gradients), options)
         for workers in (2, 10, 1000)
@@ -185,7 +186,7 @@ def virtual_clock(data_dir: str, gradients: int) -> Experiment:
         unit="gradients/s",
         piece="gradient",
         about="Gradients per second of real time. dist_async.py --clock virtual: all gradients of a run, with "
-        "--split_dataset, from the creation of the log until it is complete. Hogwild: as above.",
+        "--split_dataset --stop total, from the creation of the log until it is complete. Hogwild: as above.",
         contestants=(*subjects, limit),
         goals=tuple(Goal(subject.name, (limit.name,), "≥ ×", 1.2) for subject in subjects),
     )
