@@ -138,9 +138,10 @@ def asynchronous(task: Task) -> Experiment:
         f"dist_async.py, {task.network}, {task.workers} workers",
         unit="gradients/s",
         piece="gradient",
-        about="Gradients of all workers together. dist_async.py: over RPC, with --split_dataset --stop total, from the timestamps "
-        "in its log. Hogwild: PyTorch's example mnist_hogwild, one process per worker, over tensors in memory. Ray: "
-        f"the page “Parameter Server” in its documentation, over tensors in memory, without its evaluations. {PASSES}",
+        about="Gradients of all workers together. dist_async.py: over RPC, with --split_dataset --stop total, from the "
+        "timestamps in its log. Hogwild: PyTorch's example mnist_hogwild, one process per worker, over tensors in "
+        "memory. Ray: the page “Parameter Server” in its documentation, over tensors in memory, without its "
+        f"evaluations. {PASSES}",
         contestants=(subject, limit, *passes(task), ray),
         goals=goals_of(
             task,

@@ -119,10 +119,10 @@ def between(first: Moment, last: Moment, pieces: int, per_piece: float = 1.0) ->
 
 
 def cpu_ms_after_warm_up(task: Task, moments: list[Moment], log: bytes) -> float:
-    """CPU time per gradient, ms, between the warm-up and the end; NaN if there are too few samples."""
+    """CPU time per gradient, ms, between the warm-up and the end; NaN if the samples cover less than half of that."""
     counts = done(moments, log)
     inside = [number for number, count in enumerate(counts) if task.warm_up <= count < task.amount]
-    if not inside or counts[inside[0]] == counts[inside[-1]]:
+    pieces = counts[inside[-1]] - counts[inside[0]] if inside else 0
+    if pieces < task.measured / 2:
         return math.nan
-    pieces = counts[inside[-1]] - counts[inside[0]]
     return between(moments[inside[0]], moments[inside[-1]], pieces).cpu_ms
