@@ -1,4 +1,4 @@
-"""Hogwild (Recht, Ré, Wright and Niu 2011, arXiv 1106.5730), as in PyTorch's example mnist_hogwild: no server, no lock."""
+"""Hogwild (Recht, Ré, Wright and Niu 2011, arXiv 1106.5730), as in PyTorch's mnist_hogwild: no server, no lock."""
 
 from itertools import islice
 from threading import Barrier
