@@ -351,6 +351,22 @@ finish() {
   exit "$status"
 }
 
+# run_and_measure MODULE ARGUMENTS...: execute the planned runs, summarise them, let a module measure their logs, exit.
+run_and_measure() {
+  local names
+  names=$(sweep --names)
+  run_planned
+  # shellcheck disable=SC2086  # one word per run
+  logs_of $names
+  finish measure_logs "$@"
+}
+
+# measure_logs MODULE ARGUMENTS...: the summary, and what a module measures of the `logs`.
+measure_logs() {
+  summarise &&
+    module "$1" "${logs[@]}" --summary_dir "$summary_dir" --plot_dir "$plot_dir" "${@:2}"
+}
+
 # summarise [FOLDER]: tabulate the training runs in a folder (default: the results), and report them.
 summarise() {
   module analysis.conclude "${1:-$results}" --summary_dir "$summary_dir" --data_dir "$data_dir"

@@ -6,7 +6,6 @@
 # Trains an epoch for each number of workers and momentum m, with the learning rate lr · (1 − m), so that all of them
 # step equally far in the long run; saves the weights after nearly every update (450 MB per run of LeNet5), and draws
 # staleness and ‖w − w fetched‖ against the updates: 9 runs and a figure.
-# shellcheck disable=SC2329  # `finish` calls what it is given
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
@@ -30,13 +29,4 @@ for world_size in "${world_sizes[@]}"; do
     train dist_async.py "${split[@]}" --momentum "$momentum" --saves_per_epoch "$saves_per_epoch"
   done
 done
-names=$(sweep --names)
-run_planned
-
-# conclude: the summary, and the distances.
-conclude() {
-  # shellcheck disable=SC2086  # one word per run
-  logs_of $names
-  summarise && module analysis.reports.distance_plots "${logs[@]}" --summary_dir "$summary_dir" --plot_dir "$plot_dir"
-}
-finish conclude
+run_and_measure analysis.reports.distance_plots

@@ -6,7 +6,6 @@
 # Workers that are equally fast on average, but not at every mini-batch, do not finish at the same time. Trains with
 # gaussian delays and labels split, saves the weights during training (300 MB per run of LeNet5), and tests those of the
 # last updates, without and with momentum, for each world size: 18 runs and a figure.
-# shellcheck disable=SC2329  # called by `finish`
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
@@ -31,14 +30,4 @@ for world_size in "${world_sizes[@]}"; do
       --delay "${delay_of[@]}" --delay_type gaussian --saves_per_epoch "$saves_per_epoch"
   done
 done
-names=$(sweep --names)
-run_planned
-
-# conclude: create the summary, and test the last updates of the runs.
-conclude() {
-  # shellcheck disable=SC2086  # one word per run
-  logs_of $names
-  summarise && module analysis.reports.last_updates "${logs[@]}" --last "$last" --summary_dir "$summary_dir" \
-    --plot_dir "$plot_dir" --data_dir "$data_dir"
-}
-finish conclude
+run_and_measure analysis.reports.last_updates --last "$last" --data_dir "$data_dir"

@@ -6,7 +6,6 @@
 # Workers own labels, all are delayed, and worker 1 sleeps twice as long: with --stop epochs it trains alone after the
 # others have finished. Saves the weights during training (300 MB per run of LeNet5), and draws the recall of each label
 # around the moment at which the first worker finishes: 3 runs and a figure.
-# shellcheck disable=SC2329  # `finish` calls what it is given
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
@@ -27,14 +26,4 @@ for world_size in "${world_sizes[@]}"; do
   train dist_async.py "${split[@]}" --momentum "$momentum" --saves_per_epoch "$saves_per_epoch" \
     --delay --slow_worker_1 "${delay_of[@]}" --delay_type constant
 done
-names=$(sweep --names)
-run_planned
-
-# conclude: the summary, and the recall of each label.
-conclude() {
-  # shellcheck disable=SC2086  # one word per run
-  logs_of $names
-  summarise && module analysis.reports.class_recall "${logs[@]}" --summary_dir "$summary_dir" --plot_dir "$plot_dir" \
-    --data_dir "$data_dir"
-}
-finish conclude
+run_and_measure analysis.reports.class_recall --data_dir "$data_dir"
