@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAF
 
 from interface.command_line import run_script
 from interface.errors import UsageError
-from training.config import RunConfig, announce, choose_seed, parse_flags
+from training.command_line import announce, choose_seed, parse_flags
+from training.config import RunConfig
 
 # Read when torch is imported. Otherwise torch logs a broken connection for each worker that ends.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

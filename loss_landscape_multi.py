@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAF
 from analysis.landscape.inputs import Files, Source, SurveySettings, add_flags
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import UsageError
-from training.config import differences_in_words
 from training.names import base_of
+from training.words import differences_in_words
 
 if TYPE_CHECKING:
     from analysis.landscape.survey import Evaluation, Survey

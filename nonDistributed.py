@@ -12,7 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
 
 from interface.command_line import run_script
-from training.config import RunConfig, announce, choose_seed, parse_flags
+from training.command_line import announce, choose_seed, parse_flags
+from training.config import RunConfig
 
 # Read when torch is imported. Threads that wait for each other spin, by default for so long that a single other busy
 # process can make a gradient take tens of times as long.

@@ -24,8 +24,8 @@ from catalogue import DATASETS
 from interface.command_line import ArgumentParser, Interval, add_device_flags, count, run_script
 from interface.errors import DataError, UsageError
 from interface.files import atomic_write, make_folder
-from training.config import headline, settings_in_words
 from training.names import base_of, parse_run_name, run_name
+from training.words import headline, settings_in_words
 
 if TYPE_CHECKING:
     from torch import Tensor

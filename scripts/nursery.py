@@ -28,7 +28,8 @@ from typing import TextIO
 from analysis.reports.trials import Trial
 from interface.errors import DataError
 from interface.processes import available_cores, end_with
-from training.config import ENVIRONMENT, RunConfig
+from training.command_line import ENVIRONMENT
+from training.config import RunConfig
 from training.names import run_name
 
 ROOT = Path(__file__).resolve().parent.parent

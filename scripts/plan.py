@@ -12,8 +12,10 @@ from pathlib import Path
 
 from analysis.reports.trials import Trials, header_of
 from interface.command_line import ArgumentParser
-from training.config import ROWS, RunConfig, is_usual, make_parser, words_of
+from training.command_line import make_parser
+from training.config import ROWS, RunConfig, words_of
 from training.names import CHECKPOINT, run_name
+from training.words import is_usual
 
 SCRIPT_OF = {"classic": "nonDistributed.py", "sync": "dist_sync.py", "async": "dist_async.py"}
 MODE_OF = {script: mode for mode, script in SCRIPT_OF.items()}

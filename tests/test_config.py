@@ -9,7 +9,8 @@ from catalogue import PARTITIONS
 from conftest import ROOT, run
 from interface.command_line import Interval, run_script
 from interface.errors import DataError, UsageError
-from training.config import ROWS, RunConfig, make_parser
+from training.command_line import make_parser
+from training.config import ROWS, RunConfig
 
 SCRIPTS = {"classic": "nonDistributed", "sync": "dist_sync", "async": "dist_async"}
 EVERYWHERE, DISTRIBUTED, ASYNC = tuple(SCRIPTS), ("sync", "async"), ("async",)

@@ -9,7 +9,8 @@ from catalogue import PARTITIONS
 from conftest import ROOT
 from pages import AT_END, FENCE, copy_project, difference, examples_of, execute, same_line
 from training.algorithms import ALGORITHMS
-from training.config import MODES, ROWS, default_of, make_parser
+from training.command_line import make_parser
+from training.config import MODES, ROWS, default_of
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))

@@ -24,7 +24,8 @@ from analysis.study.tables import TABLES
 from conftest import ROOT
 from interface.processes import available_cores
 from scripts.sweep import shares
-from training.config import RunConfig, make_parser
+from training.command_line import make_parser
+from training.config import RunConfig
 from training.names import run_name
 from training.record.reader import read_log
 

@@ -28,7 +28,8 @@ from conftest import PUBLISHED, needs_published, train
 from cross_validation.grid import Configuration, SearchSettings
 from cross_validation.search import Result, ResultsFile
 from interface.errors import DataError, UsageError
-from training.config import DISTRIBUTED, MODES, ROWS, RunConfig, make_parser
+from training.command_line import make_parser
+from training.config import DISTRIBUTED, MODES, ROWS, RunConfig
 from training.engines.replay import config_of_replay
 from training.names import parse_run_name, run_name
 from training.plan import make_plan

@@ -1,23 +1,18 @@
-"""The settings of a training run: RunConfig, built from one row per flag (training/flags.py), and its command line.
+"""The settings of a training run: RunConfig, built from one row per flag (training/flags.py).
 
-Parsers, checks, names, titles and tables are derived from the rows. Does not import torch, to keep --help fast.
+From the same rows come the names of runs (names.py), the command line (command_line.py), and titles and tables
+(words.py). Does not import torch, to keep --help fast.
 """
 
-import argparse
 import dataclasses
-import logging
 import os
 import re
-import secrets
-import sys
-import textwrap
 import zlib
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, PARTITIONS, network_name, networks_for
-from interface.command_line import ArgumentParser, Interval, Joined, ValueType
+from interface.command_line import Interval, ValueType
 from interface.errors import NoEffectError, UsageError
 from training.algorithms import ALGORITHMS, Algorithm
 from training.flags import DISTRIBUTED, MODES, Flag, Needs, Scope, Title, filled, flag, row_of
@@ -52,9 +47,6 @@ class LogPath(ValueType):
             return ""
         return value if re.fullmatch(r"[0-9a-f]{8}", value) else f"{zlib.crc32(value.encode()):08x}"
 
-
-# Set by torchrun: environment variable → flag.
-ENVIRONMENT = {"RANK": "rank", "WORLD_SIZE": "world_size", "MASTER_ADDR": "master_addr", "MASTER_PORT": "master_port"}
 
 # ----------------------------------------------------------------------------------------------------
 # The flags, in the groups that --help shows; the docstring of a group is its heading
@@ -555,11 +547,6 @@ def algorithms_of(mode: str) -> list[str]:
     return [name for name, rule in ALGORITHMS.items() if rule.mode == mode]
 
 
-# ----------------------------------------------------------------------------------------------------
-# Describing a configuration, and deciding whether two runs are the same experiment
-# ----------------------------------------------------------------------------------------------------
-
-
 def experiment_of(config: RunConfig) -> RunConfig:
     """The configuration without its seed and without the settings that do not change training.
 
@@ -570,193 +557,3 @@ def experiment_of(config: RunConfig) -> RunConfig:
     if config.delayed:
         changes |= {"delay_intensity": None, "delay_ms": config.delay_mean_ms}
     return dataclasses.replace(config, **changes)
-
-
-def table_columns() -> dict[str, str]:
-    """Setting → column heading, for all settings that change training, in a table for readers."""
-    settings = {name: row.label for name, row in ROWS.items() if row.scope is Scope.TRAINING and name != "seed"}
-    return {"mode": "mode"} | {name: label for name, label in settings.items() if label}
-
-
-def table_cell(config: RunConfig, name: str) -> str:
-    """The value of a setting in a table for readers."""
-    if name == "mode":
-        return MODE_TITLES[config.mode]
-    value = {"world_size": config.workers, "network": config.network_name}.get(name, getattr(config, name))
-    if isinstance(value, bool):
-        return phrase_of(config, name) or "none"
-    if value is None or config.mode not in ROWS[name].modes:
-        return "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def plain_values(config: RunConfig) -> dict[str, Any]:
-    """The values of all settings that change training, for programs; workers, network and optimiser by name."""
-    values = {"mode": config.mode, "network": config.network_name, "optimizer": phrase_of(config, "alr")}
-    values["workers"] = config.workers
-    named = {"network", "alt_model", "alr", "world_size", "seed"}
-    return values | {
-        name: getattr(config, name) for name, row in ROWS.items() if row.scope is Scope.TRAINING and name not in named
-    }
-
-
-def phrase_of(config: RunConfig, name: str) -> str:
-    """One setting in words; empty if it does not apply to the run."""
-    row, value = ROWS[name], getattr(config, name)
-    if not applies(config, name) or not row.needs.met(config):
-        return ""
-    if value is None or value is False:
-        return row.off
-    return row.phrase.format(value) if isinstance(row.phrase, str) else row.phrase(config)
-
-
-def algorithm_in_words(config: RunConfig) -> str:
-    """The algorithm with its optimiser, as in "asynchronous SGD"."""
-    title = config.rule.title if config.distributed else f"{MODE_TITLES[config.mode]} SGD"
-    return title.replace("SGD", "Adam") if config.alr else title
-
-
-def headline(config: RunConfig) -> str:
-    """Network, data set, algorithm, optimiser and workers."""
-    workers = f", {phrase_of(config, 'world_size')}" if config.distributed else ""
-    return f"{config.network_name} on {DATASETS[config.dataset].title}, {algorithm_in_words(config)}{workers}"
-
-
-def settings_in_words(config: RunConfig, without: Collection[str] = ()) -> list[str]:
-    """The training settings that the headline leaves out, each in words, except those in `without`."""
-    names = [name for name in ROWS if name not in without and belongs_in_title(config, name)]
-    names.sort(key=lambda name: ROWS[name].title is not Title.ALWAYS)
-    return [phrase for name in names if (phrase := phrase_of(config, name))]
-
-
-def belongs_in_title(config: RunConfig, name: str) -> bool:
-    """Whether the title of a run contains a setting, below the headline."""
-    row = ROWS[name]
-    changed = row.scope is Scope.TRAINING and not is_usual(config, name)
-    return row.title is Title.ALWAYS or (row.title is Title.CHANGED and changed)
-
-
-def is_usual(config: RunConfig, name: str) -> bool:
-    """Whether a setting has its default, given or filled in, that goes without saying."""
-    value, row = getattr(config, name), ROWS[name]
-    if name == "algorithm" and config.distributed:
-        return value == algorithms_of(config.mode)[0]
-    return value == default_of(name) or (row.suffix is not None and value == filled(row, config))
-
-
-def differences_in_words(configs: list[RunConfig]) -> list[list[str]]:
-    """For each configuration, the settings in which the configurations differ, in words.
-
-    A setting that does not apply counts as not given.
-    """
-    usual = RunConfig(mode="async")
-    columns = [[algorithm_in_words(config) for config in configs], [config.network_name for config in configs]]
-    for name in (name for name in ROWS if name not in ("algorithm", "alr", "alt_model", "network")):
-        phrases = [phrase_of(config, name) for config in configs]
-        without = phrase_of(usual, name) if ROWS[name].title is Title.CHANGED else ""
-        if len({phrase or ROWS[name].off or without for phrase in phrases}) > 1:
-            columns.append([phrase or ROWS[name].off for phrase in phrases])
-    different = [column for column in columns if len(set(column)) > 1]
-    return [[column[place] for column in different if column[place]] for place in range(len(configs))]
-
-
-# ----------------------------------------------------------------------------------------------------
-# The command line
-# ----------------------------------------------------------------------------------------------------
-
-
-def make_parser(mode: str, description: str) -> ArgumentParser:
-    """The parser of one training script, built from the rows; its result has only the flags that were given."""
-    parser = ArgumentParser(description, argument_default=argparse.SUPPRESS)
-    for group in GROUPS:
-        flags = [field for field in dataclasses.fields(group) if mode in row_of(field).modes]
-        if flags:
-            purposes = algorithms_in_words(mode) if group is AlgorithmFlags else None
-            section = parser.add_argument_group(group.__doc__, purposes)
-            for field in flags:
-                add_flag(section, field, mode)
-    return parser
-
-
-def algorithms_in_words(mode: str) -> str:
-    """The algorithms of a mode and what each is for, for --help."""
-    return "\n".join(textwrap.indent(ALGORITHMS[name].purpose, " " * 18).replace(" " * 16, f"{name:16}", 1)
-                     for name in algorithms_of(mode))  # fmt: skip
-
-
-def add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field, mode: str) -> None:
-    """Add the flag for a field of RunConfig; for the field `partition`, add one flag per partition."""
-    if field.name == "partition":
-        exclusive = section.add_mutually_exclusive_group()
-        for name, partition in PARTITIONS.items():
-            if name != field.default and name not in ROWS and mode in partition.modes:
-                exclusive.add_argument(
-                    f"--{name}", dest="partition", action="store_const", const=name, help=partition.help
-                )
-        return
-    section.add_argument(f"--{field.name}", help=help_of(field, mode), **argparse_options(field, mode))
-
-
-def help_of(field: dataclasses.Field, mode: str) -> str:
-    """The help text of a flag, with its default and its valid interval."""
-    row = row_of(field)
-    used = None if callable(row.fills) else row.fills if field.default is None else field.default
-    if field.name == "algorithm":
-        used = algorithms_of(mode)[0]
-    default = "" if used is None or isinstance(used, bool) else f" (default {used})"
-    return row.help + default + (f"; {row.valid.text}" if isinstance(row.valid, ValueType) and row.valid.text else "")
-
-
-def argparse_options(field: dataclasses.Field, mode: str) -> dict[str, Any]:
-    """The arguments of add_argument for a flag, except its help."""
-    row = row_of(field)
-    if isinstance(field.default, bool):
-        return {"action": "store_true", **row.argparse}
-    if row.argparse.get("nargs") == "+":
-        return {"action": Joined, "joined": row.valid, "metavar": row.valid.metavar, **row.argparse}
-    if isinstance(row.valid, ValueType):
-        return {"type": row.valid, "metavar": row.valid.metavar, **row.argparse}
-    if row.valid is not None:
-        return {"choices": algorithms_of(mode) if field.name == "algorithm" else row.valid, **row.argparse}
-    return {"type": os.path.expanduser, **row.argparse}
-
-
-def parse_flags(mode: str, description: str) -> dict[str, Any]:
-    """The settings given on the command line, for RunConfig; exits with code 2 if one is not valid.
-
-    Under torchrun, its environment variables fill in what the command line does not give.
-    """
-    parser = make_parser(mode, description)
-    flags = vars(parser.parse_args())
-    one_process = mode not in DISTRIBUTED or flags.get("clock") == "virtual" or "replay" in flags
-    return flags if one_process or "RANK" not in os.environ else flags_of_environment(parser) | flags
-
-
-def flags_of_environment(parser: ArgumentParser) -> dict[str, Any]:
-    """The settings given by torchrun's environment variables."""
-    given = {name: os.environ[variable] for variable, name in ENVIRONMENT.items() if variable in os.environ}
-    print("Taken from the environment, which torchrun sets:", *(f"--{name} {text}" for name, text in given.items()))
-    parser.prog += f" ({', '.join(ENVIRONMENT)} in the environment)"
-    return vars(parser.parse_args([f"--{name}={value}" for name, value in given.items()]))
-
-
-def choose_seed(config: RunConfig) -> int:
-    """The given seed, or a random one."""
-    return secrets.randbelow(2**31) if config.seed is None else config.seed
-
-
-def announce(kind: str, config: RunConfig, seed: int) -> None:
-    """Print the kind of run and all its settings; defaults are marked. A worker started by --rank prints one line."""
-    if config.rank:
-        print(f"Worker_{config.rank} of a run with seed {seed}", flush=True)
-        return
-    print(f"{kind} with seed {seed} and")
-    for name, row in ROWS.items():
-        value = getattr(config, name)
-        if config.mode in row.modes and value is not None:
-            print(f"  {name:<20} {value}{' (default)' if value == default_of(name) else ''}")
-    if config.alr and config.momentum:
-        logging.warning("--momentum %s is not used with --alr: Adam has no such setting", config.momentum)
-    elif config.momentum >= 1:
-        logging.warning("--momentum %s: with 1 or more, steps never fade, and training diverges", config.momentum)
-    sys.stdout.flush()  # before any process is forked

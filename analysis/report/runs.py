@@ -10,7 +10,8 @@ from pathlib import Path
 from analysis.reports.summary import settings_of, shared_in_words, varying_and_shared
 from analysis.reports.trials import LOG_ENDING, Group, Trial, TrialOutcome, Trials, run_of, sort_key
 from interface.errors import DataError
-from training.config import RunConfig, default_of, differences_in_words, headline, table_columns
+from training.config import RunConfig, default_of
+from training.words import differences_in_words, headline, table_columns
 
 
 @dataclass(frozen=True)

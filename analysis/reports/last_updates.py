@@ -32,9 +32,10 @@ from evaluation import evaluate
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import UsageError
 from interface.files import make_folder
-from training.config import RunConfig, experiment_of, headline, settings_in_words
+from training.config import RunConfig, experiment_of
 from training.record.reader import read_log
 from training.record.run_log import RunLog
+from training.words import headline, settings_in_words
 
 LAST = 300  # updates
 FIGURE = "last_updates"

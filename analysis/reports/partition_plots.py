@@ -22,10 +22,10 @@ from common import Dataset, load_dataset, make_generator, partition_samples
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError, UsageError
 from interface.files import make_folder
-from training.config import phrase_of
 from training.plan import make_plan
 from training.record.reader import read_log
 from training.record.run_log import RunLog
+from training.words import phrase_of
 
 TITLE_WIDTH = 24  # characters
 EXAMPLES = 10  # images per worker

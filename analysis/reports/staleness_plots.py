@@ -28,9 +28,9 @@ from analysis.figures import (
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import DataError
 from interface.files import make_folder
-from training.config import headline
 from training.record.reader import read_log
 from training.record.run_log import RunLog
+from training.words import headline
 
 COLUMNS = 3
 

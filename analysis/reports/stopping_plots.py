@@ -22,8 +22,8 @@ from analysis.spread import counted, interval
 from analysis.tables import markdown_table
 from interface.command_line import run_script
 from interface.errors import DataError
-from training.config import headline, settings_in_words
 from training.stopping import STOPPING_RULES
+from training.words import headline, settings_in_words
 
 Runs = dict[tuple[int, str], list[Trial]]  # (workers, rule) → its runs
 

@@ -20,18 +20,9 @@ from analysis.tables import markdown_table, write_rows, write_text
 from catalogue import BETTER_THAN_CHANCE
 from interface.command_line import ArgumentParser, Interval, count, run_script
 from interface.errors import DataError
-from training.config import (
-    MODE_TITLES,
-    ROWS,
-    RunConfig,
-    applies,
-    is_usual,
-    phrase_of,
-    plain_values,
-    table_cell,
-    table_columns,
-)
+from training.config import MODE_TITLES, ROWS, RunConfig, applies
 from training.flags import Title
+from training.words import is_usual, phrase_of, plain_values, table_cell, table_columns
 
 MEASURES = {  # outcome → title, digits
     "test_accuracy": ("test accuracy, %", 2),
