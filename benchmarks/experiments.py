@@ -245,8 +245,7 @@ def landscape(task: Task, effort: Effort) -> Experiment:
         )
         for count in LOADER_WORKERS
     ]
-    limit = [Contestant(PASSES_ALONE, "limit.forward_passes", task, {"batch_size": BATCH_SIZE_OF_LANDSCAPES})]
-    limit = limit if task.network in LIMITED else []
+    limit = Contestant(PASSES_ALONE, "limit.forward_passes", task, {"batch_size": BATCH_SIZE_OF_LANDSCAPES})
     return Experiment(
         "landscape",
         f"loss_landscape.py, {task.network}, {task.amount:,} test images",
@@ -256,7 +255,7 @@ def landscape(task: Task, effort: Effort) -> Experiment:
         "points per side and of the saved rows. Plain loop: for each point load_state_dict, then a DataLoader with "
         "ToTensor and Normalize, with the script's batch size and torch's default number of threads; points per "
         f"measurement: {effort.points}. Forward passes alone: over the same images again, in channels-last memory.",
-        contestants=(subject, *limit, *loops),
+        contestants=(subject, limit, *loops),
         goals=goals_of(task, subject, Goal(subject.name, names(loops), "≥ ×", 10)),
     )
 
