@@ -82,6 +82,13 @@ def test_recall_is_that_of_the_saved_weights(nursery, tmp_path):
     nursery.run(script, refused, folder=tmp_path).refused("own no labels")
 
 
+@pytest.mark.parametrize("measured", ["class_recall", "distance_plots", "last_updates"])
+def test_only_asynchronous_runs_are_measured(measured, nursery, tmp_path):
+    flags = ("--split_labels", "--saves_per_epoch", 5, "--clock", "virtual")
+    log = train("dist_sync.py", tmp_path, *flags)["log"]
+    nursery.run(f"analysis/reports/{measured}.py", log, folder=tmp_path).refused(f"{log}: the log of a sync run")
+
+
 def test_last_updates_refuse_runs_that_they_cannot_tell_of(nursery, tmp_path):
     flags = ("--clock", "virtual", "--split_labels", "--seed", 1)
     good = train("dist_async.py", tmp_path / "runs", *flags, "--saves_per_epoch", 3)

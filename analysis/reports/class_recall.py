@@ -112,12 +112,10 @@ def recall_figure(numbers: Sequence[Recall]) -> Figure:
     write_key(figure, [
         Line2D([], [], color=color_of(True), label="labels of the worker that finishes last"),
         Line2D([], [], color=color_of(False), label="the other labels"),
-        Line2D([], [], color="0.4", linewidth=0.8, linestyle="--", label="the first worker finishes"),
     ])  # fmt: skip
     seeds = counted([len({one.seed for one in numbers if one.workers == count}) for count in workers])
-    write_title(
-        figure, f"Recall of each label when one worker is left alone\n{seeds}; thin: a label, thick: their mean"
-    )
+    meaning = f"thin: a label, thick: mean over them; {seeds}"
+    write_title(figure, f"Recall of each label when one worker is left alone\n{meaning}")
     return figure
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, save, set_titles, write_key, write_title
 from analysis.flags import add_data_dir, add_plot_dir
-from analysis.reports.saved_weights import first_finished, read_numbers, read_saved, write_numbers
+from analysis.reports.saved_weights import first_finished, read_asynchronous, read_numbers, read_saved, write_numbers
 from analysis.reports.trials import LOG_ENDING, Trials, run_of
 from analysis.spread import Spread, counted
 from analysis.tables import markdown_table, write_text
@@ -33,7 +33,6 @@ from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import UsageError
 from interface.files import make_folder
 from training.config import RunConfig, experiment_of
-from training.record.reader import read_log
 from training.record.run_log import RunLog
 from training.words import headline, settings_in_words
 
@@ -99,8 +98,7 @@ class Ending:
 def measure(logs: Sequence[RunLog], last: int, data_dir: str) -> list[Ending]:
     """Test the weights that runs saved over the last updates, or since just before the first worker finished.
 
-    Raises DataError, which names the file, for a run that is not complete or lost a worker, or whose weights cannot
-    be used.
+    Raises DataError, which names the file, for a run whose weights cannot be used.
     """
     config = logs[0].config
     test = load_dataset(config.dataset, data_dir, config.changed_data).test
@@ -244,7 +242,7 @@ def redraw(path: Path, plot_dir: Path) -> list[Path]:
 
 def measure_and_draw(arguments: argparse.Namespace) -> list[Path]:
     """The numbers, the table and the figure of logs."""
-    logs = [read_log(path) for path in arguments.inputs]
+    logs = [read_asynchronous(path) for path in arguments.inputs]
     check_alike(logs)
     numbers_dir = make_folder(arguments.summary_dir, "--summary_dir")
     figure = make_folder(arguments.plot_dir, "--plot_dir") / FIGURE

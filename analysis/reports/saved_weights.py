@@ -25,13 +25,21 @@ from training.record.run_log import RunLog
 Number = TypeVar("Number")  # a dataclass whose fields are str, int or float
 
 
+def read_asynchronous(path: Path) -> RunLog:
+    """The log of a complete asynchronous run. Raises DataError for another one."""
+    log = read_log(path)
+    if log.header is None or log.status != "complete":
+        raise DataError(f"{path}: not the log of a complete run of this suite")
+    if not log.config.depends_on_arrival:
+        raise DataError(f"{path}: the log of a {log.config.mode} run: give asynchronous ones")
+    return log
+
+
 def read_saved(log: RunLog, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """The saved weights (n, columns) of a complete run, and the updates (n,) between each of them and its end.
 
-    Raises DataError, which names the file, where the run is not complete or the rows are not all there.
+    Raises DataError, which names the file, where the rows are not all there.
     """
-    if log.header is None or log.status != "complete":
-        raise DataError(f"{log.path}: not the log of a complete run of this suite")
     path = log.path.with_name(f"{run_of(log.path)}_weights.npy")
     if not len(log.saved_versions):
         raise DataError(f"{log.path}: the run saved no weights: train with --saves_per_epoch")
@@ -93,7 +101,9 @@ class Measurement(Generic[Number]):
         if arguments.inputs[0].suffix == ".csv":
             numbers = read_numbers(arguments.inputs[0], self.kind)
         else:
-            numbers = [number for path in arguments.inputs for number in self.measure(read_log(path), arguments)]
+            numbers = [
+                number for path in arguments.inputs for number in self.measure(read_asynchronous(path), arguments)
+            ]
             written = [make_folder(arguments.summary_dir, "--summary_dir") / f"{self.name}.csv"]
             write_numbers(written[0], numbers)
         print(*(f"  {path}" for path in [*written, *save(self.draw(numbers), figure)]), sep="\n")
