@@ -12,6 +12,7 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 world_sizes=(3 6 11)         # processes: workers + 1
 delay=30                     # milliseconds, or small, medium, long
+lr=0.05
 momentum=0
 saves_per_epoch=200          # weights are saved this often
 results=results/recall

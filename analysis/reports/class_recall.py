@@ -105,7 +105,7 @@ def recall_figure(numbers: Sequence[Recall]) -> Figure:
         for own in (False, True):
             draw_labels(axes, [one for one in here if (one.owner == one.last) == own], color_of(own))
         axes.axvline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
-        axes.set_xlabel("updates since the first worker finished")
+        axes.set_xlabel("updates after the first finish")
         set_titles(axes, f"{count} worker{'s' if count > 1 else ''}")
     panels[0].set_ylabel("recall (%)")
     panels[0].set_ylim(-3, 103)
