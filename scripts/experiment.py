@@ -82,9 +82,7 @@ def main() -> None:
         if not dry_run:
             raise
         cells = dict.fromkeys(cell for cell, _ in experiment.tuning())
-        best = {
-            cell: 0.001 * number for number, cell in enumerate(cells, start=1)
-        }  # no two equal: at most so many runs
+        best = {cell: number / 1000 for number, cell in enumerate(cells, start=1)}  # no two equal: the most runs
     failures += execute(experiment.runs(best, data_dir=data_dir, subfolder=str(results)), summary_dir)
     if not dry_run:
         resolve_name("analysis.study.contrasts:write_answers")(name, experiment, summary_dir, plot_dir)
