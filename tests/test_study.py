@@ -335,6 +335,23 @@ def test_a_page_whose_number_drifted_is_refused(name, study, tmp_path):
         check_pages(study, tmp_path)
 
 
+def test_an_experiment_answers_from_three_pairs_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
+    monkeypatch.setattr(pages_module, "CONTRASTS", tmp_path / "contrasts.json")
+    row = {"claim": "total − epochs", "first": {"stop": "total"}, "second": {"stop": "epochs"}, "primary": True}
+    (tmp_path / "contrasts.json").write_text(json.dumps({"tiny": [row]}))
+    shutil.copy(SUMMARIES / "published.csv", tmp_path)
+    tuning, trials = Trials(tmp_path / "tiny/tuning"), Trials(tmp_path / "tiny")
+    for _, config in TINY.tuning():
+        tuning.add(trial(config, validation_accuracy=80.0))
+    answered = []
+    for config in TINY.runs(TINY.best_rates(tuning)):
+        trials.add(trial(config))
+        answered.append(Lookup(tmp_path).has("tiny"))
+    assert answered.index(True) == 5 and all(answered[5:])
+    assert Lookup(tmp_path).effects("tiny", "total − epochs") == "+0.00 ± 0.00"
+
+
 def test_messages_name_the_study(tmp_path):
     command = [sys.executable, "-m", "analysis.study", tmp_path / "nowhere"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -21,7 +21,7 @@ import jinja2
 
 from analysis.reports.trials import Trial, Trials, distinct
 from analysis.spread import Spread, half_width
-from analysis.study.contrasts import CONTRASTS, Answer, answer, read_contrasts
+from analysis.study.contrasts import CONTRASTS, FEWEST, Answer, answer, read_contrasts
 from analysis.study.design import EXPERIMENTS
 from analysis.study.published import SAME_FOR_ALL, SEEDS, VIRTUAL, Results, uncompensated
 from analysis.study.tables import TABLES
@@ -225,17 +225,20 @@ class Lookup:
         return f"{self.rate(experiment, *cell) / (1 - EXPERIMENTS[experiment].momentum(cell)):.3g}"
 
     def has(self, experiment: str) -> bool:
-        """Whether it has been run."""
+        """Whether enough of it has been run for answers."""
         return bool(self._answers(experiment))
 
     def _answers_of(self, name: str) -> list[Answer]:
+        """None before each contrast has as many pairs as an interval needs."""
         experiment, folder = EXPERIMENTS[name], self._folder / name
         try:
-            return answer(experiment, folder, read_contrasts(CONTRASTS, name))
+            answers = answer(experiment, folder, read_contrasts(CONTRASTS, name))
         except DataError:
             if (folder / "contrasts.md").exists():  # it has been run
                 raise
             return []
+        pairs = (len(one.effect.differences) + one.effect.diverged for one in answers)
+        return answers if min(pairs) >= FEWEST else []
 
     def table(self, name: str) -> str:
         """One of the TABLES."""
