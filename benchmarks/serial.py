@@ -3,8 +3,8 @@
 
 Virtual clock: the process that owns the schedule, while its computing processes answer at once with a constant
 gradient: shared memory, optimiser step, norm and log line included. Wall clock: the server of a run over RPC, whose
-workers compute real gradients. Empty: that server while a worker calls a function that does nothing, which is the part
-of PyTorch's RPC.
+workers compute real gradients. Empty: that server while its workers call a function that does nothing, the share of
+PyTorch's RPC.
 
     python3 benchmarks/serial.py --data_dir data
 """

@@ -54,7 +54,7 @@ def run(
 
 
 def train(script: str, folder: Path, *arguments: object, cores: int | None = None) -> dict[str, Path]:
-    """Train on the digits, with seed 1 unless told otherwise; returns the paths of the files of the run, by kind."""
+    """Train on the digits, by default with seed 1; returns the paths of the run's files by kind."""
     defaults = ("--dataset", "digits", "--lr", 0.05, "--momentum", 0.9)
     seed = () if "--replay" in arguments else ("--seed", 1)
     before = set(folder.glob("*"))
