@@ -35,7 +35,7 @@ from evaluation import Score, evaluate
 from interface.device import prepare_device
 from interface.errors import DataError
 from interface.files import make_folder, with_filename
-from interface.processes import detach_from_terminal
+from interface.processes import detach_from_terminal, fork_context
 from training.optimizers import SGD, Adam
 
 # ----------------------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ def gather(training: Training, folds: list[tuple[FoldScore, ...]]) -> Iterator[R
 @contextmanager
 def training_pool(data: SearchData, count: int) -> Iterator[ProcessPoolExecutor]:
     """Training processes, forked from this one; an exception kills them immediately."""
-    context = multiprocessing.get_context("fork")
+    context = fork_context()
     pool = ProcessPoolExecutor(count, context, initializer=_initialise, initargs=(data, os.getpid()))
     try:
         yield pool

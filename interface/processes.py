@@ -1,10 +1,13 @@
 """Available cores, and forked processes that end whenever their parent does."""
 
 import ctypes
+import gc
+import multiprocessing
 import os
 import resource
 import signal
 from contextlib import suppress
+from multiprocessing.context import ForkContext
 from multiprocessing.process import BaseProcess
 
 from interface.errors import UsageError
@@ -38,6 +41,15 @@ def allow_open_files(needed: int, what: str) -> None:
 def available_cores() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def fork_context() -> ForkContext:
+    """For processes that share the objects of this one in memory; to be called right before they are forked.
+
+    Garbage collection writes to every object that it examines, which copies it; from now on it examines new ones only.
+    """
+    gc.freeze()
+    return multiprocessing.get_context("fork")
 
 
 def detach_from_terminal(parent: int) -> None:

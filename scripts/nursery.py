@@ -27,7 +27,7 @@ from typing import TextIO
 
 from analysis.reports.trials import Trial
 from interface.errors import DataError
-from interface.processes import available_cores, end_with
+from interface.processes import available_cores, end_with, fork_context
 from training.command_line import ENVIRONMENT
 from training.config import RunConfig
 from training.names import run_name
@@ -213,7 +213,7 @@ def start(connection: Connection) -> Running:
             load_dataset(order.config.dataset, order.config.data_dir, order.config.changed_data)
     output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - `Running.end` closes it
     folder = None if order.files is None else tempfile.TemporaryDirectory(prefix="optml-")
-    process = multiprocessing.get_context("fork").Process(
+    process = fork_context().Process(
         target=execute, args=(order, connection, output, folder and folder.name, os.getpid())
     )
     process.start()

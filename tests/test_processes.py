@@ -1,6 +1,8 @@
 """Real processes: they end together, tolerate lost workers where possible, and listen only on loopback."""
 
+import gc
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from conftest import train, weights_of
-from interface.processes import available_cores
+from interface.processes import available_cores, fork_context
 from live_run import LiveRun, listening_addresses
 from training.record.reader import read_log
 
@@ -232,3 +234,17 @@ def test_a_public_group_replaces_the_star_where_torch_lacks_its_parts(nursery, t
     (model,) = (tmp_path / "group").glob("*_model.pt")
     with_star = train("dist_sync.py", tmp_path / "star", *flags, "--lr", 0.01, "--momentum", 0)
     assert weights_of({"model": model}) == weights_of(with_star)
+
+
+def page_faults_of_collection() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    gc.collect()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_garbage_collection_in_a_forked_process_copies_no_objects():
+    objects = [[] for _ in range(500_000)]  # about 7,000 pages, each with objects that collection would write to
+    with fork_context().Pool(1) as pool:
+        assert pool.apply_async(page_faults_of_collection).get(timeout=60) < 1000
+    gc.unfreeze()
+    assert len(objects) == 500_000

@@ -6,7 +6,6 @@ take them. All state of the workers stays in this process.
 """
 
 import heapq
-import multiprocessing
 import os
 import select
 import sys
@@ -19,7 +18,7 @@ import torch
 
 from common import FlatModel, Samples, build_model
 from interface.errors import DataError
-from interface.processes import detach_from_terminal, exit_reason, yield_to_parent
+from interface.processes import detach_from_terminal, exit_reason, fork_context, yield_to_parent
 from training.engines.shared_memory import SharedRows, shared_tensor
 from training.plan import Plan
 from training.protocol import Push, Snapshot
@@ -153,7 +152,7 @@ class ProcessGradients:
         sys.stdout.flush()
         sys.stderr.flush()
         arguments = (samples, plan.threads_per_gradient, os.getpid())
-        context = multiprocessing.get_context("fork")
+        context = fork_context()
         processes = [context.Process(target=self._serve, args=arguments) for _ in range(count)]
         for process in processes:
             process.start()

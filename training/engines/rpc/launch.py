@@ -6,7 +6,6 @@ only over the loopback interface, and pass tensors through shared memory. With -
 separately, on any machine, and all rendezvous at the master address.
 """
 
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from interface.processes import (
     available_cores,
     detach_from_terminal,
     exit_reason,
+    fork_context,
     yield_to_parent,
 )
 from training.algorithms import Algorithm
@@ -129,7 +129,7 @@ def train(plan: Plan, samples: Samples, algorithm: Algorithm, observer: Observer
 
 
 def _start_workers(coordinator: Coordinator, samples: Samples, rendezvous: str) -> dict[int, BaseProcess]:
-    context = multiprocessing.get_context("fork")
+    context = fork_context()
     sys.stdout.flush()
     sys.stderr.flush()
     workers = {
