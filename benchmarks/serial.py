@@ -3,8 +3,8 @@
 
 Virtual clock: the process that owns the schedule, while its computing processes answer at once with a constant
 gradient: shared memory, optimiser step, norm and log line included. Wall clock: the server of a run over RPC, whose
-workers compute real gradients. Empty: that server while its workers call a function that does nothing, the share of
-PyTorch's RPC.
+workers compute real gradients; exchange: the part of it that PyTorch's RPC does not spend. Empty: a server whose
+workers call a function that does nothing; empty, busy: they also pass through the network between two calls.
 
     python3 benchmarks/serial.py --data_dir data
 """
@@ -28,26 +28,33 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is importe
 import torch
 from torch.distributed.rpc.functions import async_execution
 
+from benchmarks.limit import make_network
 from common import build_model, load_dataset
 from training.checkpoints import Checkpoints
 from training.config import RunConfig
 from training.engines import processes, virtual
 from training.engines.rpc import launch
 from training.engines.rpc.agents import SERVER, ask, join_star, leave
+from training.engines.rpc.coordinator import Coordinator
 from training.observer import Observer
 from training.plan import Plan, make_plan
-from training.protocol import Update
+from training.protocol import Push, Update
 from training.record.writer import Record
 from training.worker import Result
 
-ROWS = (("virtual", 10), ("virtual", 1000), ("wall", 2), ("wall", 10), ("empty", 2), ("empty", 10))  # what, workers
+WHATS = ("wall", "exchange", "empty", "empty, busy")
+ROWS = (("virtual", 10), ("virtual", 1000), *((what, workers) for workers in (2, 10) for what in WHATS))
 CONTEXT = multiprocessing.get_context("fork")
 SETTINGS = {"dataset": "fashion_mnist", "partition": "split_dataset", "lr": 0.001, "momentum": 0.9, "seed": 1}
 
 
 class Meter(Observer):
-    """Measures the CPU time of this process over the second half of the updates, without that of evaluations."""
+    """Measures the CPU time from half to nine tenths of the updates, without that of evaluations.
 
+    clock: seconds of CPU so far.
+    """
+
+    clock: Callable[[], float] = staticmethod(time.process_time)
     evaluating = 0.0  # s of CPU
 
     @contextmanager
@@ -68,7 +75,7 @@ class Meter(Observer):
     @property
     def training(self) -> float:
         """Seconds of CPU so far."""
-        return time.process_time() - self.evaluating
+        return self.clock() - self.evaluating
 
 
 def constant_gradient(task: object, model: object, samples: object) -> Result:
@@ -76,8 +83,24 @@ def constant_gradient(task: object, model: object, samples: object) -> Result:
     return Result(2.3, model.gradients, model.buffers)
 
 
-def measure(clock: str, workers: int, data_dir: str, updates: int) -> float:
+def clock_of_exchanges() -> Callable[[], float]:
+    """A clock of the CPU time that the server has spent on pushes, inside the function that RPC calls."""
+    seconds, exchange = 0.0, Coordinator.exchange
+
+    def timed_exchange(self: Coordinator, push: Push) -> torch.futures.Future:
+        nonlocal seconds
+        before = time.thread_time()
+        reply = exchange(self, push)
+        seconds += time.thread_time() - before
+        return reply
+
+    Coordinator.exchange = timed_exchange
+    return lambda: seconds
+
+
+def measure(what: str, workers: int, data_dir: str, updates: int) -> float:
     """Microseconds of CPU per update."""
+    clock = "virtual" if what == "virtual" else "wall"
     torch.set_num_threads(1)
     dataset = load_dataset("fashion_mnist", data_dir)
     epochs = max(1, round(updates * 32 / len(dataset.train)))
@@ -90,6 +113,8 @@ def measure(clock: str, workers: int, data_dir: str, updates: int) -> float:
         plan: Plan = make_plan(config, config.seed, dataset.train)
         model = build_model(config.dataset, config.network_name, config.seed)
         with Record(plan, clock) as record, Meter(plan, model, record, dataset) as observer:
+            if what == "exchange":
+                observer.clock = clock_of_exchanges()
             algorithm = plan.algorithm(model)
             checkpoints = Checkpoints(plan, model, algorithm.server.optimizer, observer, None)
             engine(plan, dataset.train, algorithm, observer, checkpoints)
@@ -104,21 +129,25 @@ def nothing() -> torch.futures.Future[None]:
     return reply
 
 
-def call_repeatedly(number: int, rendezvous: str, calls: int) -> None:
-    """The main function of a worker that computes nothing."""
+def call_repeatedly(number: int, rendezvous: str, calls: int, computes: bool) -> None:
+    """The main function of a worker that only calls the server, or also passes through LeNet5 before each call."""
+    torch.set_num_threads(1)
+    network, images = make_network("LeNet5"), torch.zeros(32, 1, 28, 28)
     join_star(f"Worker_{number}", number, rendezvous, threads=1)
     for _ in range(calls):
+        if computes:
+            network(images).sum().backward()
         ask(nothing)
     leave()
 
 
-def measure_empty_calls(workers: int, calls: int) -> float:
+def measure_empty_calls(what: str, workers: int, calls: int) -> float:
     """Microseconds of the server's CPU per call; calls: of all workers together."""
     os.environ["TP_SOCKET_IFNAME"] = "lo"
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = f"file://{folder}/store"
-        callers = [CONTEXT.Process(target=call_repeatedly, args=(number, rendezvous, calls // workers))
-                   for number in range(1, workers + 1)]  # fmt: skip
+        order = (rendezvous, calls // workers, what == "empty, busy")
+        callers = [CONTEXT.Process(target=call_repeatedly, args=(number, *order)) for number in range(1, workers + 1)]
         for caller in callers:
             caller.start()
         join_star(SERVER, 0, rendezvous, launch.SERVER_THREADS)
@@ -140,8 +169,8 @@ def main() -> None:
     processes.compute = constant_gradient
     for what, workers in ROWS:
         job = (measure, what, workers, arguments.data_dir, arguments.updates)
-        if what == "empty":
-            job = (measure_empty_calls, workers, arguments.updates)
+        if what.startswith("empty"):
+            job = (measure_empty_calls, what, workers, arguments.updates)
         times = []
         for _ in range(arguments.repeats):
             with ProcessPoolExecutor(1, CONTEXT) as pool:  # a process can join RPC only once
