@@ -15,9 +15,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -28,54 +27,35 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is importe
 import torch
 from torch.distributed.rpc.functions import async_execution
 
+from benchmarks.inside import Undisturbed, observe
 from benchmarks.limit import make_network
-from common import build_model, load_dataset
-from training.checkpoints import Checkpoints
-from training.config import RunConfig
-from training.engines import processes, virtual
+from training.engines import processes
 from training.engines.rpc import launch
 from training.engines.rpc.agents import SERVER, ask, join_star, leave
 from training.engines.rpc.coordinator import Coordinator
-from training.observer import Observer
-from training.plan import Plan, make_plan
 from training.protocol import Push, Update
-from training.record.writer import Record
 from training.worker import Result
 
 WHATS = ("wall", "exchange", "empty", "empty, busy")
 ROWS = (("virtual", 10), ("virtual", 1000), *((what, workers) for workers in (2, 10) for what in WHATS))
 CONTEXT = multiprocessing.get_context("fork")
-SETTINGS = {"dataset": "fashion_mnist", "partition": "split_dataset", "lr": 0.001, "momentum": 0.9, "seed": 1}
 
 
-class Meter(Observer):
-    """Measures the CPU time from half to nine tenths of the updates, without that of evaluations.
+class Meter(Undisturbed):
+    """Measures the CPU time from half to nine tenths of the updates.
 
     clock: seconds of CPU so far.
     """
 
     clock: Callable[[], float] = staticmethod(time.process_time)
-    evaluating = 0.0  # s of CPU
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        before = time.process_time()
-        with super().pause():
-            yield
-        self.evaluating += time.process_time() - before
 
     def update(self, seconds: float, update: Update) -> None:
         super().update(seconds, update)
         first, last = self.plan.updates // 2, self.plan.updates * 9 // 10
         if update.version == first:
-            self.start = self.training
+            self.start = self.clock()
         elif update.version == last:
-            self.microseconds = 1e6 * (self.training - self.start) / (last - first)
-
-    @property
-    def training(self) -> float:
-        """Seconds of CPU so far."""
-        return self.clock() - self.evaluating
+            self.microseconds = 1e6 * (self.clock() - self.start) / (last - first)
 
 
 def constant_gradient(task: object, model: object, samples: object) -> Result:
@@ -100,25 +80,10 @@ def clock_of_exchanges() -> Callable[[], float]:
 
 def measure(what: str, workers: int, data_dir: str, updates: int) -> float:
     """Microseconds of CPU per update."""
+    if what == "exchange":
+        Meter.clock = staticmethod(clock_of_exchanges())
     clock = "virtual" if what == "virtual" else "wall"
-    torch.set_num_threads(1)
-    dataset = load_dataset("fashion_mnist", data_dir)
-    epochs = max(1, round(updates * 32 / len(dataset.train)))
-    engine: Callable[..., None] = virtual.train if clock == "virtual" else launch.train
-    with tempfile.TemporaryDirectory() as folder:
-        config = RunConfig(
-            mode="async", world_size=workers + 1, clock=clock, epochs=epochs, no_save_model=True,
-            data_dir=data_dir, subfolder=folder, **SETTINGS,
-        )  # fmt: skip
-        plan: Plan = make_plan(config, config.seed, dataset.train)
-        model = build_model(config.dataset, config.network_name, config.seed)
-        with Record(plan, clock) as record, Meter(plan, model, record, dataset) as observer:
-            if what == "exchange":
-                observer.clock = clock_of_exchanges()
-            algorithm = plan.algorithm(model)
-            checkpoints = Checkpoints(plan, model, algorithm.server.optimizer, observer, None)
-            engine(plan, dataset.train, algorithm, observer, checkpoints)
-    return observer.microseconds
+    return observe(clock, workers, data_dir, updates, Meter).microseconds
 
 
 @async_execution

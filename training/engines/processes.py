@@ -163,9 +163,14 @@ class ProcessGradients:
         detach_from_terminal(parent)
         yield_to_parent()
         torch.set_num_threads(threads)
-        while message := os.read(self._tasks[0], MESSAGE_BYTES):
-            self._slots.compute(int.from_bytes(message, "little"), samples)
-            os.write(self._done[1], message)
+        while (slot := self._await_task()) is not None:
+            self._slots.compute(slot, samples)
+            os.write(self._done[1], self._messages[slot])
+
+    def _await_task(self) -> int | None:
+        """The next task's slot; None once there will be no more."""
+        message = os.read(self._tasks[0], MESSAGE_BYTES)
+        return int.from_bytes(message, "little") if message else None
 
     def start(self, worker: int, snapshot: Snapshot, due: float) -> None:
         """The worker has fetched a model."""
