@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import torch
 
+from benchmarks.data import TRAIN_IMAGES
+from benchmarks.measure import BATCH_SIZE
 from common import build_model, load_dataset
 from training.checkpoints import Checkpoints
 from training.config import RunConfig
@@ -15,6 +17,7 @@ from training.observer import Observer
 from training.plan import Plan, make_plan
 from training.record.writer import Record
 
+PER_EPOCH = 1000  # updates, each from a full mini-batch of one of up to 1,000 workers
 SETTINGS = {"dataset": "fashion_mnist", "partition": "split_dataset", "lr": 0.0001, "momentum": 0.9, "seed": 1}
 
 
@@ -29,15 +32,15 @@ Watching = TypeVar("Watching", bound=Undisturbed)
 
 
 def observe(clock: str, workers: int, data_dir: str, updates: int, observer_type: type[Watching]) -> Watching:
-    """Train LeNet5 asynchronously, for about so many updates in whole epochs; returns the observer of the run."""
+    """Train LeNet5 asynchronously, for a multiple of 1,000 updates; returns the observer of the run."""
     torch.set_num_threads(1)
     dataset = load_dataset("fashion_mnist", data_dir)
-    epochs = max(1, round(updates * 32 / len(dataset.train)))
+    share = PER_EPOCH * BATCH_SIZE / TRAIN_IMAGES
     engine: Callable[..., None] = virtual.train if clock == "virtual" else launch.train
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig(
-            mode="async", world_size=workers + 1, clock=clock, epochs=epochs, no_save_model=True,
-            data_dir=data_dir, subfolder=folder, stop="total", **SETTINGS,
+            mode="async", world_size=workers + 1, clock=clock, epochs=updates // PER_EPOCH, train_split=share,
+            stop="total", no_save_model=True, data_dir=data_dir, subfolder=folder, **SETTINGS,
         )  # fmt: skip
         plan: Plan = make_plan(config, config.seed, dataset.train)
         model = build_model(config.dataset, config.network_name, config.seed)

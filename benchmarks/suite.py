@@ -24,6 +24,8 @@ def command(task: Task, script: str, flags: Sequence[str], folder: str) -> list[
     """A command line that computes the gradients of a task, each of a full mini-batch."""
     workers = ["--world_size", task.workers + 1, "--split_dataset"] if script != "nonDistributed.py" else []
     epochs = math.ceil(task.amount * BATCH_SIZE / TRAIN_IMAGES)
+    while task.amount % (epochs * task.workers):
+        epochs += 1
     return [
         *(sys.executable, ROOT / script, "--dataset", "fashion_mnist", "--data_dir", task.data_dir, *workers),
         *("--train_split", task.amount / epochs * BATCH_SIZE / TRAIN_IMAGES, "--epochs", epochs),
@@ -91,20 +93,22 @@ def gradients(task: Task, script: str, flags: Sequence[str] = (), per_gradient: 
 
     Counts the gradients after the warm-up, using the timestamps in the log of the run. On the virtual clock, logs
     contain no real times, and many gradients are computed ahead of their updates: there it counts all gradients, from
-    the creation of the log until it is complete. CPU time is always measured from outside.
+    the creation of the log until it has the last one. CPU time is always measured from outside.
     """
     virtual = "virtual" in flags
     processes = 1 if virtual or script == "nonDistributed.py" else task.workers + 1
     with running_script(task, script, flags) as run:
         moments = [moment for moment in watch(run, WATCH_INTERVAL * processes) if moment.log_bytes]
         log = next(run.folder.glob("*_log.log")).read_bytes()
+    counts = done(moments, log)
     if virtual:
-        whole = next((number for number, count in enumerate(done(moments, log)) if count == task.amount), -1)
-        return between(moments[0], moments[whole], task.amount, per_gradient)
+        return between(moments[0], moments[counts.index(counts[-1])], counts[-1], per_gradient)
     times = [float(line.split(b" ")[0]) for line in log.splitlines() if b"  update " in line]
-    seconds = times[-1] - times[len(times) // 10 - 1]
-    cpu_ms = cpu_ms_after_warm_up(task, moments, log)
-    return dataclasses.replace(Sample.rate(task.measured, seconds, math.nan, per_gradient), cpu_ms=cpu_ms)
+    warm_up = len(times) // 10
+    seconds = times[-1] - times[warm_up - 1]
+    measured = counts[-1] * (1 - warm_up / len(times))
+    cpu_ms = cpu_ms_after_warm_up(moments, counts)
+    return dataclasses.replace(Sample.rate(measured, seconds, math.nan, per_gradient), cpu_ms=cpu_ms)
 
 
 def done(moments: list[Moment], log: bytes) -> list[int]:
@@ -118,11 +122,9 @@ def between(first: Moment, last: Moment, pieces: int, per_piece: float = 1.0) ->
     return Sample.rate(pieces, last.seconds - first.seconds, last.cpu - first.cpu, per_piece)
 
 
-def cpu_ms_after_warm_up(task: Task, moments: list[Moment], log: bytes) -> float:
+def cpu_ms_after_warm_up(moments: list[Moment], counts: list[int]) -> float:
     """CPU time per gradient, ms, between the warm-up and the end; NaN if the samples cover less than half of that."""
-    counts = done(moments, log)
-    inside = [number for number, count in enumerate(counts) if task.warm_up <= count < task.amount]
+    total = counts[-1]
+    inside = [number for number, count in enumerate(counts) if total // 10 <= count < total]
     pieces = counts[inside[-1]] - counts[inside[0]] if inside else 0
-    if pieces < task.measured / 2:
-        return math.nan
-    return between(moments[inside[0]], moments[inside[-1]], pieces).cpu_ms
+    return between(moments[inside[0]], moments[inside[-1]], pieces).cpu_ms if pieces > total / 2 else math.nan
