@@ -33,7 +33,7 @@ from analysis.study.contrasts import (
 )
 from analysis.study.design import EXPERIMENTS, SLOW_WORKERS, Experiment, Level, diverged
 from analysis.study.experiment_plots import FIGURES
-from analysis.study.pages import PAGES, TEMPLATES, Lookup, page
+from analysis.study.pages import NOT_RUN, PAGES, TEMPLATES, Lookup, page
 from common import load_dataset, make_generator, partition_samples
 from conftest import ROOT, train
 from interface.errors import DataError
@@ -350,6 +350,30 @@ def test_an_experiment_answers_from_three_pairs_on(tmp_path, monkeypatch):
         answered.append(Lookup(tmp_path).has("tiny"))
     assert answered.index(True) == 5 and all(answered[5:])
     assert Lookup(tmp_path).effects("tiny", "total − epochs") == "+0.00 ± 0.00"
+
+
+def test_every_experiment_that_was_run_has_a_chapter(tmp_path, monkeypatch):
+    for existing in SUMMARIES.iterdir():
+        if existing.name not in EXPERIMENTS:
+            (tmp_path / existing.name).symlink_to(existing)
+    random = np.random.default_rng(0)
+    for name, whole in list(EXPERIMENTS.items()):
+        experiment = dataclasses.replace(whole, seeds=range(1, 4))
+        monkeypatch.setitem(EXPERIMENTS, name, experiment)
+        tuning, trials = Trials(tmp_path / name / "tuning"), Trials(tmp_path / name)
+        for _, config in experiment.tuning():
+            tuning.add(trial(config, validation_accuracy=random.normal(80, 2)))
+        losses = tuple((float(at), at, 1 / at) for at in range(1, 40))
+        for config in dict.fromkeys(experiment.runs(experiment.best_rates(tuning))):
+            accuracies = random.normal(80, 2, size=2)
+            trials.add(trial(config, test_accuracy=accuracies[0], training_losses=losses,
+                                evaluations=((1.0, 1, accuracies[1]), (39.0, 39, accuracies[0]))))  # fmt: skip
+    text = page("README.md", Lookup(tmp_path))
+    for name in EXPERIMENTS:
+        assert f"`{name}`" in text or f"run_experiment.sh {name}`" in text, name
+        assert f"{name}/contrasts.md" in text, name
+    assert NOT_RUN not in text and "#what-is-not-settled)" not in text
+    assert all(line.startswith("|") for line in text.splitlines() if line.endswith(" |"))
 
 
 def test_messages_name_the_study(tmp_path):

@@ -208,6 +208,15 @@ class Lookup:
         found = [self.answer(experiment, claim, **place) for place in places]
         return listed(one.effect.in_words if one else NOT_RUN for one in found)
 
+    def seeds(self, experiment: str) -> tuple[int, int]:
+        """How many seeds have been run in each cell, and how many are planned."""
+        runs = EXPERIMENTS[experiment].read(self._folder / experiment)
+        return min(map(len, runs.values())), len(EXPERIMENTS[experiment].seeds)
+
+    def levels(self, experiment: str, factor: str) -> list[str]:
+        """Those of a factor."""
+        return list(EXPERIMENTS[experiment].factors[factor])
+
     def accuracies(self, experiment: str, *cell: str) -> Values:
         """Those of the runs of a cell that did not diverge, by their seed."""
         design = EXPERIMENTS[experiment]
