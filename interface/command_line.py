@@ -1,6 +1,7 @@
 """Command-line conventions: checked numbers, one clear line per error, a traceback only for bugs."""
 
 import argparse
+import gc
 import io
 import logging
 import math
@@ -163,6 +164,7 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     Exit codes: 0 success, 1 failure (DataError, OSError), 2 wrong usage (UsageError), 130 interrupted; errors take one
     line. Any other exception is a bug in the suite: its traceback is printed, and the exit code is 70.
     """
+    gc.set_threshold(5000)  # new objects before a collection; 700 is little where importing torch makes so many that stay
     script = script_name()
     open_standard_streams()
     logging.basicConfig(format=f"{script}: %(levelname)s: %(message)s", level=logging.WARNING)
@@ -175,6 +177,7 @@ def run_script(main: Callable[[], None]) -> NoReturn:
             main()
         finally:
             flush_output()
+            gc.freeze()  # the collection at exit would examine every object of torch and scikit-learn
         sys.exit(0)
     except UsageError as error:
         sys.exit(complain(script, error, 2))
