@@ -164,7 +164,7 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     Exit codes: 0 success, 1 failure (DataError, OSError), 2 wrong usage (UsageError), 130 interrupted; errors take one
     line. Any other exception is a bug in the suite: its traceback is printed, and the exit code is 70.
     """
-    gc.set_threshold(5000)  # new objects before a collection; 700 is little where importing torch makes so many that stay
+    gc.set_threshold(5000)  # new objects before a collection, not 700: importing torch makes many, which stay
     script = script_name()
     open_standard_streams()
     logging.basicConfig(format=f"{script}: %(levelname)s: %(message)s", level=logging.WARNING)
