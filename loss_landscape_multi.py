@@ -39,7 +39,6 @@ def main() -> None:
     # Slow imports, after all that --help and a wrong command line need.
     from analysis.landscape.plots import draw
     from analysis.landscape.sources import prepare
-    from analysis.landscape.survey import Landscape
 
     if arguments.barrier and len(weights) < 2:
         raise UsageError("--barrier needs the weights of at least two runs")
@@ -50,7 +49,7 @@ def main() -> None:
 
     files = Files.within(arguments.subfolder, f"{arguments.name or shared_name(bases)}_loss_landscape_multi")
     if arguments.grid_losses:
-        landscape = Landscape.load(arguments.grid_losses, survey)
+        landscape = survey.read(arguments.grid_losses)
     else:
         landscape = survey.measure(evaluation, files.unfinished)
     if not arguments.no_grid_save:

@@ -25,7 +25,7 @@ import torch
 import test_model
 from analysis.landscape.inputs import Source, SurveySettings
 from analysis.landscape.sources import prepare
-from analysis.landscape.survey import Evaluation, Landscape, Survey
+from analysis.landscape.survey import Evaluation, Survey
 from common import FlatModel, build_model, load_dataset
 from conftest import PUBLISHED, needs_published
 from damage import (
@@ -548,26 +548,26 @@ GRIDS = {
 
 
 def test_good_numbers_are_read(survey):
-    landscape = Landscape.load(Path(NUMBERS), survey)
+    landscape = survey.read(Path(NUMBERS))
     assert np.isfinite(landscape.losses).all() and landscape.masked == 0
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=name_of)
 def test_damaged_numbers_are_refused(damage, survey):
     path = spoil(Path(NUMBERS), damage)
-    assert_refused(lambda: Landscape.load(path, survey), f"{NUMBERS}: ")
+    assert_refused(lambda: survey.read(path), f"{NUMBERS}: ")
 
 
 @pytest.mark.parametrize("kind", GRIDS)
 def test_numbers_of_another_kind_are_refused(kind, survey):
     path = spoil(Path(NUMBERS), GRIDS[kind])
-    assert_refused(lambda: Landscape.load(path, survey), f"{NUMBERS}: ")
+    assert_refused(lambda: survey.read(path), f"{NUMBERS}: ")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_losses_that_are_not_finite_are_masked(value, survey):
     spoil(Path(NUMBERS), changed_numbers(lambda numbers: assign(numbers["losses"], (0, 0), value)))
-    landscape = Landscape.load(Path(NUMBERS), survey)
+    landscape = survey.read(Path(NUMBERS))
     assert landscape.masked == 1 and np.isnan(landscape.masked_losses[0, 0])
 
 

@@ -13,7 +13,7 @@ from analysis.landscape.barrier import STEPS, Barrier, barriers
 from analysis.landscape.hessian import HessianProduct, largest_eigenvalues
 from analysis.landscape.inputs import Source, SurveySettings
 from analysis.landscape.network_loss import evaluation_of
-from analysis.landscape.survey import Line, Plane
+from analysis.landscape.plane import Line, Plane
 from common import Samples, build_model, load_dataset
 from conftest import run, train
 from evaluation import evaluate

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from analysis.landscape.survey import read_numbers, write_numbers
+from analysis.landscape.numbers import read_numbers, write_numbers
 from analysis.reports.trials import Trials
 from catalogue import PARTITIONS
 from common import build_model, load_dataset

@@ -17,17 +17,14 @@ import torch
 import loss_landscape
 import loss_landscape_multi
 from analysis.landscape.inputs import Source, SurveySettings
+from analysis.landscape.landscape import Landscape
 from analysis.landscape.network_loss import NetworkLoss, evaluation_of
-from analysis.landscape.plots import contour_figure, draw, log_ticks, surface_figure
+from analysis.landscape.pages import contour_figure, surface_figure
+from analysis.landscape.plane import Line, Plane
+from analysis.landscape.plots import draw
 from analysis.landscape.sources import read_run, saved_epochs
-from analysis.landscape.survey import (
-    Evaluation,
-    Landscape,
-    Line,
-    Plane,
-    SavedRun,
-    Survey,
-)
+from analysis.landscape.style import log_ticks
+from analysis.landscape.survey import Evaluation, SavedRun, Survey
 from common import Dataset, FlatModel, Samples, build_model, load_dataset
 from conftest import PUBLISHED, ROOT, needs_published, run, train
 from evaluation import evaluate

@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
-from analysis.landscape.plots import (
-    contour_figure,
-    contour_image,
-    crowded,
-    spread_on_screen,
-    styles,
-    surface_figure,
-)
+from analysis.landscape.image import contour_image
+from analysis.landscape.pages import contour_figure, spread_on_screen, surface_figure
+from analysis.landscape.style import crowded, styles
 from analysis.landscape.survey import SavedRun
 from test_landscape import measure, planar_run, survey_of
 

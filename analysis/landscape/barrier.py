@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, save, set_titles, write_key, write_title
-from analysis.landscape.survey import Line
+from analysis.landscape.plane import Line
 from analysis.spread import in_digits
 from analysis.tables import write_rows
 

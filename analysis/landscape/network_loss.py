@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from analysis.landscape.inputs import SurveySettings
-from analysis.landscape.survey import Evaluation, Line
+from analysis.landscape.plane import Line
+from analysis.landscape.survey import Evaluation
 from common import (
     DEFAULT_SEED,
     Dataset,
