@@ -352,12 +352,13 @@ def test_an_experiment_answers_from_three_pairs_on(tmp_path, monkeypatch):
     assert Lookup(tmp_path).effects("tiny", "total − epochs") == "+0.00 ± 0.00"
 
 
-def test_every_experiment_that_was_run_has_a_chapter(tmp_path, monkeypatch):
+def test_every_experiment_that_was_run_has_a_chapter(study, tmp_path, monkeypatch):
+    imagined = {name: whole for name, whole in EXPERIMENTS.items() if not study.has(name)}
     for existing in SUMMARIES.iterdir():
-        if existing.name not in EXPERIMENTS:
+        if existing.name not in imagined:
             (tmp_path / existing.name).symlink_to(existing)
     random = np.random.default_rng(0)
-    for name, whole in list(EXPERIMENTS.items()):
+    for name, whole in imagined.items():
         experiment = dataclasses.replace(whole, seeds=range(1, 4))
         monkeypatch.setitem(EXPERIMENTS, name, experiment)
         tuning, trials = Trials(tmp_path / name / "tuning"), Trials(tmp_path / name)

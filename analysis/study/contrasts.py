@@ -287,8 +287,8 @@ def forest(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
     axes = figure.subplots()
     places, labels, place = [], [], 0.0
     for claim in claims:
-        axes.annotate(claim, (-0.02, place), xycoords=("axes fraction", "data"), ha="right", va="center",
-                      fontweight="bold", annotation_clip=False)  # fmt: skip
+        axes.annotate(claim, (0.01, place), xycoords=("axes fraction", "data"), va="center", fontweight="bold",
+                      bbox={"color": "white", "pad": 1})  # fmt: skip
         for one in (one for one in shown if one.effect.contrast.claim == claim):
             place += 1
             draw_effect(axes, one, place)
@@ -300,12 +300,13 @@ def forest(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(place - 0.5, -0.7)
     axes.set_xscale("symlog", linthresh=2)
-    largest = 1.5 * max(abs(bound) for one in shown for bound in (one.effect.low, one.effect.high))
-    ticks = [tick for tick in (1, 3, 10, 30, 100) if tick <= max(largest, 2)]
-    axes.set_xticks([*(-tick for tick in reversed(ticks)), 0, *ticks], minor=False)
+    low = 1.5 * min(-1.0, *(one.effect.low for one in shown))
+    high = 1.5 * max(1.0, *(one.effect.high for one in shown))
+    ticks = [sign * tick for sign in (-1, 1) for tick in (1, 3, 10, 30, 100)]
+    axes.set_xticks([0, *(tick for tick in ticks if low <= tick <= high)], minor=False)
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
-    axes.set_xlim(-largest, largest)
+    axes.set_xlim(low, high)
     axes.set_xlabel("difference in test accuracy (points)")
     set_titles(axes, "")
     margins = {one.effect.contrast.margin for one in shown if one.effect.contrast.margin is not None}

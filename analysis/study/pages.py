@@ -229,6 +229,10 @@ class Lookup:
         design = EXPERIMENTS[experiment]
         return design.rate(cell, design.best_rates(Trials(self._folder / experiment / "tuning")))
 
+    def at_lowest_rate(self, experiment: str, *cell: str) -> bool:
+        """Whether the tuned learning rate of a cell is the lowest that was tried."""
+        return self.rate(experiment, *cell) == min(EXPERIMENTS[experiment].rates_of(cell))
+
     def effective_rate(self, experiment: str, *cell: str) -> str:
         """The tuned learning rate of a cell, divided by 1 − momentum."""
         return f"{self.rate(experiment, *cell) / (1 - EXPERIMENTS[experiment].momentum(cell)):.3g}"
