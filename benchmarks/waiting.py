@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Where the real time of a run on the virtual clock goes: its processes compute or wait, and its schedule begins.
+"""Where the real time of a run on the virtual clock goes: computing, waiting, and the schedule's beginning.
 
 Computing and waiting: of a computing process, for each gradient; it waits while no gradient in flight is left to
 compute. First update: after the log was created, and all the CPU time of the process that owns the schedule until
