@@ -34,6 +34,15 @@ class DatasetRow:
     checksums: tuple[str, ...] = ()
     samples: int | None = None
 
+    @property
+    def chance(self) -> float:
+        """Accuracy of a guess, percent."""
+        return 100 / self.labels
+
+    def was_learned(self, accuracy: float) -> bool:
+        """Whether an accuracy, percent, is better than BETTER_THAN_CHANCE times that of a guess."""
+        return accuracy > BETTER_THAN_CHANCE * self.chance
+
 
 DATASETS = {
     "mnist": DatasetRow(

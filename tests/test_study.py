@@ -18,20 +18,19 @@ from analysis.reports.trials import Trial, TrialOutcome, Trials, accuracy_at_tra
 from analysis.study import contrasts as contrasts_module
 from analysis.study import pages as pages_module
 from analysis.study.__main__ import check_pages
-from analysis.study.contrasts import (
+from analysis.study.contrasts import divergence, forest, markdown, write_answers
+from analysis.study.design import EXPERIMENTS, SLOW_WORKERS, Experiment, Level, diverged
+from analysis.study.effects import (
     CONTRASTS,
-    Answer,
     Contrast,
     answer,
-    divergence,
     expanded,
     holm,
-    markdown,
+    judge,
     measure,
+    p_in_words,
     read_contrasts,
-    write_answers,
 )
-from analysis.study.design import EXPERIMENTS, SLOW_WORKERS, Experiment, Level, diverged
 from analysis.study.experiment_plots import FIGURES
 from analysis.study.pages import NOT_RUN, PAGES, TEMPLATES, Lookup, page
 from common import load_dataset, make_generator, partition_samples
@@ -61,12 +60,15 @@ def trial(config: RunConfig, **outcome: float) -> Trial:
 
 
 @pytest.mark.parametrize("workers", SLOW_WORKERS)
-def test_each_label_is_slow_once(workers):
+def test_the_slow_worker_owns_the_label_of_the_seed(workers):
     labels = torch.arange(10)
+    slow_labels = []
     for seed, slow in enumerate(SLOW_WORKERS[workers], start=1):
         generator = make_generator(seed, "partition")
         owned = partition_samples("split_labels_unscaled", labels, labels, workers, generator)
         assert seed - 1 in owned[slow - 1]
+        slow_labels += owned[slow - 1].tolist()
+    assert workers < 10 or sorted(slow_labels) == list(range(10))  # each is slow once
 
 
 def test_one_worker_is_slow():
@@ -128,6 +130,16 @@ def test_a_run_that_forgot_has_not_diverged():
     assert not diverged(trial(config, test_accuracy=10.0, first_left_accuracy=85.0))
     assert diverged(trial(config, test_accuracy=10.0, first_left_accuracy=10.0))
     assert diverged(trial(config, test_accuracy=10.0, first_left_accuracy=85.0, test_loss=math.nan))
+    assert diverged(trial(config, test_accuracy=10.01, first_left_accuracy=None))  # a model that says one label
+
+
+def test_a_run_that_diverged_after_the_moment_that_is_read_counts():
+    experiment, config = EXPERIMENTS["partitions"], RunConfig(mode="async", dataset="fashion_mnist", seed=1)
+    late, early = (trial(config, test_accuracy=10.0, test_loss=math.nan, first_left_accuracy=accuracy)
+                   for accuracy in (85.0, 10.0))  # fmt: skip
+    first, whole = (("labels", "5", "equal", stop) for stop in ("first", "epochs"))
+    assert [experiment.accuracy(first, one) for one in (late, early)] == [85.0, None]
+    assert [experiment.accuracy(whole, one) for one in (late, early)] == [None, None]
 
 
 def test_accuracy_is_read_where_the_training_loss_first_falls_to_a_limit():
@@ -164,17 +176,21 @@ def test_a_schedule_without_gradients_is_that_of_the_run(tmp_path):
 # ----------------------------------------------------------------------------------------------------
 
 
-def effect_of(differences: list[float], margin: float | None = None):
-    contrast = Contrast("", (("a",), ("b",)), "", True, margin)
-    accuracies = {("a",): dict(enumerate(np.add(differences, 70.0))), ("b",): dict.fromkeys(range(20), 70.0)}
-    return measure(contrast, accuracies)
+def effect_of(differences: list[float], margin: float | None = None, *, lost: int = 0, primary: bool = True):
+    contrast = Contrast("", (("a",), ("b",)), "", primary, margin)
+    first = dict(enumerate([*np.add(differences, 70.0), *[None] * lost]))
+    return measure(contrast, {("a",): first, ("b",): dict.fromkeys(first, 70.0)})
+
+
+def verdict_of(differences: list[float], margin: float | None = None, **more: int) -> str:
+    return judge([effect_of(differences, margin, **more)])[0].verdict
 
 
 def test_p_values_are_those_of_student():
     differences = [0.3, -0.2, 1.1, 0.8, 0.4]
     effect = effect_of(differences)
     expected = stats.ttest_1samp(effect.differences, 0)
-    assert effect.p == pytest.approx(expected.pvalue)
+    assert effect.p_no_difference == pytest.approx(expected.pvalue)
     low, high = expected.confidence_interval(0.95)
     assert (effect.mean - effect.half_width, effect.mean + effect.half_width) == pytest.approx((low, high))
 
@@ -183,18 +199,48 @@ def test_equivalence_is_the_larger_of_two_one_sided_tests():
     differences = [0.3, -0.2, 1.1, 0.8, 0.4]
     sides = (stats.ttest_1samp(differences, 1.0, alternative="less").pvalue,
              stats.ttest_1samp(differences, -1.0, alternative="greater").pvalue)  # fmt: skip
-    assert effect_of(differences, margin=1.0).p == pytest.approx(max(sides))
+    assert effect_of(differences, margin=1.0).p_margin_or_more == pytest.approx(max(sides))
+    assert effect_of(differences).p_margin_or_more == 1
 
 
-def test_a_contrast_with_a_margin_is_equal_apart_or_not_settled():
-    near, far, wide = ([0.1, -0.1, 0.2, 0.0], [5.1, 4.9, 5.2, 5.0], [3.0, -2.0, 4.0, 0.0])
-    verdicts = [Answer(effect, math.nan).verdict for effect in
-                (replaced_primary(effect_of(values, margin=1.0)) for values in (near, far, wide))]  # fmt: skip
-    assert verdicts == ["equal within 1", "more than 1 apart", "not settled"]
+NEAR, SLIGHT, FAR, WIDE = ([0.1, -0.1, 0.2, 0.0], [0.4, 0.5, 0.6, 0.5], [5.1, 4.9, 5.2, 5.0], [3.0, -2.0, 4.0, 0.0])
 
 
-def replaced_primary(effect):
-    return dataclasses.replace(effect, contrast=dataclasses.replace(effect.contrast, primary=False))
+def test_a_contrast_with_a_margin_asks_for_a_difference_and_for_none():
+    assert [verdict_of(values, 1.0) for values in (NEAR, SLIGHT, FAR, WIDE)] == [
+        "equal within 1", "different by less than 1", "different", "not settled",
+    ]  # fmt: skip
+    assert [verdict_of(values) for values in (NEAR, SLIGHT)] == ["not settled", "different"]
+
+
+def test_the_two_questions_are_adjusted_apart_and_only_for_primary_contrasts():
+    effects = [effect_of(NEAR, 1.0), effect_of(FAR, 1.0), effect_of(WIDE), effect_of(SLIGHT, 1.0, primary=False)]
+    answers = judge(effects)
+    assert [one.p_different for one in answers[:3]] == holm([one.p_no_difference for one in effects[:3]])
+    assert [one.p_equal for one in answers[:2]] == holm([one.p_margin_or_more for one in effects[:2]])
+    assert answers[3].p_different == effects[3].p_no_difference
+
+
+def test_a_primary_contrast_without_runs_still_counts_for_the_adjustment():
+    alone, beside = judge([effect_of(SLIGHT)]), judge([effect_of(SLIGHT), effect_of([], lost=3)])
+    assert beside[0].p_different == pytest.approx(2 * alone[0].p_different)
+
+
+def test_seeds_needed_show_equivalence_in_four_of_five_experiments():
+    random = np.random.default_rng(0)
+    needed = effect_of(list(random.normal(0, 1.5, 400)), 1.0).seeds_needed
+    found = [verdict_of(list(random.normal(0, 1.5, needed)), 1.0) for _ in range(400)]
+    assert 15 < needed < 25 and 0.7 < sum("1" in verdict for verdict in found) / 400 < 0.9
+
+
+def test_the_runs_of_one_cell_are_not_told_apart_from_themselves():
+    assert verdict_of([0.0, 0.0, 0.0], 1.0) == "the same runs"
+
+
+def test_a_p_value_says_on_which_side_of_the_level_it_is():
+    assert [p_in_words(p) for p in (0.0002, 0.04951, 0.0496, 0.05046, 0.3)] == [
+        "< 0.001", "0.0495", "0.0496", "0.0505", "0.300",
+    ]  # fmt: skip
 
 
 def test_holm():
@@ -205,8 +251,22 @@ def test_holm():
 def test_pairs_with_a_diverged_run_are_counted_apart():
     contrast = Contrast("", (("a",), ("b",)), "", True, None)
     effect = measure(contrast, {("a",): {1: 80.0, 2: None, 3: 81.0, 4: 9.0}, ("b",): {1: 79.0, 2: 70.0, 3: 82.0}})
-    assert effect.differences == (1.0, -1.0) and effect.diverged == 1
-    assert math.isnan(effect.p)  # too few
+    assert effect.differences == (1.0, -1.0) and effect.lost == 1
+    assert effect.in_words == "+0.00 ± 12.71 (1 of 3 lost)" and effect.p_no_difference == 1
+
+
+def test_nothing_with_a_lost_pair_is_called_equal():
+    assert verdict_of(NEAR, 1.0, lost=1) == "not settled" and verdict_of(FAR, 1.0, lost=1) == "different"
+    assert verdict_of([], 1.0, lost=10) == "runs lost" and verdict_of([1.0], 1.0) == "too few runs"
+
+
+def test_contrasts_of_which_all_pairs_are_lost_are_written_and_drawn():
+    answers = judge([effect_of([], lost=10), effect_of(NEAR, 1.0, lost=1)])
+    assert "| 10 of 10 lost" in markdown(TINY, answers).replace("(", "").replace(")", "")
+    for shown in (answers, answers[:1]):
+        figure = forest(TINY, shown)
+        figure.draw_without_rendering()
+        assert "10 of 10 lost" in [text.get_text() for text in figure.axes[0].texts]
 
 
 def test_a_difference_of_differences():
@@ -257,8 +317,9 @@ def test_known_effects_are_found(tmp_path):
         if contrast.primary:
             assert one.verdict == ("equal within 1" if contrast.margin else "different"), contrast
     assert markdown(experiment, answers).count("\n| ") == len(answers) + 2
+    assert sum(one.settled for one in answers) >= 18
     write_answers("partitions", experiment, tmp_path, tmp_path)
-    assert "None of the 540 outcomes" in (tmp_path / "contrasts.md").read_text()
+    assert "0 of 360 runs.\n" in (tmp_path / "contrasts.md").read_text()
     assert (tmp_path / "partitions_runs.png").exists() and (tmp_path / "partitions.png").stat().st_size > 10_000
 
 
@@ -269,7 +330,8 @@ def test_diverged_runs_are_counted_with_their_interval(tmp_path):
     for config in TINY.runs(TINY.best_rates(tuning)):
         lost = config.stop == "total" and config.seed <= 3
         trials.add(trial(config, test_accuracy=10.0 if lost else 80.0, first_left_accuracy=10.0))
-    assert "| total | 3 of 10 | 7 to 65 % |" in divergence(TINY, tmp_path)
+    text = divergence(TINY, tmp_path)
+    assert "3 of 20 runs" in text and "| total | 3 of 10 | 7 to 65 % |\n| 1 cell | 0 of 10 | 0 to 31 % |" in text
     low, high = stats.beta.ppf(0.025, 3, 8), stats.beta.ppf(0.975, 4, 7)
     assert (round(100 * low), round(100 * high)) == (7, 65)
 
@@ -392,11 +454,17 @@ def test_no_result_is_typed_into_a_template(name):
 
 
 def test_the_findings_of_the_readme_are_those_of_the_study():
+    """Every interval stands on a page to which its finding links."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     findings = text[text.index("## What it finds") : text.index("## Speed")]
-    stated = set(re.findall(r"−?\d+\.\d+ ± \d+\.\d+", findings))
-    pages = "".join(path.read_text(encoding="utf-8") for path in SUMMARIES.rglob("*.md"))
-    assert len(stated) >= 6 and not {number for number in stated if number not in pages}
+    stated = 0
+    for finding in re.split(r"^\d\. ", findings, flags=re.MULTILINE)[1:]:
+        linked = re.findall(r"\]\((summaries/[^)#]*\.md)", finding)
+        pages = "".join((ROOT / path).read_text(encoding="utf-8") for path in linked)
+        numbers = re.findall(r"−?\d+\.\d+ ± \d+\.\d+", finding)
+        assert not [number for number in numbers if number not in pages], finding
+        stated += len(numbers)
+    assert stated >= 6
 
 
 def test_a_claim_that_the_rows_no_longer_support_is_refused(study, tmp_path, monkeypatch):

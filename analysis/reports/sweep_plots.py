@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 
 from analysis.figures import MARKERS, OKABE_ITO, annotate, new_figure, set_titles, write_key, write_title
 from analysis.spread import Spread, counted
-from catalogue import BETTER_THAN_CHANCE, DATASETS
+from catalogue import DATASETS
 from training.config import RunConfig
 
 ACCURACY = "test accuracy (%)"
@@ -44,8 +44,7 @@ class Point:
     @property
     def published_converged(self) -> bool | None:
         """Whether the published run did, by the measure of this suite's own runs; None if there is none."""
-        chance = 100 / DATASETS[self.config.dataset].labels
-        return None if self.published is None else self.published > BETTER_THAN_CHANCE * chance
+        return None if self.published is None else DATASETS[self.config.dataset].was_learned(self.published)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from analysis.figures import (
     write_key,
     write_title,
 )
-from catalogue import BETTER_THAN_CHANCE, DATASETS
+from catalogue import DATASETS
 
 if TYPE_CHECKING:
     from training.record.run_log import Events, RunLog
@@ -112,10 +112,10 @@ def validation_figure(log: RunLog, title: str) -> Figure:
 
 def frame_accuracy(axes: Axes, accuracies: Sequence[float], log: RunLog) -> None:
     """Show the whole axis, and say so, where no accuracy (percent) is better than twice that of a guess."""
-    chance = 100 / DATASETS[log.config.dataset].labels
-    if max(accuracies, default=0) <= BETTER_THAN_CHANCE * chance:
+    row = DATASETS[log.config.dataset]
+    if not row.was_learned(max(accuracies, default=0)):
         axes.set_ylim(0, 100)
-        annotate(axes, f"no convergence: a guess has {chance:g} %")
+        annotate(axes, f"no convergence: a guess has {row.chance:g} %")
 
 
 def accuracy_figure(log: RunLog, title: str) -> Figure:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from analysis.spread import Spread
-from catalogue import BETTER_THAN_CHANCE, DATASETS
+from catalogue import DATASETS
 from interface.errors import DataError, UsageError
 from interface.files import make_folder, with_filename
 from training.config import ROWS, RUN_CLOCKS, RunConfig, default_of, experiment_of
@@ -106,7 +106,6 @@ class TrialOutcome:
         read_model(model_path, model)
         train, predicted = evaluate(dataset.train, model), predict(dataset.test, model)
         test = score(predicted, dataset.test.labels)
-        chance = 100 / DATASETS[config.dataset].labels
         finite = bool(torch.isfinite(model.parameters).all()) and math.isfinite(test.loss)
         return dataclasses.replace(
             cls.of_log(log),
@@ -114,7 +113,7 @@ class TrialOutcome:
             test_loss=test.loss,
             train_accuracy=train.accuracy,
             train_loss=train.loss,
-            converged=finite and test.accuracy > BETTER_THAN_CHANCE * chance,
+            converged=finite and DATASETS[config.dataset].was_learned(test.accuracy),
             label_accuracies=label_accuracies(predicted, dataset.test.labels),
         )
 

@@ -191,9 +191,12 @@ class Experiment:
         return {cell: self.outcomes(best, trials, cell) for cell in self.cells}
 
     def accuracy(self, cell: Cell, trial: Trial) -> float | None:
-        """The number that counts in a cell, percent; None if the run diverged, or never got there."""
-        read = next((level.read for level in self.levels(cell) if level.read is not Level.read), Level.read)
-        return None if diverged(trial) else read(trial.outcome)
+        """The number that counts in a cell, percent; None if the run had diverged by then, or never got there."""
+        read = next((level.read for level in self.levels(cell) if level.read is not Level.read), None)
+        if read is None:
+            return None if diverged(trial) else trial.outcome.test_accuracy
+        value = read(trial.outcome)
+        return value if value is not None and DATASETS[trial.config.dataset].was_learned(value) else None
 
     def replaced(self, **changes: Any) -> Experiment:
         """The same experiment with other settings of all runs, and other seeds."""
@@ -202,14 +205,13 @@ class Experiment:
 
 
 def diverged(trial: Trial) -> bool:
-    """Whether the loss is not finite, or accuracy is no better than chance and was not when a worker first finished.
+    """Whether the loss is not finite, or the model has not learned, nor had it when a worker first finished.
 
     A run that was better then has not diverged: it has forgotten labels since.
     """
-    outcome, chance = trial.outcome, 100 / DATASETS[trial.config.dataset].labels
-    return (
-        not math.isfinite(outcome.test_loss) or max(outcome.test_accuracy, outcome.first_left_accuracy or 0) <= chance
-    )
+    outcome = trial.outcome
+    best = max(outcome.test_accuracy, outcome.first_left_accuracy or 0.0)
+    return not math.isfinite(outcome.test_loss) or not DATASETS[trial.config.dataset].was_learned(best)
 
 
 def trial_of(config: RunConfig, trials: Trials) -> Trial:

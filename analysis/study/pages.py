@@ -20,9 +20,9 @@ from typing import Any
 import jinja2
 
 from analysis.reports.trials import Trial, Trials, distinct
-from analysis.spread import Spread, half_width
-from analysis.study.contrasts import CONTRASTS, FEWEST, Answer, answer, read_contrasts
+from analysis.spread import Spread, half_width, interval
 from analysis.study.design import EXPERIMENTS
+from analysis.study.effects import CONTRASTS, FEWEST, Answer, answer, p_in_words, read_contrasts
 from analysis.study.published import SAME_FOR_ALL, SEEDS, VIRTUAL, Results, uncompensated
 from analysis.study.tables import TABLES
 from interface.errors import DataError
@@ -57,7 +57,9 @@ class Values:
         return f"{Spread.of(self.values):.1f}" if self.by_run else NOT_RUN
 
     def __sub__(self, other: Values) -> Values:
-        """Of the runs that both have."""
+        """Of the runs that both have. Raises DataError if none is: they are not told apart in the same way."""
+        if self.by_run and other.by_run and not self.by_run.keys() & other.by_run.keys():
+            raise DataError("no pairs to subtract")
         return Values({run: value - other.by_run[run] for run, value in self.by_run.items() if run in other.by_run})
 
     def __or__(self, other: Values) -> Values:
@@ -79,7 +81,7 @@ class Values:
     @property
     def interval(self) -> str:
         """Mean and 95 % interval."""
-        return f"{one_decimal(self.mean)} ± {half_width(self.values):.1f}" if self.by_run else NOT_RUN
+        return interval(self.values).replace("-", "−") if self.by_run else NOT_RUN
 
     @property
     def difference(self) -> str:
@@ -169,12 +171,11 @@ class Lookup:
     # ------------------------------------------------------------------------------------------------
 
     def rows(self, name: str, measure: str | Callable[[Trial], float] = "test_accuracy", **wanted: Any) -> Values:
-        """A number of each run of an experiment with these settings, by its seed if nothing else differs."""
+        """A number of each run of an experiment with these settings, by its seed, or by its name if that is not all."""
         found = [trial for trial in distinct(self._trials(name).rows.values()) if _fits(trial.config, wanted)]
         number = measure if callable(measure) else lambda trial: getattr(trial.outcome, measure)
-        seeds = [trial.seed for trial in found]
-        labels = seeds if len(set(seeds)) == len(seeds) else range(len(found))
-        return Values({label: number(trial) for label, trial in zip(labels, found, strict=True)})
+        by_seed = {trial.seed: number(trial) for trial in found}
+        return Values(by_seed if len(by_seed) == len(found) else {trial.name: number(trial) for trial in found})
 
     def cell(self, path: str, column: str, **row: Any) -> str:
         """A cell of a Markdown table: of the column whose title starts so, in the first row with these values."""
@@ -207,6 +208,16 @@ class Lookup:
         places = [dict(zip(where, place, strict=True)) for place in itertools.product(*levels)]
         found = [self.answer(experiment, claim, **place) for place in places]
         return listed(one.effect.in_words if one else NOT_RUN for one in found)
+
+    def seeds_below_zero(self, experiment: str, claim: str, **where: str) -> str:
+        """In how many seeds the difference of this claim is negative: "9 of 10"."""
+        found = self.answer(experiment, claim, **where)
+        return f"{sum(one < 0 for one in found.effect.differences)} of {found.effect.pairs}" if found else NOT_RUN
+
+    def seeds_needed(self, experiment: str) -> Values:
+        """How many would show each primary contrast with a margin to be equal, if it is."""
+        effects = [one.effect for one in self._answers(experiment) if one.effect.contrast.primary]
+        return Values({effect.contrast: effect.seeds_needed for effect in effects if effect.seeds_needed})
 
     def seeds(self, experiment: str) -> tuple[int, int]:
         """How many seeds have been run in each cell, and how many are planned."""
@@ -250,8 +261,7 @@ class Lookup:
             if (folder / "contrasts.md").exists():  # it has been run
                 raise
             return []
-        pairs = (len(one.effect.differences) + one.effect.diverged for one in answers)
-        return answers if min(pairs) >= FEWEST else []
+        return answers if min(one.effect.pairs for one in answers) >= FEWEST else []
 
     def table(self, name: str) -> str:
         """One of the TABLES."""
@@ -261,6 +271,11 @@ class Lookup:
 def overfitting(trial: Trial) -> float:
     """Train accuracy less test accuracy, points."""
     return trial.outcome.train_accuracy - trial.outcome.test_accuracy
+
+
+def after_the_first(trial: Trial) -> float:
+    """Updates after the first worker finished."""
+    return trial.outcome.updates - trial.outcome.first_left_update
 
 
 def check(claim: bool) -> str:
@@ -328,8 +343,12 @@ def page(name: str, study: Lookup) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {"n": one_decimal, "signed": signed, "listed": listed, "gather": operator.or_}
-    environment.globals |= PARTS | {"study": study, "check": check, "overfitting": overfitting}
+    environment.filters |= {
+        "n": one_decimal, "signed": signed, "listed": listed, "gather": operator.or_, "p": p_in_words,
+    }  # fmt: skip
+    environment.globals |= PARTS | {
+        "study": study, "check": check, "overfitting": overfitting, "after_the_first": after_the_first,
+    }  # fmt: skip
     template = f"{name}.jinja"
     try:
         return environment.get_template(template).render()
