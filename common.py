@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, PARTITIONS, DatasetRow, implementation
+from interface.command_line import count
 from interface.errors import DataError
 
 # ----------------------------------------------------------------------------------------------------
@@ -480,11 +481,31 @@ class FlatModel:
 def build_model(dataset: str, network: str, seed: int = DEFAULT_SEED, device: str = "cpu") -> FlatModel:
     """One of NETWORKS for the labels of a data set, with torch's default initialisation, seeded by the run's seed.
 
-    The initialisation does not depend on the device.
+    The initialisation does not depend on the device. Raises DataError if the network does not fit the data set.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_generator(seed, "initialisation").initial_seed())
-        return FlatModel(implementation(NETWORKS, network)(DATASETS[dataset].labels).to(device))
+        built = implementation(NETWORKS, network)(DATASETS[dataset].labels)
+        check_network(network, built, DATASETS[dataset])
+        return FlatModel(built.to(device))
+
+
+def check_network(name: str, network: nn.Module, dataset: DatasetRow) -> None:
+    """Raise DataError unless a network makes log-probabilities (n, labels) of images (n, C, H, W)."""
+    height, width, channels = dataset.image_shape
+    images = torch.zeros(2, channels, height, width)
+    network.eval()
+    with torch.no_grad():
+        try:
+            outputs = network(images)
+        except RuntimeError as error:
+            raise DataError(f"network {name} does not take images {tuple(images.shape)}: {error}") from error
+    network.train()
+    if outputs.shape != (2, dataset.labels):
+        raise DataError(f"network {name} makes {tuple(outputs.shape)} of images {tuple(images.shape)}, "
+                        f"not (2, {dataset.labels})")  # fmt: skip
+    if not torch.allclose(outputs.exp().sum(dim=1), torch.ones(2), atol=1e-3):
+        raise DataError(f"network {name} does not end in log-softmax: its outputs are not log-probabilities")
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -567,6 +588,10 @@ def partition_samples(
 ) -> list[Tensor]:
     """Partition `indices` with one of PARTITIONS: the indices (n,) of each worker.
 
-    labels (N,): those of the whole data set; parameters: further arguments of the partition's function.
+    labels (N,): those of the whole data set; parameters: further arguments of the partition's function. Raises
+    DataError if the function does not return one share per worker.
     """
-    return implementation(PARTITIONS, partition)(indices, labels, workers, generator, **parameters)
+    shares = implementation(PARTITIONS, partition)(indices, labels, workers, generator, **parameters)
+    if len(shares) != workers:
+        raise DataError(f"partition {partition}: {count(len(shares), 'share')} for {count(workers, 'worker')}")
+    return shares

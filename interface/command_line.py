@@ -12,13 +12,14 @@ import signal
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
 from interface.errors import DataError, UsageError
 
+ROOT = Path(__file__).resolve().parents[1]
 BUG = 70  # exit code for a bug in the suite: EX_SOFTWARE in sysexits.h
 ISSUES = "the project's issue tracker"
 
@@ -114,10 +115,12 @@ def script_name() -> str:
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser without abbreviations; it takes the script's docstring and reports errors in one line.
 
-    In a path, ~ is the home folder: a shell does not expand it after =.
+    In a path, ~ is the home folder: a shell does not expand it after =. hints: flag of another script → what to give
+    here.
     """
 
-    def __init__(self, description: str, **options: Any) -> None:
+    def __init__(self, description: str, hints: Mapping[str, str] | None = None, **options: Any) -> None:
+        self.hints = hints or {}
         options = {"prog": script_name(), "formatter_class": argparse.RawDescriptionHelpFormatter} | options
         super().__init__(description=description, allow_abbrev=False, **options)
         self.register("type", Path, lambda text: Path(text).expanduser())
@@ -132,6 +135,9 @@ class ArgumentParser(argparse.ArgumentParser):
     def _suggest(self, unknown: Sequence[str]) -> str:
         flags = sorted(set(re.findall(r"--\w+", self.format_help())))
         mistyped = [text.partition("=")[0] for text in unknown if text.startswith("--")]
+        known = [self.hints[text] for text in mistyped if text in self.hints]
+        if known:
+            return f": {'; '.join(known)}"
         meant = [match for text in mistyped for match in get_close_matches(text, flags, n=1)]
         return f"; did you mean {' '.join(meant)}?" if meant else ""
 
@@ -154,7 +160,7 @@ def add_device_flags(add: Callable[..., object]) -> None:
         "--tf32",
         action="store_true",
         default=False,
-        help="let the GPU round the factors of products to TF32, which is faster",
+        help="let the GPU compute products in TF32: faster, and less precise",
     )
 
 
@@ -189,7 +195,15 @@ def run_script(main: Callable[[], None]) -> NoReturn:
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}".rstrip(": ")
         report = f"please report it to {ISSUES}, with the lines above and the command"
-        sys.exit(complain(script, f"this is a bug in the suite ({reason}); {report}", BUG))
+        message = f"this is a bug in the suite ({reason}{place_of(error)}), or in code that was added to it; {report}"
+        sys.exit(complain(script, message, BUG))
+
+
+def place_of(error: BaseException) -> str:
+    """The last line of this project, not of a library, that an exception went through; empty if there is none."""
+    frames = (frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(ROOT))
+    own = [frame for frame in frames if "site-packages" not in Path(frame.filename).parts]
+    return f"; {Path(own[-1].filename).relative_to(ROOT)}, line {own[-1].lineno}" if own else ""
 
 
 def open_standard_streams() -> None:

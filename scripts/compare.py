@@ -2,9 +2,10 @@
 
 bash scripts/compare.sh --modes sync async --workers 5 --partitions split_labels --slow_worker_1
 
-Every flag of the training scripts takes one value or several; a flag that is on or off takes yes, no, or both. What
-has no effect on a combination is left out of it, and combinations that are not valid are skipped. Both are reported
-before anything runs. The same command, run again, does only what is missing.
+Every flag of the training scripts takes one value or several; a flag that is on or off takes yes, no, or both. A
+setting is ignored in combinations on which it has no effect, and combinations that are not valid are skipped; both are
+reported before anything runs. The same command, run again, does only what is missing: after a change of the code of an
+algorithm, a network or a partition, give another --results.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pkgutil import resolve_name
 from typing import Any
 
 from analysis.reports.trials import Trials
+from catalogue import PARTITIONS
 from interface.command_line import ArgumentParser, Interval, Joined, run_script
+from interface.command_line import count as number_of
 from interface.errors import NoEffectError, UsageError
 from scripts.plan import PlannedRun
 from scripts.sweep import add_pool_flags, check_pool_flags, execute_all, print_plan
@@ -38,6 +41,11 @@ DEFAULTS: dict[str, list] = {
     "epochs": [20], "clock": ["virtual"], "evals_per_epoch": [2],
 }  # fmt: skip
 
+HINTS = {"--world_size": "give --workers, which does not count the server"} | {
+    f"--{name}": f"give --partitions {name}" for name in PARTITIONS if name not in ROWS
+}
+DIRICHLET = "split_dirichlet"
+
 # ----------------------------------------------------------------------------------------------------
 # The command line
 # ----------------------------------------------------------------------------------------------------
@@ -46,7 +54,7 @@ DEFAULTS: dict[str, list] = {
 def make_parser() -> ArgumentParser:
     """A flag for each setting of a run, with one value or several, and those of every driver."""
     usage = "bash scripts/compare.sh [--FLAG VALUE [VALUE ...]] ..."
-    parser = ArgumentParser(__doc__, argument_default=argparse.SUPPRESS, usage=usage)
+    parser = ArgumentParser(__doc__, HINTS, argument_default=argparse.SUPPRESS, usage=usage)
     driver = parser.add_argument_group("The comparison").add_argument
     driver("--modes", nargs="+", choices=MODES, metavar="MODE", help="classic sync async (default sync async)")
     add_pool_flags(driver)
@@ -73,7 +81,7 @@ def flags_of(name: str) -> list[str]:
 def help_of(name: str) -> str:
     """The help of a setting, with its choices and the values that it has here if it is not given."""
     about = "number of workers" if name == "world_size" else ROWS[name].help
-    choices = options(name).get("choices", ())
+    choices = partition_choices() if name == "partition" else options(name).get("choices", ())
     if choices and not isinstance(default_of(name), bool):
         about += f": {', '.join(choices)}"
     return about + (f" (default {' '.join(map(str, shown(name, DEFAULTS[name])))})" if name in DEFAULTS else "")
@@ -91,6 +99,8 @@ def options(name: str) -> dict[str, Any]:
     row = ROWS[name]
     if name == "world_size":
         return {"nargs": "+", "type": Interval(int, "[1,inf)"), "metavar": "N"}
+    if name == "partition":
+        return {"nargs": "+", "type": partition, "metavar": "PARTITION"}
     if isinstance(default_of(name), bool):
         return {"nargs": "*", "choices": ("yes", "no"), "metavar": "yes|no"}
     if row.argparse.get("nargs") == "+":
@@ -100,6 +110,21 @@ def options(name: str) -> dict[str, Any]:
     if row.valid is not None:
         return {"nargs": "+", "choices": list(row.valid), "metavar": name.upper()}
     return {"nargs": "+", **row.argparse}
+
+
+def partition(text: str) -> str:
+    """One of the PARTITIONS, the label skew with its α: split_dirichlet:0.1."""
+    name, _, alpha = text.partition(":")
+    if name == DIRICHLET and alpha:
+        return f"{name}:{ROWS[DIRICHLET].valid(alpha):g}"
+    if text not in PARTITIONS or text == DIRICHLET:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid: give one of {', '.join(partition_choices())}")
+    return text
+
+
+def partition_choices() -> list[str]:
+    """The values of --partitions."""
+    return [f"{name}:F" if name == DIRICHLET else name for name in PARTITIONS]
 
 
 class Several(Joined):
@@ -124,7 +149,8 @@ def read_values(given: dict[str, Any]) -> dict[str, list]:
     if "world_size" in given:
         given["world_size"] = [workers + 1 for workers in given["world_size"]]
     if "partition" in given and "split_dirichlet" in given:
-        raise UsageError("--partitions and --split_dirichlet: give one of the two")
+        raise UsageError("--partitions and --split_dirichlet: give one of the two, such as --partitions none "
+                         "split_dirichlet:0.1")  # fmt: skip
     return DEFAULTS | {name: list(dict.fromkeys(values)) for name, values in given.items()}
 
 
@@ -140,12 +166,13 @@ class Comparison:
     configs: dict[RunConfig, None] = field(default_factory=dict)  # an ordered set
     left_out: Counter[str] = field(default_factory=Counter)
     without_effect: Counter[str] = field(default_factory=Counter)
+    unused: dict[str, str] = field(default_factory=dict)  # setting that had no effect so far → why
 
 
 def combine(values: dict[str, list], given: set[str], place: dict[str, Any]) -> Comparison:
     """Every combination of the values; given: the settings whose lack of effect is worth telling.
 
-    place: settings of all runs that say where they run.
+    place: settings of all runs that say where they run. Raises UsageError for a given setting that no run has.
     """
     found = Comparison()
     names = [name for name in values if name not in ("mode", "algorithm", "seed")]
@@ -154,14 +181,24 @@ def combine(values: dict[str, list], given: set[str], place: dict[str, Any]) -> 
         for algorithm, *others in itertools.product(algorithms, *(values[name] for name in names)):
             settings = dict(zip(names, others, strict=True)) | ({"algorithm": algorithm} if algorithm else {})
             try:
-                config = without_idle(mode, settings | place, given, found)
+                config = without_idle(mode, settings_of(settings) | place, given, found)
             except UsageError as error:
                 found.left_out[str(error)] += 1
                 continue
             found.configs[config] = None
+    used = {name for config in found.configs for name in found.unused if getattr(config, name) != default_of(name)}
+    for name, reason in found.unused.items():
+        if found.configs and name not in used:
+            raise UsageError(reason)
     seeds = itertools.product(values["seed"], found.configs)  # an interrupted comparison has whole seeds
     found.configs = {dataclasses.replace(config, seed=seed): None for seed, config in seeds}
     return found
+
+
+def settings_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run: a partition may have a number."""
+    _, _, alpha = values.get("partition", "none").partition(":")
+    return values | {"partition": "none", DIRICHLET: float(alpha)} if alpha else values
 
 
 def offered(algorithms: list[str] | None, mode: str, found: Comparison) -> list[str | None]:
@@ -184,6 +221,7 @@ def without_idle(mode: str, settings: dict[str, Any], given: set[str], found: Co
                 raise
             if error.setting in given:
                 found.without_effect[str(error)] += 1
+                found.unused[error.setting] = str(error)
             del settings[error.setting]
 
 
@@ -196,9 +234,9 @@ def explain(found: Comparison, values: dict[str, list]) -> None:
     for name, compared in values.items():
         print(f"  {NAMES.get(name, name):<18} {', '.join(map(str, shown(name, compared)))}")
     for reason, count in found.without_effect.items():
-        print(f"Left out where it has no effect ({count} combination{'s' * (count > 1)}): {reason}")
+        print(f"Ignored in {number_of(count, 'combination')}: {reason}")
     for reason, count in found.left_out.items():
-        print(f"Not run ({count} combination{'s' * (count > 1)}): {reason}")
+        print(f"Not run ({number_of(count, 'combination')}): {reason}")
 
 
 def main() -> None:
@@ -216,6 +254,10 @@ def main() -> None:
         print_plan(runs, Trials(folder), where["jobs"], where["scheduler"], verbose)
         return
     failures = execute_all(runs, folder, **where)
+    others = len(Trials(folder).rows.keys() - {run.name for run in runs})
+    if others:
+        print(f"{folder} has {number_of(others, 'run')} of other comparisons, which are in the tables as well: "
+              "--results DIR keeps them apart")  # fmt: skip
     resolve_name("analysis.conclude:conclude")(folder, folder, values.get("data_dir", ["data"])[0])
     if failures:
         sys.exit(1)

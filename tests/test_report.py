@@ -4,6 +4,8 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from analysis.report.runs import compare, read_folder
 from analysis.reports.trials import Trials
-from conftest import PUBLISHED, needs_published
+from conftest import PUBLISHED, ROOT, needs_published
 from interface.errors import UsageError
 from nursery import DEAD_PROXY
 from scripts.compare import combine, make_parser, read_values
@@ -76,6 +78,44 @@ def test_values_of_several_words():
     assert {one.split_dirichlet for one in combined("--split_dirichlet 0.1 1").configs} == {0.1, 1.0}
     with pytest.raises(UsageError, match="give one of the two"):
         combined("--split_dirichlet 0.1 --partitions none")
+
+
+def test_partitions_and_a_label_skew_in_one_comparison():
+    found = combined("--partitions none split_labels split_dirichlet:0.1 split_dirichlet:1 --seeds 1 --modes async")
+    assert [(one.partition, one.split_dirichlet) for one in found.configs] == [
+        ("none", None), ("split_labels", None), ("split_dirichlet", 0.1), ("split_dirichlet", 1.0)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--delay_ms 10 30", "--delay_ms 30.0 has no effect without --delay or --slow_worker_1"),
+        ("--modes sync --compensation", "--compensation has no effect on a synchronous run"),
+    ],
+)
+def test_a_setting_that_no_run_has_is_refused(line, message):
+    with pytest.raises(UsageError, match=message):
+        combined(line)
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "hint"),
+    [
+        ("scripts/compare.sh", "--world_size 3", "give --workers, which does not count the server"),
+        ("scripts/compare.sh", "--split_labels", "give --partitions split_labels"),
+        ("scripts/compare.sh", "--partitions split_dirichlet", "split_labels_unscaled, split_dirichlet:F"),
+        ("nonDistributed.py", "--clock virtual", "--clock is for synchronous and asynchronous runs"),
+        ("dist_sync.py", "--compensation", "--compensation is for asynchronous runs"),
+        ("dist_async.py", "--workers 3", "give --world_size, the number of workers + 1 for the server"),
+        ("dist_async.py", "--epoch 3", "did you mean --epochs?"),
+    ],
+)
+def test_a_flag_of_another_script_leads_to_that_of_this_one(script, flags, hint):
+    command = ["bash"] if script.endswith(".sh") else [sys.executable]
+    done = subprocess.run([*command, ROOT / script, *flags.split(), *["--dry_run"] * script.endswith(".sh")],
+                          capture_output=True, text=True, timeout=60)  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and hint in done.stderr
 
 
 def test_a_planned_run_is_its_command():

@@ -18,7 +18,7 @@ from analysis.reports.trials import Trial, TrialOutcome, Trials, accuracy_at_tra
 from analysis.study import contrasts as contrasts_module
 from analysis.study import pages as pages_module
 from analysis.study.__main__ import check_pages
-from analysis.study.contrasts import divergence, forest, markdown, write_answers
+from analysis.study.contrasts import divergence, draw, markdown, write_answers
 from analysis.study.design import EXPERIMENTS, SLOW_WORKERS, Experiment, Level, diverged
 from analysis.study.effects import (
     CONTRASTS,
@@ -264,7 +264,7 @@ def test_contrasts_of_which_all_pairs_are_lost_are_written_and_drawn():
     answers = judge([effect_of([], lost=10), effect_of(NEAR, 1.0, lost=1)])
     assert "| 10 of 10 lost" in markdown(TINY, answers).replace("(", "").replace(")", "")
     for shown in (answers, answers[:1]):
-        figure = forest(TINY, shown)
+        figure = draw(TINY, shown)
         figure.draw_without_rendering()
         assert "10 of 10 lost" in [text.get_text() for text in figure.axes[0].texts]
 

@@ -5,12 +5,14 @@ python tests/toys.py ALGORITHM FLAGS...   trains with the main function of dist_
 
 import os
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training.algorithms import ALGORITHMS, Algorithm
+from training.algorithms.base import OnArrival
 from training.protocol import Outcome
 
 
@@ -80,6 +82,43 @@ class Picky(Toy):
         return Outcome(self.server.apply(push.gradient, (push,)), released=(push.worker,))
 
 
+class Hoarder(OnArrival):
+    """Keeps every gradient, and fails if one has changed since."""
+
+    title, purpose = "SGD that hoards", "for tests"
+
+    def __init__(self, server, config, workers):
+        super().__init__(server, config, workers)
+        self.kept = []
+
+    def push(self, push):
+        self.kept.append((push.gradient, push.gradient.clone()))
+        assert all(gradient.equal(copy) for gradient, copy in self.kept), "a gradient has changed"
+        return Outcome(self.server.apply(push.gradient, (push,)), released=(push.worker,))
+
+
+class Mute(Toy):
+    """Forgets to answer."""
+
+    title = "mute SGD"
+
+    def push(self, push):
+        self.server.apply(push.gradient, (push,))
+
+
+class Diary(OnArrival):
+    """Keeps an object of a class that it does not name in `state_classes`."""
+
+    title, purpose = "SGD with a diary", "for tests"
+
+    def __init__(self, server, config, workers):
+        super().__init__(server, config, workers)
+        self.page = Fraction(1, 3)
+
+    def push(self, push):
+        return Outcome(self.server.apply(push.gradient, (push,)), released=(push.worker,))
+
+
 class Turns(Toy):
     """Applies each gradient immediately; a worker waits until all others have pushed as often."""
 
@@ -106,7 +145,16 @@ class Turns(Toy):
         return released
 
 
-TOYS = {"deaf": Deaf, "rude": Rude, "pairs": Pairs, "picky": Picky, "turns": Turns}
+TOYS = {
+    "deaf": Deaf,
+    "rude": Rude,
+    "pairs": Pairs,
+    "picky": Picky,
+    "turns": Turns,
+    "hoarder": Hoarder,
+    "mute": Mute,
+    "diary": Diary,
+}
 
 if __name__ == "__main__":
     ALGORITHMS |= TOYS

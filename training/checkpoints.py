@@ -5,6 +5,7 @@ what the engine adds: the algorithm, the workers' random streams, and the schedu
 """
 
 import io
+import logging
 import time
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ import torch
 from common import FlatModel
 from training.observer import Observer
 from training.plan import Plan
-from training.record.resume import FORMAT, SAME, Checkpoint, State
+from training.record.resume import FORMAT, SAME, Checkpoint, State, allowed_classes
 from training.record.writer import Record
 from training.server import Optimizer
 
@@ -38,8 +39,10 @@ class Checkpoints:
         self._every = plan.config.checkpoint_every
         self._next = self._every or 0  # updates
         self._next_time = time.monotonic() + SECONDS
+        self._warned = False
         if resumed is not None:
             self._restore(resumed.state)
+            print(f"Continues after update {observer.updates}{f' of {plan.updates}' if plan.updates else ''}")
 
     def _restore(self, state: State) -> None:
         self.engine = state["engine"]
@@ -81,4 +84,12 @@ class Checkpoints:
         }
         content = io.BytesIO()  # torch.save raises its own error for a full disk
         torch.save(state, content)
-        self.record.save_checkpoint(content.getbuffer())
+        content.seek(0)
+        with torch.serialization.safe_globals(list(allowed_classes())):
+            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(content)
+        if not foreign:
+            self.record.save_checkpoint(content.getbuffer())
+        elif not self._warned:
+            self._warned = True
+            logging.warning("no checkpoints are written, as they could not be read: the state contains %s, which the "
+                            "algorithm does not name in state_classes", ", ".join(foreign))  # fmt: skip

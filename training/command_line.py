@@ -12,8 +12,9 @@ from typing import Any
 from catalogue import PARTITIONS
 from interface.command_line import ArgumentParser, Joined, ValueType
 from training.algorithms import ALGORITHMS
-from training.config import GROUPS, ROWS, AlgorithmFlags, RunConfig, algorithms_of, default_of
+from training.config import GROUPS, MODE_TITLES, ROWS, AlgorithmFlags, RunConfig, algorithms_of
 from training.flags import DISTRIBUTED, row_of
+from training.words import is_usual
 
 # Set by torchrun: environment variable → flag.
 ENVIRONMENT = {"RANK": "rank", "WORLD_SIZE": "world_size", "MASTER_ADDR": "master_addr", "MASTER_PORT": "master_port"}
@@ -21,7 +22,7 @@ ENVIRONMENT = {"RANK": "rank", "WORLD_SIZE": "world_size", "MASTER_ADDR": "maste
 
 def make_parser(mode: str, description: str) -> ArgumentParser:
     """The parser of one training script, built from the rows; its result has only the flags that were given."""
-    parser = ArgumentParser(description, argument_default=argparse.SUPPRESS)
+    parser = ArgumentParser(description, hints_of(mode), argument_default=argparse.SUPPRESS)
     for group in GROUPS:
         flags = [field for field in dataclasses.fields(group) if mode in row_of(field).modes]
         if flags:
@@ -30,6 +31,18 @@ def make_parser(mode: str, description: str) -> ArgumentParser:
             for field in flags:
                 add_flag(section, field, mode)
     return parser
+
+
+def hints_of(mode: str) -> dict[str, str]:
+    """What to give in place of a flag of another script."""
+    hints = {
+        f"--{name}": f"--{name} is for {' and '.join(MODE_TITLES[other] for other in row.modes)} runs"
+        for name, row in ROWS.items()
+        if mode not in row.modes
+    }
+    if mode in DISTRIBUTED:
+        hints["--workers"] = "give --world_size, the number of workers + 1 for the server"
+    return hints
 
 
 def algorithms_in_words(mode: str) -> str:
@@ -108,7 +121,7 @@ def announce(kind: str, config: RunConfig, seed: int) -> None:
     for name, row in ROWS.items():
         value = getattr(config, name)
         if config.mode in row.modes and value is not None:
-            print(f"  {name:<20} {value}{' (default)' if value == default_of(name) else ''}")
+            print(f"  {name:<20} {value}{' (default)' if is_usual(config, name) else ''}")
     if config.alr and config.momentum:
         logging.warning("--momentum %s is not used with --alr: Adam has no such setting", config.momentum)
     elif config.momentum >= 1:

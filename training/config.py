@@ -543,7 +543,11 @@ def flag_of(config: RunConfig, name: str) -> str:
 
 
 def algorithms_of(mode: str) -> list[str]:
-    """The algorithms available in a mode, the default first."""
+    """The algorithms available in a mode, the default first. Raises UsageError for one that says too little."""
+    for name, rule in ALGORITHMS.items():
+        missing = [attribute for attribute in ("title", "mode", "purpose") if not hasattr(rule, attribute)]
+        if missing:
+            raise UsageError(f"algorithm {name}: its class {rule.__name__} does not define {' and '.join(missing)}")
     return [name for name, rule in ALGORITHMS.items() if rule.mode == mode]
 
 

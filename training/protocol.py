@@ -76,3 +76,7 @@ class Outcome:
     released: tuple[int, ...] = ()
     dropped: bool = False
     weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.released, tuple):
+            raise TypeError(f"an Outcome releases a tuple of workers, such as (push.worker,), not {self.released!r}")

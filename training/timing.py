@@ -19,29 +19,34 @@ if TYPE_CHECKING:
 
 
 class Draws:
-    """Random numbers for one purpose of one worker, from its own generator; all of one kind."""
+    """Random numbers for one purpose of one worker, from its own generator."""
 
     BLOCK = 15  # drawn at once; from 16 normal numbers on, torch draws others than one by one
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
-        self._block: list[float] = []  # the next draws, the last one first
+        self._blocks: dict[str, list[float]] = {"randn": [], "rand": []}  # the next draws, the last one first
 
     def _next(self, kind: str) -> float:
-        if not self._block:
+        block = self._blocks[kind]
+        if not block:
             import torch
 
             draw = getattr(torch, kind)
-            self._block = draw(self.BLOCK, generator=self._generator, dtype=torch.float64).tolist()[::-1]
-        return self._block.pop()
+            block += draw(self.BLOCK, generator=self._generator, dtype=torch.float64).tolist()[::-1]
+        return block.pop()
 
     def normal(self) -> float:
         """The next draw from the standard normal distribution."""
         return self._next("randn")
 
+    def uniform(self) -> float:
+        """The next draw from the uniform distribution on [0, 1)."""
+        return self._next("rand")
+
     def exponential(self) -> float:
         """The next draw from the exponential distribution with mean 1."""
-        return -math.log1p(-self._next("rand"))
+        return -math.log1p(-self.uniform())
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -84,7 +89,7 @@ def pareto(draws: Draws, mean: float, shape: float) -> float:
 class DelayType:
     """How delays spread around their mean.
 
-    draw: (draws, mean in ms, slowdown) → ms; slowdown: the factor by which the worker is slower, which its mean
+    draw: (draws, mean in ms, slowdown) → ms; slowdown: the factor by which the worker is slower, which the mean already
     includes. title: what figures call it.
     """
 
@@ -135,12 +140,18 @@ COMPUTE_TIMES = {
 class ComputeTimeText(ValueType):
     """What --compute_time takes: the name of a distribution, and its parameter after a colon."""
 
-    what = "one of " + ", ".join(
-        name + (f":{row.parameter[0]}" if row.parameter else "") for name, row in COMPUTE_TIMES.items()
-    )
-    text = what
     metavar = "DIST"
     pattern = r"[a-z]+[-+.\de]*"
+
+    @property
+    def what(self) -> str:
+        return "one of " + ", ".join(
+            name + (f":{row.parameter[0]}" if row.parameter else "") for name, row in COMPUTE_TIMES.items()
+        )
+
+    @property
+    def text(self) -> str:
+        return self.what
 
     def __contains__(self, value: object) -> bool:
         with suppress(ValueError):

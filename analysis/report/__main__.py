@@ -16,6 +16,7 @@ from analysis.flags import add_data_dir, add_summary_dir
 from analysis.report.figures import FIGURES
 from analysis.report.page import page
 from analysis.report.runs import compare, read_folder
+from analysis.reports.differences import show
 from analysis.tables import write_text
 from interface.command_line import ArgumentParser, count, run_script
 from interface.errors import DataError, UsageError
@@ -38,7 +39,10 @@ def main() -> None:
 
 
 def write_report(folders: Sequence[Path], output: Path, summary_dir: Path | None, data_dir: str) -> None:
-    """The page and the figures of all runs in some folders. summary_dir: of their trials; None: each folder itself."""
+    """The page and the figures of all runs in some folders, and the differences in words.
+
+    summary_dir: of their trials; None: each folder itself.
+    """
     runs = [run for folder in folders for run in read_folder(folder, summary_dir or folder, data_dir)]
     if not runs:
         raise DataError(f"{' '.join(map(str, folders))}: no complete run to report")
@@ -54,6 +58,7 @@ def write_report(folders: Sequence[Path], output: Path, summary_dir: Path | None
     print(f"Report of {runs} of {settings}; open the first in a browser:")
     for path in written:
         print(f"  {path}")
+    show([run.trial for run in comparison.runs])
 
 
 if __name__ == "__main__":

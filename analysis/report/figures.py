@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from analysis.figures import COLUMN, OKABE_ITO, PAGE, Figure, new_figure, set_titles, write_key, write_title
+from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
+from analysis.forest import Row, forest
 from analysis.report.runs import Comparison, Setting
 from analysis.reports.curves import MEANING, Curve, draw_curves, frame
+from analysis.reports.differences import differences
 from analysis.reports.trials import TrialOutcome
-from analysis.spread import counted, half_width
+from analysis.spread import counted
 from training.config import RunConfig
 
 DRAWN = len(OKABE_ITO)  # settings; more could not be distinguished
-LABEL = 28  # characters of a line beside a panel of a column's width
+ROWS = 20  # differences in a figure of a page's height
 
 
 def curves_figure(comparison: Comparison) -> Figure | None:
@@ -69,54 +69,17 @@ def draw_setting(
 
 
 def differences_figure(comparison: Comparison) -> Figure | None:
-    """Differences in test accuracy to the first setting, paired by seed, with 95 % intervals; None for one setting."""
-    baseline, *others = comparison.settings[: DRAWN + 1]
-    rows = [(setting, found) for setting in others if len(found := paired(setting, baseline))]
-    if not rows:
+    """What each setting changes in test accuracy, paired by seed, with 95 % intervals; None if nothing is compared."""
+    found = differences([run.trial for run in comparison.runs])
+    if not found:
         return None
-    wide = max(len(one.label) for one in (baseline, *(setting for setting, _ in rows))) > 2 * LABEL
-    width = (2 if wide else 1) * LABEL
-    labels = [wrapped(f"{setting.label} (n\xa0=\xa0{len(found)})", width) for setting, found in rows]
-    lines = max(label.count("\n") + 1 for label in labels)
-    reference = wrapped(f"test accuracy minus that of {baseline.label} (points)", width + 4)
-    height = 1.2 + (0.14 * lines + 0.14) * len(rows) + 0.14 * reference.count("\n")
-    figure = new_figure(height, PAGE if wide else COLUMN)
-    axes = figure.subplots()
-    axes.axvline(0, color="0.6", linewidth=0.8)
-    for place, (_, found) in enumerate(reversed(rows)):
-        axes.plot(found, [place] * len(found), ".", color=OKABE_ITO[0], alpha=0.4, markersize=3)
-        draw_interval(axes, place, found)
-    axes.set_yticks(range(len(rows)), reversed(labels))
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(reference)
-    set_titles(axes, "")
-    counts = counted([len(found) for _, found in rows], "pair")
-    others = len(comparison.settings) - 1
-    shown = f"; the first {len(rows)} of {others} settings" if others > len(rows) else ""
-    about = f"{counts} with the same seed; mean, its 95 % confidence interval, faint: each pair{shown}"
-    write_title(figure, f"Paired differences in test accuracy\n{about}")
+    shown = found[:ROWS]
+    figure, _ = forest([Row(one.title, one.place, one.values) for one in shown], pairs=True)
+    counts = counted([len(one.points) for one in shown], "pair")
+    more = f"; the first {len(shown)} of {len(found)} differences" if len(found) > len(shown) else ""
+    about = f"{counts} with the same seed; mean, its 95 % confidence interval, faint: each pair{more}"
+    write_title(figure, f"Differences in test accuracy\n{comparison.shared}\n{about}")
     return figure
-
-
-def draw_interval(axes: Axes, place: int, found: Sequence[float]) -> None:
-    """The mean of some differences and its 95 % interval; a single difference hollow."""
-    if len(found) == 1:
-        axes.plot(found, [place], "o", color=OKABE_ITO[0], markerfacecolor="white")
-    else:
-        style = {"color": OKABE_ITO[0], "capsize": 2, "linewidth": 1}
-        axes.errorbar(np.mean(found), place, xerr=half_width(found), fmt="o", **style)
-
-
-def paired(setting: Setting, baseline: Setting) -> list[float]:
-    """Differences in test accuracy of runs with the same seed, points."""
-    reference = {run.trial.repetition: run.outcome.test_accuracy for run in baseline.runs}
-    found = [run.outcome.test_accuracy - reference.get(run.trial.repetition, math.nan) for run in setting.runs]
-    return [value for value in found if math.isfinite(value)]
-
-
-def wrapped(label: str, width: int) -> str:
-    """A label on several lines."""
-    return "\n".join(textwrap.wrap(label, width))
 
 
 FIGURES: dict[str, Callable[[Comparison], Figure | None]] = {

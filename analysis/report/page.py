@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.report.runs import Comparison, Run
+from analysis.reports.differences import COLUMNS, tables
 from analysis.spread import t_quantiles
 
 ASSETS = Path(__file__).parent / "assets"
@@ -25,6 +26,7 @@ def page(comparison: Comparison, title: str, folder: Path) -> str:
         "TITLE": html.escape(readable(title)),
         "STYLE": (ASSETS / "report.css").read_text(encoding="utf-8"),
         "PLOTLY": get_plotlyjs(),
+        "DIFFERENCES": differences_tables(comparison),
         "DATA": json.dumps(data_of(comparison, folder), separators=(",", ":")).replace("</", "<\\/"),
         "SCRIPT": (ASSETS / "report.js").read_text(encoding="utf-8"),
     }
@@ -34,6 +36,20 @@ def page(comparison: Comparison, title: str, folder: Path) -> str:
         name, _, text = piece.partition("}}")
         filled += [parts[name], text]
     return "".join(filled)
+
+
+def differences_tables(comparison: Comparison) -> str:
+    """A section for each table that says what settings change."""
+    sections = []
+    for title, about, rows in tables([run.trial for run in comparison.runs]):
+        heading = "".join(f"<th>{column}</th>" for column in COLUMNS)
+        lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+        body = "\n".join(f"    <tr>{line}</tr>" for line in lines)
+        sections.append(
+            f'<section>\n  <h2>{title}</h2>\n  <div class="scroll"><table><thead><tr>{heading}</tr></thead><tbody>\n'
+            f'{body}\n  </tbody></table></div>\n  <p class="quiet">{about}</p>\n</section>\n\n'
+        )
+    return "".join(sections)
 
 
 def data_of(comparison: Comparison, folder: Path) -> dict[str, Any]:

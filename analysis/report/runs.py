@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis.reports.summary import settings_of, shared_in_words, varying_and_shared
+from analysis.reports.settings import settings_of, shared_in_words, varying_and_shared
 from analysis.reports.trials import LOG_ENDING, Group, Trial, TrialOutcome, Trials, run_of, sort_key
 from interface.errors import DataError
 from training.config import RunConfig, default_of

@@ -14,15 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.flags import add_data_dir, add_summary_dir
-from analysis.reports.trials import Group, Trials, group, time_to
+from analysis.reports import differences
+from analysis.reports.settings import settings_of, shared_in_words, varying_and_shared
+from analysis.reports.trials import Group, Trial, Trials, group, time_to
 from analysis.spread import Spread
 from analysis.tables import markdown_table, write_rows, write_text
 from catalogue import BETTER_THAN_CHANCE
 from interface.command_line import ArgumentParser, Interval, count, run_script
 from interface.errors import DataError
-from training.config import MODE_TITLES, ROWS, RunConfig, applies
-from training.flags import Title
-from training.words import is_usual, phrase_of, plain_values, table_cell, table_columns
+from training.words import plain_values, table_columns
 
 MEASURES = {  # outcome → title, digits
     "test_accuracy": ("test accuracy, %", 2),
@@ -31,46 +31,7 @@ MEASURES = {  # outcome → title, digits
     "seconds": ("time, s", 1),
     "mean_staleness": ("mean staleness", 2),
 }
-
-
 TARGETS = (80.0, 85.0)  # test accuracy, percent
-
-
-def settings_of(group: Group) -> dict[str, str]:
-    """Setting → its value in a table, of all that shape training, of the clock, and what is remarkable."""
-    settings = {name: table_cell(group.config, name) for name in table_columns()}
-    return settings | {"clock": group.clock, "remark": group.remark}
-
-
-def varying_and_shared(groups: Sequence[Group]) -> tuple[list[str], list[str]]:
-    """The settings in which groups differ, and those that they share.
-
-    Neither has those that differ although no group changes them, such as the algorithms of different modes.
-    """
-    cells = [settings_of(one) for one in groups]
-    different = [name for name in cells[0] if len({one[name] for one in cells}) > 1]
-    varying = [name for name in different if name not in ROWS or any(changes(one.config, name) for one in groups)]
-    return varying, [name for name in cells[0] if name not in different]
-
-
-def changes(config: RunConfig, name: str) -> bool:
-    """Whether a run has a setting, and not with its usual value."""
-    if name == "network":  # or chosen by --alt_model
-        return config.alt_model or config.network is not None
-    return applies(config, name) and not is_usual(config, name)
-
-
-def shared_in_words(group: Group, names: Sequence[str]) -> str:
-    """What all runs have in common."""
-    phrases = [MODE_TITLES[group.config.mode]] if "mode" in names else []
-    for name in (name for name in names if name != "mode"):
-        if name == "remark":
-            phrases.append(group.remark)
-        elif name == "clock":
-            phrases.append(f"{group.clock} clock")
-        elif ROWS[name].title is not Title.CHANGED or not is_usual(group.config, name):
-            phrases.append(phrase_of(group.config, name))
-    return ", ".join(phrase for phrase in phrases if phrase)
 
 
 def time_cell(group: Group, target: float) -> str:
@@ -149,26 +110,28 @@ def parse_arguments(doc: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def summarise(folder: Path, summary_dir: Path, data_dir: str, targets: Sequence[float]) -> None:
-    """Measure the runs of a folder that have no trial, and write the tables of all trials."""
+def summarise(folder: Path, summary_dir: Path, data_dir: str, targets: Sequence[float]) -> list[Trial]:
+    """Measure the runs of a folder that have no trial, write the tables of all trials, and return these."""
     trials = Trials(summary_dir)
     failures = trials.add_missing(folder, data_dir)
     if not trials.rows:
         raise DataError(f"{folder}: no complete run to summarise")
     groups = group(trials.rows.values())
     table, for_programs = summary_dir / "summary.md", summary_dir / "summary.csv"
-    write_text(table, markdown(groups, targets))
+    write_text(table, markdown(groups, targets) + differences.markdown(trials.rows.values()))
     write_rows(for_programs, numbers(groups, targets))
     print(f"Summary of {count(len(trials.rows), 'run')} of {count(len(groups), 'setting')}:")
     for path in (table, for_programs, trials.path):
         print(f"  {path}")
     if failures:
         raise DataError(f"{folder}: {failures} of its runs could not be measured")
+    return list(trials.rows.values())
 
 
 def main() -> None:
     arguments = parse_arguments(__doc__)
-    summarise(arguments.folder, arguments.summary_dir or arguments.folder, arguments.data_dir, arguments.targets)
+    summary_dir = arguments.summary_dir or arguments.folder
+    differences.show(summarise(arguments.folder, summary_dir, arguments.data_dir, arguments.targets))
 
 
 if __name__ == "__main__":

@@ -8,16 +8,15 @@ that diverged and the learning rates that were tried, and figures.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.figures import OKABE_ITO, Figure, new_figure, save, set_titles, write_key, write_title
+from analysis.figures import OKABE_ITO, Figure, save, write_key, write_title
 from analysis.flags import add_plot_dir
+from analysis.forest import Row, forest
 from analysis.reports.trials import Trials
 from analysis.spread import counted
 from analysis.study.design import EXPERIMENTS, Experiment, diverged
@@ -99,37 +98,10 @@ def divergence(experiment: Experiment, folder: Path) -> str:
     return f"## Runs that diverged\n\n{lost} of {count(len(runs), 'run')}.\n\n{markdown_table(titles, rows)}"
 
 
-def forest(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
+def draw(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
     """The difference and interval of each contrast, below its claim; those that are settled filled."""
     shown = [one for one in answers if one.effect.pairs]
-    claims = list(dict.fromkeys(one.effect.contrast.claim for one in shown))
-    figure = new_figure(1.2 + 0.17 * (len(shown) + 1.3 * len(claims)))
-    axes = figure.subplots()
-    places, labels, place = [], [], 0.0
-    for claim in claims:
-        axes.annotate(claim, (0.01, place), xycoords=("axes fraction", "data"), va="center", fontweight="bold",
-                      bbox={"color": "white", "pad": 1})  # fmt: skip
-        for one in (one for one in shown if one.effect.contrast.claim == claim):
-            place += 1
-            draw_effect(axes, one, place)
-            places.append(place)
-            labels.append(one.effect.contrast.where)
-        place += 1.3
-    axes.axvline(0, color="0.4", linewidth=0.8, zorder=0)
-    axes.set_yticks(places, labels)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(place - 0.5, -0.7)
-    axes.set_xscale("symlog", linthresh=2)
-    drawn = [one.effect for one in shown if one.effect.differences]
-    low = 1.5 * min([-1.0, *(effect.low for effect in drawn)])
-    high = 1.5 * max([1.0, *(effect.high for effect in drawn)])
-    ticks = [sign * tick for sign in (-1, 1) for tick in (1, 3, 10, 30, 100)]
-    axes.set_xticks([0, *(tick for tick in ticks if low <= tick <= high)], minor=False)
-    axes.set_xticks([], minor=True)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
-    axes.set_xlim(low, high)
-    axes.set_xlabel("difference in test accuracy (points)")
-    set_titles(axes, "")
+    figure, axes = forest([row_of(one) for one in shown])
     margins = {one.effect.contrast.margin for one in shown if one.effect.contrast.margin is not None}
     for margin in margins:
         axes.axvspan(-margin, margin, color="0.93", zorder=-1)
@@ -144,16 +116,12 @@ def forest(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
     return figure
 
 
-def draw_effect(axes: Axes, one: Answer, place: float) -> None:
-    """A point and its interval, and how many pairs are lost."""
-    effect = one.effect
-    color, half = color_of(effect.contrast.primary), effect.half_width
-    if effect.differences:
-        axes.errorbar(effect.mean, place, xerr=None if math.isnan(half) else half, fmt="o", color=color, markersize=4,
-                      markerfacecolor=color if one.settled else "white", capsize=2, linewidth=1)  # fmt: skip
-    if effect.lost:
-        axes.annotate(f"{effect.lost} of {effect.pairs} lost", (0.99, place), xycoords=("axes fraction", "data"),
-                      ha="right", va="center", color="0.3")  # fmt: skip
+def row_of(one: Answer) -> Row:
+    """A contrast in the figure."""
+    effect, contrast = one.effect, one.effect.contrast
+    lost = f"{effect.lost} of {effect.pairs} lost" if effect.lost else ""
+    color = color_of(contrast.primary)
+    return Row(contrast.claim, contrast.where, effect.differences, color, filled=one.settled, remark=lost)
 
 
 def color_of(primary: bool) -> str:
@@ -167,7 +135,7 @@ def write_answers(name: str, experiment: Experiment, folder: Path, plot_dir: Pat
     parts = (markdown(experiment, answers), divergence(experiment, folder), tuning_table(experiment, folder))
     text = "\n".join(parts)
     write_text(folder / "contrasts.md", text)
-    written = save(forest(experiment, answers), make_folder(plot_dir, "--plot_dir") / name)
+    written = save(draw(experiment, answers), make_folder(plot_dir, "--plot_dir") / name)
     if name in FIGURES:
         written += save(FIGURES[name](experiment, experiment.read(folder)), plot_dir / f"{name}_runs")
     print(*(f"  {path}" for path in (folder / "contrasts.md", *written)), sep="\n")

@@ -70,16 +70,6 @@ class Effect:
         return half_width(self.differences)
 
     @property
-    def low(self) -> float:
-        """Of the interval, or the mean where there is none."""
-        return self.mean if math.isnan(self.half_width) else self.mean - self.half_width
-
-    @property
-    def high(self) -> float:
-        """The same at its other end."""
-        return 2 * self.mean - self.low
-
-    @property
     def in_words(self) -> str:
         """The mean and its 95 % interval, and how many pairs are lost."""
         words = []

@@ -73,6 +73,7 @@ class Asgd(OnArrival):
     """
 
     title, flags = "asynchronous SGD", (AsgdFlags,)
+    keeps_gradients = False
     state_classes = (DelayCompensation,)
     purpose = """\
 the baseline: each gradient is applied as it arrives, however stale. With --compensation, DC-ASGD:

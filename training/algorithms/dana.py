@@ -25,6 +25,7 @@ class Dana(OnArrival):
     """
 
     title = "asynchronous SGD with DANA's momentum"
+    keeps_gradients = False
     purpose = """\
 one momentum per worker, and gradients at the point to which momentum will carry the model: keeps
 --momentum 0.9 stable at a staleness where a shared momentum diverges."""

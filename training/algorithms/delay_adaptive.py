@@ -19,6 +19,7 @@ class DelayAdaptive(Weighted):
     """
 
     title = "delay-adaptive SGD"
+    keeps_gradients = False
     purpose = """\
 lowers the learning rate of gradients that are more than M updates stale: one extremely slow worker
 does no harm, and the usual staleness of M workers changes nothing."""

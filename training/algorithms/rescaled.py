@@ -22,6 +22,7 @@ class Rescaled(Weighted):
     """
 
     title = "rescaled asynchronous SGD"
+    keeps_gradients = False
     purpose = """\
 gives slow workers a proportionally higher learning rate, so that all data count alike: for workers with
 different data, as long as the slowest is not slower by orders of magnitude."""

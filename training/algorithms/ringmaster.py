@@ -34,6 +34,7 @@ class Ringmaster(OnArrival):
     """
 
     title, flags = "Ringmaster ASGD", (RingmasterFlags,)
+    keeps_gradients = False
     purpose = """\
 drops gradients of staleness R and more: the fastest for workers with the same data and very different
 speeds. What only a slow worker has seen is never learnt."""

@@ -34,6 +34,7 @@ class StaleSynchronousParallel(OnArrival):
     """
 
     title, flags = "stale synchronous parallel SGD", (SspFlags,)
+    keeps_gradients = False
     purpose = """\
 fast workers wait for slow ones once they are s gradients ahead: every worker contributes alike, and
 nothing is much older than s rounds, at the speed of the slowest (SSP)."""

@@ -17,6 +17,7 @@ class StalenessAware(Weighted):
     """
 
     title = "staleness-aware SGD"
+    keeps_gradients = False
     purpose = """\
 divides the learning rate by the staleness: stable at rates that plain asynchronous SGD does not
 survive, but the gradients of slow workers count for little."""

@@ -360,8 +360,8 @@ function drawDifferences() {
       size: 9, color: rows.map(({ index }) => colorOf(index)),
       symbol: rows.map(({ found }) => (found.paired ? "circle" : "circle-open")),
     },
-    text: rows.map(({ found }) => `${found.n} ${found.paired ? "pairs" : "independent runs"}`),
-    hovertemplate: "%{y}<br>%{x:.3g} (%{text})<extra></extra>",
+    text: rows.map(({ found }) => `${found.half === null ? "" : `± ${found.half.toPrecision(3)} `}(${found.n} ${found.paired ? "pairs" : "independent runs"})`),
+    hovertemplate: "%{y}<br>%{x:.3g} %{text}<extra></extra>",
   };
   draw("differences", [trace], {
     ...rowsOf(rows), xaxis: { ...axisTitle(`difference in ${measure.title}`), zeroline: true, zerolinewidth: 2 },
