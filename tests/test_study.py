@@ -15,6 +15,7 @@ import torch
 from scipy import stats
 
 from analysis.reports.trials import Trial, TrialOutcome, Trials, accuracy_at_training_loss
+from analysis.reports.trials import test_loss_at_training_loss as loss_at_training_loss
 from analysis.study import contrasts as contrasts_module
 from analysis.study import pages as pages_module
 from analysis.study.__main__ import check_pages
@@ -145,11 +146,14 @@ def test_a_run_that_diverged_after_the_moment_that_is_read_counts():
 def test_accuracy_is_read_where_the_training_loss_first_falls_to_a_limit():
     outcome = dataclasses.replace(
         OUTCOME, training_losses=((0.1, 10, 0.9), (0.2, 20, 0.4), (0.3, 30, 0.5), (0.4, 40, 0.2)),
-        evaluations=((0.1, 10, 50.0), (0.3, 30, 80.0), (0.4, 40, 82.0)),
+        evaluations=((0.1, 10, 50.0), (0.3, 30, 80.0), (0.4, 40, 82.0)), test_losses=(0.9, 0.6, 0.5),
     )  # fmt: skip
-    assert accuracy_at_training_loss(0.45, outcome) == pytest.approx(65.0)
-    assert accuracy_at_training_loss(0.2, outcome) == 82.0
+    # The parts have their middles at the updates 5, 15, 25 and 35.
+    assert accuracy_at_training_loss(0.65, outcome) == pytest.approx(50.0)
+    assert accuracy_at_training_loss(0.45, outcome) == pytest.approx(50 + 30 * (14 - 10) / 20)
+    assert accuracy_at_training_loss(0.3, outcome) == pytest.approx(80 + 2 * (25 + 10 * 2 / 3 - 30) / 10)
     assert accuracy_at_training_loss(0.1, outcome) is None
+    assert loss_at_training_loss(0.45, outcome) == pytest.approx(0.9 - 0.3 * (14 - 10) / 20)
 
 
 def test_an_epochs_run_passes_the_end_of_a_first_run(tmp_path):

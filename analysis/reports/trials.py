@@ -16,7 +16,7 @@ import logging
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -286,18 +286,47 @@ def time_to(target: float, outcome: TrialOutcome) -> tuple[float, int] | None:
     return next(((seconds, update) for seconds, update, _ in reached), None)
 
 
+def training_loss_curve(outcome: TrialOutcome) -> tuple[np.ndarray, np.ndarray]:
+    """The updates in the middles of the parts of a run, and the mean loss of each part's mini-batches."""
+    import numpy as np
+
+    _, ends, losses = np.array(outcome.training_losses).reshape(-1, 3).T
+    return (ends + np.append(0, ends[:-1])) / 2, losses
+
+
+def update_at_training_loss(limit: float, outcome: TrialOutcome) -> float | None:
+    """The update at which the training loss first fell to `limit`; None if it never did."""
+    import numpy as np
+
+    updates, losses = training_loss_curve(outcome)
+    below = np.flatnonzero(losses <= limit)
+    if not below.size:
+        return None
+    last, first = max(0, below[0] - 1), below[0]  # above the limit, and below
+    return float(np.interp(-limit, -losses[[last, first]], updates[[last, first]]))
+
+
 def accuracy_at_training_loss(limit: float, outcome: TrialOutcome) -> float | None:
-    """Test accuracy, percent, when the mean loss of the mini-batches first fell to `limit`; None if it never did.
+    """Test accuracy, percent, when the training loss first fell to `limit`; None if it never did.
 
     Between two evaluations, in proportion to the updates.
     """
+    return at_training_loss(limit, outcome, [accuracy for _, _, accuracy in outcome.evaluations])
+
+
+def test_loss_at_training_loss(limit: float, outcome: TrialOutcome) -> float | None:
+    """The same of the test loss."""
+    return at_training_loss(limit, outcome, outcome.test_losses)
+
+
+def at_training_loss(limit: float, outcome: TrialOutcome, values: Sequence[float]) -> float | None:
+    """A value per evaluation, as it was when the training loss first fell to `limit`."""
     import numpy as np
 
-    reached = next((update for _, update, loss in outcome.training_losses if loss <= limit), None)
-    if reached is None or not outcome.evaluations:
+    update = update_at_training_loss(limit, outcome)
+    if update is None or not values:
         return None
-    _, updates, accuracies = zip(*outcome.evaluations, strict=True)
-    return float(np.interp(reached, updates, accuracies))
+    return float(np.interp(update, [at for _, at, _ in outcome.evaluations], values))
 
 
 def header_of(log: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
 from analysis.reports.curves import MEANING, Curve, accuracy_over_time, draw_curves, frame
-from analysis.reports.trials import Trial, TrialOutcome, time_to
+from analysis.reports.trials import Trial, TrialOutcome, time_to, training_loss_curve
 from analysis.spread import counted, half_width
 from analysis.study.design import Cell, Experiment, diverged
 from catalogue import DATASETS
@@ -111,7 +111,7 @@ def gap_figure(experiment: Experiment, runs: Runs) -> Figure:
 
 def gap(outcome: TrialOutcome) -> Curve:
     """At each evaluation that finds it lower than before: minus the training loss, and what the test loss is more."""
-    _, updates, losses = map(np.array, zip(*outcome.training_losses, strict=True))
+    updates, losses = training_loss_curve(outcome)
     at = [update for _, update, _ in outcome.evaluations]
     training = np.minimum.accumulate(np.interp(at, updates, losses))
     first = np.concatenate([[True], np.diff(training) < 0])

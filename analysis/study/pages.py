@@ -19,7 +19,13 @@ from typing import Any
 
 import jinja2
 
-from analysis.reports.trials import Trial, Trials, distinct
+from analysis.reports.trials import (
+    Trial,
+    Trials,
+    accuracy_at_training_loss,
+    distinct,
+    test_loss_at_training_loss,
+)
 from analysis.spread import Spread, half_width, interval
 from analysis.study.design import EXPERIMENTS
 from analysis.study.effects import CONTRASTS, FEWEST, Answer, answer, p_in_words, read_contrasts
@@ -234,6 +240,16 @@ class Lookup:
         runs = design.read(self._folder / experiment)[cell]
         found = {seed: design.accuracy(cell, trial) for seed, trial in runs.items()}
         return Values({seed: accuracy for seed, accuracy in found.items() if accuracy is not None})
+
+    def at_training_loss(self, experiment: str, limit: float, *cell: str) -> tuple[str, str]:
+        """Test accuracy, percent, and test loss of the runs of a cell when the training loss first fell to `limit`."""
+        runs = EXPERIMENTS[experiment].read(self._folder / experiment)[cell].values()
+        found = []
+        for measure, digits in ((accuracy_at_training_loss, 1), (test_loss_at_training_loss, 3)):
+            values = [value for run in runs if (value := measure(limit, run.outcome)) is not None]
+            few = f" ({len(values)} of {len(runs)})" if len(values) < len(runs) else ""
+            found.append(f"{interval(values, digits)}{few}" if values else "never")
+        return tuple(found)
 
     def rate(self, experiment: str, *cell: str) -> float:
         """The tuned learning rate of a cell."""
