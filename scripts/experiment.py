@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from pkgutil import resolve_name
 
-from analysis.flags import add_data_dir, add_plot_dir
+from analysis.flags import add_data_dir
 from analysis.reports.trials import Trials
 from analysis.study.design import EXPERIMENTS
 from catalogue import DATASETS
@@ -35,7 +35,7 @@ def make_parser() -> ArgumentParser:
     add_data_dir(parser)
     add("--results", type=Path, default=None, metavar="DIR", help="folder for all outputs (default results/NAME)")
     add("--summary_dir", type=Path, default=None, metavar="DIR", help="folder for the rows (default the results)")
-    add_plot_dir(parser, "plots")
+    add("--plot_dir", type=Path, default=None, metavar="DIR", help="folder for the figures (default the results)")
     add(
         "--dry_run",
         action="store_true",
@@ -63,7 +63,8 @@ def main() -> None:
     check_pool_flags(**where)
     name, dry_run, verbose = (given.pop(flag) for flag in ("name", "dry_run", "verbose"))
     results = given.pop("results") or Path("results") / name
-    summary_dir, plot_dir, data_dir = given.pop("summary_dir") or results, given.pop("plot_dir"), given.pop("data_dir")
+    summary_dir, plot_dir = (given.pop(folder) or results for folder in ("summary_dir", "plot_dir"))
+    data_dir = given.pop("data_dir")
     experiment = EXPERIMENTS[name].replaced(**given)
 
     def execute(configs: Iterable[RunConfig], folder: Path) -> int:
