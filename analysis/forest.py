@@ -13,20 +13,20 @@ from matplotlib.axes import Axes
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles
 from analysis.spread import half_width
 
-CLAIM, PLACE = 80, 44  # characters of a line
-TICKS = (1, 3, 10, 30, 100)  # points
+LINES = 45  # in a column; more make another one
+PLACE, CLAIM = (44, 30, 26), (80, 36, 30)  # characters of a line with one, two and three columns
+TICKS = ((1, 3, 10, 30, 100), (3, 30), (10,))  # points, with one, two and three columns
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a forest plot. values: of all pairs, points; remark: at the right end of the line."""
+    """A line of a forest plot. values: of all pairs, points."""
 
     claim: str
     place: str
     values: Sequence[float]
     color: str = OKABE_ITO[0]
     filled: bool = True
-    remark: str = ""
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -35,55 +35,97 @@ class Row:
         return (mean, mean) if math.isnan(half) else (mean - half, mean + half)
 
 
-def forest(rows: Sequence[Row], pairs: bool = False) -> tuple[Figure, Axes]:
-    """The mean and 95 % interval of each row. pairs: whether each pair is drawn, too. The caller adds title and key."""
-    claims = {row.claim: textwrap.wrap(row.claim, CLAIM) for row in rows}
-    labels = [textwrap.wrap(row.place, PLACE) or [""] for row in rows]
-    lines = sum(map(len, labels)) + sum(len(claim) + 0.3 for claim in claims.values())
-    figure = new_figure(1.2 + 0.17 * lines)
-    axes = figure.subplots()
+@dataclass(frozen=True)
+class Block:
+    """A claim and its rows, each with the lines of its text."""
+
+    claim: list[str]
+    rows: list[tuple[Row, list[str]]]
+
+    @property
+    def lines(self) -> float:
+        """Its height."""
+        return len(self.claim) + 0.3 + sum(len(label) for _, label in self.rows)
+
+
+def forest(rows: Sequence[Row], pairs: bool = False) -> tuple[Figure, list[Axes]]:
+    """The mean and 95 % interval of each row, in as many columns as a page needs. The caller adds title and key.
+
+    pairs: whether each pair is drawn, too.
+    """
+    for columns in (1, 2, 3):
+        blocks = [
+            Block(textwrap.wrap(claim, CLAIM[columns - 1]), [
+                (row, textwrap.wrap(row.place, PLACE[columns - 1]) or [""]) for row in rows if row.claim == claim
+            ])
+            for claim in dict.fromkeys(row.claim for row in rows)
+        ]  # fmt: skip
+        if sum(block.lines for block in blocks) <= LINES * columns:
+            break
+    parts = split(blocks, columns)
+    figure = new_figure(1.2 + 0.17 * max(sum(block.lines for block in part) for part in parts))
+    panels = list(figure.subplots(1, len(parts), squeeze=False)[0])
+    ends = [end for row in rows if row.values for end in (*row.ends, *(row.values if pairs else ()))]
+    bottom = max(draw_blocks(axes, part, pairs) for axes, part in zip(panels, parts, strict=True))
+    for heading in (text for axes in panels for text in axes.texts if columns > 1):
+        heading.set(x=0.99, ha="right", in_layout=False)  # beyond the narrow panel, above the names of its rows
+    for axes in panels:
+        axes.axvline(0, color="0.4", linewidth=0.8, zorder=0)
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(bottom - 0.5, -0.7)
+        frame(axes, ends, TICKS[columns - 1])
+        axes.set_xlabel("difference in test accuracy (points)" if columns == 1 else "difference (points)")
+        set_titles(axes, "")
+    return figure, panels
+
+
+def split(blocks: Sequence[Block], columns: int) -> list[list[Block]]:
+    """The blocks in order, in columns of about the same height."""
+    height = sum(block.lines for block in blocks) / columns
+    parts, top = [], 0.0
+    for block in blocks:
+        if len(parts) <= (top + block.lines / 2) / height:
+            parts.append([])
+        parts[-1].append(block)
+        top += block.lines
+    return parts
+
+
+def draw_blocks(axes: Axes, blocks: Sequence[Block], pairs: bool) -> float:
+    """Claims and their rows below one another; returns where they end, in lines."""
     places, place = [], 0.0
-    for claim, words in claims.items():
-        axes.annotate("\n".join(words), (0.01, place + (len(words) - 1) / 2), xycoords=("axes fraction", "data"),
-                      va="center", fontweight="bold", bbox={"color": "white", "pad": 1})  # fmt: skip
-        place += len(words) - 1
-        for row, label in zip(rows, labels, strict=True):
-            if row.claim == claim:
-                place += (len(label) + 1) / 2
-                draw_row(axes, row, place, pairs)
-                places.append((place, "\n".join(label)))
-                place += (len(label) - 1) / 2
+    for block in blocks:
+        middle = place + (len(block.claim) - 1) / 2
+        axes.annotate("\n".join(block.claim), (0.01, middle), xycoords=("axes fraction", "data"), va="center",
+                      fontweight="bold", bbox={"color": "white", "pad": 1})  # fmt: skip
+        place += len(block.claim) - 1
+        for row, label in block.rows:
+            place += (len(label) + 1) / 2
+            draw_row(axes, row, place, pairs)
+            places.append((place, "\n".join(label)))
+            place += (len(label) - 1) / 2
         place += 1.3
-    axes.axvline(0, color="0.4", linewidth=0.8, zorder=0)
     axes.set_yticks(*zip(*places, strict=True))
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(place - 0.5, -0.7)
-    frame(axes, [end for row in rows if row.values for end in (*row.ends, *(row.values if pairs else ()))])
-    axes.set_xlabel("difference in test accuracy (points)")
-    set_titles(axes, "")
-    return figure, axes
+    return place
 
 
 def draw_row(axes: Axes, row: Row, place: float, pairs: bool) -> None:
-    """A point and its interval, the pairs faint, and the remark."""
-    if row.values:
-        low, high = row.ends
-        if pairs:
-            axes.plot(row.values, [place] * len(row.values), ".", color=row.color, alpha=0.4, markersize=3)
-        axes.errorbar((low + high) / 2, place, xerr=(high - low) / 2 or None, fmt="o", color=row.color, markersize=4,
-                      markerfacecolor=row.color if row.filled else "white", capsize=2, linewidth=1)  # fmt: skip
-    if row.remark:
-        axes.annotate(
-            row.remark, (0.99, place), xycoords=("axes fraction", "data"), ha="right", va="center", color="0.3"
-        )
+    """A point and its interval, the pairs faint; nothing of a row without values."""
+    if not row.values:
+        return
+    low, high = row.ends
+    if pairs:
+        axes.plot(row.values, [place] * len(row.values), ".", color=row.color, alpha=0.4, markersize=3)
+    axes.errorbar((low + high) / 2, place, xerr=(high - low) / 2 or None, fmt="o", color=row.color, markersize=4,
+                  markerfacecolor=row.color if row.filled else "white", capsize=2, linewidth=1)  # fmt: skip
 
 
-def frame(axes: Axes, ends: Sequence[float]) -> None:
+def frame(axes: Axes, ends: Sequence[float], ticks: Sequence[int]) -> None:
     """An axis that shows all of these, logarithmic on both sides of 0."""
     axes.set_xscale("symlog", linthresh=2)
     low, high = 1.5 * min([-1.0, *ends]), 1.5 * max([1.0, *ends])
-    ticks = [sign * tick for sign in (-1, 1) for tick in TICKS]
-    axes.set_xticks([0, *(tick for tick in ticks if low <= tick <= high)], minor=False)
+    signed = [sign * tick for sign in (-1, 1) for tick in ticks]
+    axes.set_xticks([0, *(tick for tick in signed if low <= tick <= high)], minor=False)
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
     axes.set_xlim(low, high)

@@ -8,6 +8,7 @@ that diverged and the learning rates that were tried, and figures.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,9 +102,9 @@ def divergence(experiment: Experiment, folder: Path) -> str:
 def draw(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
     """The difference and interval of each contrast, below its claim; those that are settled filled."""
     shown = [one for one in answers if one.effect.pairs]
-    figure, axes = forest([row_of(one) for one in shown])
+    figure, panels = forest([row_of(one) for one in shown])
     margins = {one.effect.contrast.margin for one in shown if one.effect.contrast.margin is not None}
-    for margin in margins:
+    for axes, margin in itertools.product(panels, margins):
         axes.axvspan(-margin, margin, color="0.93", zorder=-1)
     kinds = {True: "primary contrast", False: "other"}
     write_key(figure, [
@@ -119,9 +120,9 @@ def draw(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
 def row_of(one: Answer) -> Row:
     """A contrast in the figure."""
     effect, contrast = one.effect, one.effect.contrast
-    lost = f"{effect.lost} of {effect.pairs} lost" if effect.lost else ""
+    lost = f" ({effect.lost}\xa0lost)" if effect.lost else ""
     color = color_of(contrast.primary)
-    return Row(contrast.claim, contrast.where, effect.differences, color, filled=one.settled, remark=lost)
+    return Row(contrast.claim, f"{contrast.where}{lost}", effect.differences, color, filled=one.settled)
 
 
 def color_of(primary: bool) -> str:

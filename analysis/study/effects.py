@@ -14,7 +14,7 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -153,9 +153,14 @@ def expanded(row: dict[str, Any], experiment: Experiment) -> list[Contrast]:
         )
         if cells[0] == cells[1]:
             continue
-        where = ", ".join(f"{factor} {level}" for factor, level in here.items())
-        found.append(Contrast(row["claim"], cells, where, row.get("primary", False), row.get("margin")))
+        found.append(Contrast(row["claim"], cells, place_in_words(here), row.get("primary", False), row.get("margin")))
     return found
+
+
+def place_in_words(levels: Mapping[str, str]) -> str:
+    """The levels of some factors; a number says of what."""
+    return ", ".join(f"{factor} {level}" if level.replace(".", "").isdigit() else level
+                     for factor, level in levels.items())  # fmt: skip
 
 
 def cell_of(levels: dict[str, str], experiment: Experiment) -> Cell:

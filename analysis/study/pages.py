@@ -28,7 +28,7 @@ from analysis.reports.trials import (
 )
 from analysis.spread import Spread, half_width, interval
 from analysis.study.design import EXPERIMENTS
-from analysis.study.effects import CONTRASTS, FEWEST, Answer, answer, p_in_words, read_contrasts
+from analysis.study.effects import CONTRASTS, FEWEST, Answer, answer, p_in_words, place_in_words, read_contrasts
 from analysis.study.published import SAME_FOR_ALL, SEEDS, VIRTUAL, Results, uncompensated
 from analysis.study.tables import TABLES
 from interface.errors import DataError
@@ -201,7 +201,7 @@ class Lookup:
 
     def answer(self, experiment: str, claim: str, **where: str) -> Answer | None:
         """What came of the contrast of this claim at these levels; None if the experiment has not been run."""
-        place = ", ".join(f"{factor} {level}" for factor, level in where.items())
+        place = place_in_words(where)
         contrasts = [(one, one.effect.contrast) for one in self._answers(experiment)]
         found = [one for one, contrast in contrasts if contrast.claim == claim and contrast.where == place]
         if self._answers(experiment) and not found:
