@@ -15,6 +15,7 @@ import common
 from conftest import run, train, weights_of
 from interface.processes import available_cores
 from live_run import LiveRun
+from training.algorithms import ALGORITHMS
 from training.config import RunConfig
 from training.engines.dispatcher import RunShape
 from training.engines.gradients import OwnGradients
@@ -122,9 +123,10 @@ class Recorder:
 
 
 def run_schedule(durations_ms: dict[int, float], steps: int, processes: int = 0, **settings):
-    """An asynchronous run on the virtual clock with constant compute times; processes: 0 for this one."""
+    """A run on the virtual clock with constant compute times; processes: 0 for this one."""
     digits = common.load_dataset("digits", "unused").train
-    config = RunConfig(mode="async", dataset="digits", world_size=len(durations_ms) + 1, lr=0.05, **settings)
+    settings = {"mode": "async", "dataset": "digits", "world_size": len(durations_ms) + 1, "lr": 0.05} | settings
+    config = RunConfig(**settings)
     plan = make_plan(config, 5, digits)
     model = common.build_model("digits", config.network_name, 5)
     recorder = Recorder()
@@ -169,7 +171,8 @@ def test_a_slow_worker_is_twice_as_stale():
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"alt_model": True}, {"local_steps": 3}, {"algorithm": "dude"}, {"algorithm": "dana", "momentum": 0.9}],
+    [{}, {"alt_model": True}, {"local_steps": 3}, {"algorithm": "dana", "momentum": 0.9}]
+    + [{"mode": rule.mode, "algorithm": name} for name, rule in ALGORITHMS.items() if name not in ("asgd", "dana")],
     ids=str,
 )
 def test_the_number_of_processes_does_not_affect_the_result(settings, monkeypatch):

@@ -24,7 +24,6 @@ class Average(Algorithm):
 the baseline: each update waits for one gradient of every worker, and all fetch the same model. Exact and
 repeatable, at the speed of the slowest worker."""
     tolerates_lost_workers = False
-    keeps_gradients = False  # no worker is released before the mean of the round is applied
 
     def __init__(self, server: ParameterServer, config: Any, workers: Sequence[int]) -> None:
         super().__init__(server, config, workers)

@@ -26,8 +26,8 @@ class Algorithm(ABC):
     tolerates_lost_workers: whether the run can continue without a worker that died;
     gathers: whether an update may apply gradients other than the one just pushed. If so, the log has one line per
     gradient and one per update; otherwise one line for both;
-    keeps_gradients: whether it may still read a gradient after it has released the worker that pushed it. If not,
-    engines need not copy gradients, and the memory of one is used for the next;
+    keeps_gradients: whether it may still read a gradient when it has answered the push. If not, engines need not copy
+    gradients, and the memory of one is used for the next;
     keeps_models: whether it may give a released worker the model that it already has;
     own_momentum: whether its rule contains the momentum, so that the optimiser takes plain steps of SGD;
     state_classes: classes of its own whose objects it keeps, which a checkpoint may contain.

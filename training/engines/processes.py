@@ -111,7 +111,7 @@ class ProcessGradients:
     """Forked processes that compute. A context manager: they end with it, and with this process.
 
     count: of processes; server: whose snapshots are copied into shared memory from now on;
-    keeps_gradients: whether the algorithm still needs a gradient after it has taken the next one.
+    keeps_gradients: whether the algorithm may still read a gradient when it has answered the push.
     """
 
     def __init__(
