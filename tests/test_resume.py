@@ -158,6 +158,10 @@ def test_an_asynchronous_run_on_the_wall_clock_goes_on_from_the_state_it_had(tmp
     assert lines[1 : after + 1] == logged[1 : after + 1]
     assert log.status == "complete" and len(log.updates) == log.header["updates"]
     assert (log.updates.seconds[1:] >= log.updates.seconds[:-1]).all()
+    run("dist_async.py", "--replay", path, "--subfolder", tmp_path / "again")
+    (again,) = (tmp_path / "again").glob("*_model.pt")
+    weights, repeated = (torch.load(one, weights_only=True) for one in (*tmp_path.glob("*_model.pt"), again))
+    assert all(torch.equal(repeated[name], value) for name, value in weights.items())
 
 
 def test_a_sweep_resumes_the_run_in_which_it_was_interrupted(tmp_path):

@@ -8,6 +8,8 @@ import math
 from collections import deque
 from typing import Any
 
+import numpy as np
+
 from common import Samples
 from interface.errors import DataError, UsageError
 from training.algorithms import Algorithm
@@ -84,14 +86,35 @@ def replay(plan: Plan, samples: Samples, log: RunLog, algorithm: Algorithm, obse
         repeat(plan, log, algorithm, observer, gradients)
 
 
+def resumptions_of(log: RunLog) -> deque[int]:
+    """The numbers of gradients after which a run on the wall clock was resumed, and all workers fetched again.
+
+    The log names the update. Of the gradients after it, those on an earlier version were computed before.
+    """
+    found = deque()
+    if log.clock == "wall" and log.result is not None:
+        gradients = log.gradients
+        for update in log.result.get("resumed_after", ()):
+            reached = int(np.searchsorted(gradients.version, update)) + 1 if update else 0
+            before = np.flatnonzero(gradients.fetched < update)
+            found.append(max(reached, int(before[-1]) + 1 if len(before) else 0))
+    return found
+
+
 def repeat(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer, computed: Gradients) -> None:
     """The pushes of a log in their order, with the losses of workers in between."""
     turns = {worker: deque() for worker in plan.steps}  # the positions of its gradients in the log
     for number, worker in enumerate(log.gradients.worker.tolist()):
         turns[worker].append(number)
 
+    resumptions = resumptions_of(log)
+
     def compute(worker: int, snapshot: Snapshot) -> None:
-        computed.start(worker, snapshot, turns[worker].popleft() if turns[worker] else math.inf)
+        turn = turns[worker][0] if turns[worker] else math.inf
+        if not resumptions or turn < resumptions[0]:  # else the run is interrupted first, and the worker fetches again
+            computed.start(worker, snapshot, turn)
+            if turns[worker]:
+                turns[worker].popleft()
 
     dispatcher = Dispatcher(RunShape.of(plan), algorithm, observer, compute)
     losses = list(log.losses)
@@ -108,6 +131,9 @@ def repeat(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer, co
     columns = (gradients.seconds, gradients.worker, gradients.fetched, gradients.loss, gradients.version)
     for number, (seconds, worker, fetched, loss, version) in enumerate(zip(*columns, strict=True)):
         lose_before(number)
+        while resumptions and resumptions[0] == number:
+            resumptions.popleft()
+            dispatcher.start()
         if worker not in dispatcher.computing:
             raise DataError(f"{log.path}: gradient {number + 1} is from Worker_{worker}, which is waiting or has left")
         push = computed.take(int(worker))
