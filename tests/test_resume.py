@@ -113,9 +113,9 @@ COMMANDS = {
 }
 
 
-def kill(folder: Path, command: tuple, updates: int) -> None:
+def kill(folder: Path, command: tuple, updates: int, flags: tuple = LONG) -> None:
     """Start a run and kill its processes with SIGKILL after so many updates."""
-    with LiveRun(folder, command[0], "--dataset", "digits", *RATE, *LONG, *command[1:]) as live:
+    with LiveRun(folder, command[0], "--dataset", "digits", *RATE, *flags, *command[1:]) as live:
         live.wait_until_training(updates)
         os.kill(live.process.pid, signal.SIGKILL)
         live.end()
@@ -142,6 +142,18 @@ def test_a_killed_run_resumes_to_the_same_bits(case, tmp_path):
         assert second.result["resumed_after"][0] >= 10
         if "weights" in whole:
             assert again["weights"].read_bytes() == whole["weights"].read_bytes()
+
+
+def test_a_synchronous_run_resumes_amid_a_round_to_the_same_running_statistics(tmp_path):
+    command = ("tests/normalised.py", "--world_size", 4, "--split_dataset", "--threads", 1)
+    flags, models = ("--epochs", 20, "--seed", 7, "--train_split", 0.3), []
+    for folder in (tmp_path / "whole", tmp_path / "resumed"):
+        if folder.name == "resumed":
+            kill(folder, command, 20, flags)
+        run(*command, "--dataset", "digits", *RATE, *flags, "--resume", "--subfolder", folder)
+        models.append(torch.load(*folder.glob("*_model.pt"), weights_only=True))
+    assert "1.running_mean" in models[0]
+    assert all(torch.equal(models[1][name], value) for name, value in models[0].items())
 
 
 def test_an_asynchronous_run_on_the_wall_clock_goes_on_from_the_state_it_had(tmp_path):

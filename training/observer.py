@@ -163,6 +163,7 @@ class Observer:
 
     def leave(self, seconds: float, worker: int) -> None:
         """A worker has nothing left to do."""
+        self.seconds = max(self.seconds, seconds)  # later than the last push if the time of the run is over
         for watcher in self.watchers:
             watcher.leave(seconds, worker)
 

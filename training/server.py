@@ -59,10 +59,6 @@ class ParameterServer:
         self.version, self.gradients_pushed = state["version"], state["gradients_pushed"]
         self._latest_buffers = state["buffers"]
 
-    def latest_buffers(self, worker: int) -> Tensor | None:
-        """The running statistics (B,) that a worker pushed last; None if there are none."""
-        return self._latest_buffers.get(worker)
-
     @property
     def current_rate(self) -> float:
         """The learning rate of the next update."""

@@ -11,7 +11,7 @@ the end; and a figure of its course, as PNG and PDF. The second command redraws 
 import argparse
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from analysis.figures import OKABE_ITO, Figure, new_figure, save, set_titles, write_key, write_title
 from analysis.flags import add_data_dir, add_plot_dir
 from analysis.reports.saved_weights import first_finished, read_asynchronous, read_numbers, read_saved, write_numbers
-from analysis.reports.trials import LOG_ENDING, Trials, run_of
+from analysis.reports.trials import LOG_ENDING, Trials, alike_but_for, run_of
 from analysis.spread import Spread, counted
 from analysis.tables import markdown_table, write_text
 from common import build_model, load_dataset
@@ -121,11 +121,11 @@ def measure(logs: Sequence[RunLog], last: int, data_dir: str) -> list[Ending]:
 
 def check_alike(logs: Sequence[RunLog]) -> None:
     """Raises UsageError, naming the setting, where runs differ in more than workers, momentum and seed."""
-    alike = [replace(experiment_of(log.config), world_size=11, momentum=0.0).as_dict() for log in logs]
+    alike = [alike_but_for(log.config, "world_size", "momentum") | {"clock": log.clock} for log in logs]
     for log, settings in zip(logs, alike, strict=True):
-        for name, value in (settings | {"clock": log.clock}).items():
-            other = logs[0].clock if name == "clock" else alike[0][name]
-            if value != other:
+        for name in settings | alike[0]:
+            if settings.get(name) != alike[0].get(name):
+                value, other = (one.clock if name == "clock" else getattr(one.config, name) for one in (log, logs[0]))
                 raise UsageError(
                     f"{log.path} is not valid beside {logs[0].path}: {name} {value} and {other}; give runs that differ "
                     "only in the number of workers, momentum and seed"

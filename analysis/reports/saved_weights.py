@@ -40,6 +40,8 @@ def read_saved(log: RunLog, columns: int) -> tuple[np.ndarray, np.ndarray]:
 
     Raises DataError, which names the file, where the rows are not all there.
     """
+    if not len(log.updates):
+        raise DataError(f"{log.path}: the run made no update")
     path = log.path.with_name(f"{run_of(log.path)}_weights.npy")
     if not len(log.saved_versions):
         raise DataError(f"{log.path}: the run saved no weights: train with --saves_per_epoch")

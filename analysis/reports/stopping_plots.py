@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
 from analysis.flags import report_trials
 from analysis.reports.curves import MEANING, accuracy_over_time, draw_curves, frame
-from analysis.reports.trials import Trial, Trials, distinct
+from analysis.reports.trials import Trial, Trials, alike_but_for, distinct
 from analysis.spread import counted, interval
 from analysis.tables import markdown_table
 from interface.command_line import run_script
@@ -33,8 +33,8 @@ def read_runs(folder: Path) -> Runs:
     trials = [trial for trial in distinct(Trials(folder).rows.values()) if trial.outcome.evaluations]
     if not trials:
         raise DataError(f"{folder}: it has no run with --evals_per_epoch")
-    alike = {replace(trial.experiment[0], world_size=11, stop="epochs") for trial in trials}
-    if len(alike) > 1:
+    alike = [alike_but_for(trial.config, "world_size", "stop") for trial in trials]
+    if any(one != alike[0] for one in alike):
         raise DataError(f"{folder}: its runs differ in more than the number of workers, the stopping rule and the seed")
     runs: Runs = defaultdict(list)
     for trial in sorted(trials, key=lambda one: (one.config.workers, list(STOPPING_RULES).index(one.config.stop))):

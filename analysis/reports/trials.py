@@ -27,6 +27,7 @@ from interface.errors import DataError, UsageError
 from interface.files import make_folder, with_filename
 from training.config import ROWS, RUN_CLOCKS, RunConfig, default_of, experiment_of
 from training.flags import MODES
+from training.words import is_usual
 
 if TYPE_CHECKING:
     import numpy as np
@@ -434,6 +435,17 @@ class Group:
     def converged(self) -> int:
         """How many did."""
         return sum(outcome.converged for outcome in self.outcomes)
+
+
+def alike_but_for(config: RunConfig, *names: str) -> dict[str, Any]:
+    """The settings of an experiment without some, and without those that have their usual value.
+
+    Runs with other numbers of workers are alike although their lists of speeds are not equally long.
+    """
+    left_out = {*names, *(["worker_speeds"] if "world_size" in names else [])}
+    settings = experiment_of(config).as_dict().items()
+    return {name: value for name, value in settings
+            if name not in left_out and (name == "mode" or not is_usual(config, name))}  # fmt: skip
 
 
 def distinct(trials: Iterable[Trial]) -> list[Trial]:

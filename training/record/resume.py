@@ -22,7 +22,7 @@ from training.names import ARTIFACTS, CHECKPOINT, run_name
 from training.plan import Plan
 from training.protocol import Push, Snapshot
 
-FORMAT = 1
+FORMAT = 2
 State = dict[str, Any]
 # The settings that must be the same: those that change training or what the record contains.
 SAME = tuple(

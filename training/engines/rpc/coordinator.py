@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,8 +65,10 @@ class Coordinator:
         self.error: BaseException | None = None
         self.done = os.eventfd(0)
         self.heard: dict[int, float] = {}
+        self._pushed_buffers: dict[int, Tensor] = {}  # the running statistics (B,) of each worker's last push
         if checkpoints.engine is not None:
             self.dispatcher.restore(checkpoints.engine)
+            self._pushed_buffers = checkpoints.engine["pushed_buffers"]
         self.taking_part = self._unfinished_workers()
         self.awaited = set(self.taking_part)  # workers that have not joined yet
         self._training = set(self.taking_part)
@@ -86,7 +89,10 @@ class Coordinator:
 
     def progress(self, worker: int) -> tuple[int, Tensor | None]:
         """The gradients that a worker has pushed before it joins, and the running statistics (B,) that it had then."""
-        return self.dispatcher.progress.pushed[worker], self.dispatcher.algorithm.server.latest_buffers(worker)
+        return self.dispatcher.progress.pushed[worker], self._pushed_buffers.get(worker)
+
+    def _state(self) -> dict[str, Any]:
+        return self.dispatcher.state() | {"pushed_buffers": self._pushed_buffers}
 
     def join(self, worker: int, settings: dict[str, object]) -> torch.futures.Future[Answer]:
         """Admit a worker; the future resolves to its first model. A worker with other settings aborts the run."""
@@ -132,9 +138,12 @@ class Coordinator:
                 return reply
             self._replies[push.worker] = reply
             try:
-                self.dispatcher.push(self._seconds, self.mailboxes[push.worker].open_push(push))
+                opened = self.mailboxes[push.worker].open_push(push)
+                if len(opened.buffers):
+                    self._pushed_buffers[push.worker] = opened.buffers
+                self.dispatcher.push(self._seconds, opened)
                 if self.dispatcher.ended_by is None:
-                    self.checkpoints.offer(self.dispatcher.state)
+                    self.checkpoints.offer(self._state)
             except BaseException as error:  # from the observer, such as a full disk
                 self._fail(error)  # `close` reports it to the waiting workers
         return reply
