@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAF
 from analysis.landscape.inputs import Files, Source, SurveySettings, add_flags
 from catalogue import DEFAULT_SEED
 from interface.command_line import ArgumentParser, Interval, run_script
+from interface.errors import UsageError
 from training.names import base_of
 
 
@@ -25,13 +26,19 @@ def main() -> None:
     parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="saved weights of the run, {base}_weights.npy")
     add = parser.add_argument
     add("--plane", choices=("pca", "random"), default="pca", help="what spans the plane (default pca)")
-    add("--plane_seed", metavar="N", type=Interval(int, "[0,inf)"), default=DEFAULT_SEED,
+    add("--plane_seed", metavar="N", type=Interval(int, "[0,inf)"),
         help=f"seed of a random plane (default {DEFAULT_SEED})")  # fmt: skip
     add("--hessian", metavar="K", type=Interval(int, "[1,100]"),
         help="print the K largest eigenvalues of the Hessian at the end; [1,100]")  # fmt: skip
-    add("--hessian_of", choices=("test", "train"), default="test",
+    add("--hessian_of", choices=("test", "train"),
         help="whose loss it is of: as many test or training images as the landscape has (default test)")  # fmt: skip
     arguments = parser.parse_args()
+    if arguments.plane_seed is not None and arguments.plane != "random":
+        raise UsageError(f"--plane_seed {arguments.plane_seed} has no effect without --plane random")
+    if arguments.hessian_of is not None and arguments.hessian is None:
+        raise UsageError(f"--hessian_of {arguments.hessian_of} has no effect without --hessian")
+    arguments.plane_seed = DEFAULT_SEED if arguments.plane_seed is None else arguments.plane_seed
+    arguments.hessian_of = arguments.hessian_of or "test"
 
     model, weights = Source.of(arguments.model), Source.of(arguments.weights)
     base = base_of(arguments.weights)

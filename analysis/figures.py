@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from interface.errors import DataError
 from interface.files import atomic_write
 
 PAGE, COLUMN = 6.8, 3.3  # widths, inches
@@ -52,8 +53,10 @@ def new_figure(height: float, width: float = PAGE, layout: str = "constrained") 
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write a PNG and a PDF, whichever of them `path` names, or neither; return their paths.
 
-    The same figure has the same bytes.
+    The same figure has the same bytes. Raises DataError if the path is that of a folder.
     """
+    if path.name in ("", ".."):
+        raise DataError(f"{path}: not the name of a figure")
     stem = path.name.removesuffix(".png").removesuffix(".pdf")
     paths = [path.with_name(f"{stem}{suffix}") for suffix in (".png", ".pdf")]
     for path in paths:

@@ -199,3 +199,15 @@ def test_scores_of_a_line_are_those_of_its_points(trained):
         model.parameters.copy_(torch.from_numpy(start + np.float32(share) * (end - start)))
         expected = evaluate(data.test, model)
         assert (loss, accuracy) == (pytest.approx(expected.loss, rel=1e-3), pytest.approx(expected.accuracy, abs=0.3))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--plane_seed", 3), "--plane_seed 3 has no effect without --plane random"),
+        (("--hessian_of", "train"), "--hessian_of train has no effect without --hessian"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(flags, message, tmp_path):
+    done = run("loss_landscape.py", "model.pt", "weights.npy", *flags, check=False)
+    assert done.returncode == 2 and message in done.stderr

@@ -184,6 +184,12 @@ def test_the_number_of_processes_does_not_affect_the_result(settings, monkeypatc
     assert all(torch.equal(parameters, runs[0][1]) for _, parameters in runs)
 
 
+def test_a_task_is_no_longer_than_an_epoch():
+    _, epoch = run_schedule({1: 10.0, 2: 13.0}, steps=2, local_steps=45)
+    _, endless = run_schedule({1: 10.0, 2: 13.0}, steps=2, processes=2, local_steps=2**62)
+    assert torch.equal(epoch, endless)
+
+
 def test_rows_of_shared_memory_are_used_again_only_when_their_copy_is_gone():
     rows, values = SharedRows(3, 5), torch.arange(5.0)
     kept = [rows.copy(values + number) for number in range(4)]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -23,6 +24,7 @@ from analysis.spread import counted
 from analysis.study.plots import FIGURES, mode, momentum, workers
 from analysis.study.published import Results
 from conftest import ROOT, train
+from interface.errors import DataError
 from training.config import RunConfig
 from training.record.reader import read_log
 
@@ -64,6 +66,12 @@ def test_a_figure_has_the_width_of_a_paper_and_small_text(width, tmp_path):
     assert sizes == {POINTS}
     first = [path.read_bytes() for path in paths]
     assert [path.read_bytes() for path in save(figure, tmp_path / "figure.v2")] == first, "the same bytes again"
+
+
+@pytest.mark.parametrize("name", ["", "..", "/"])
+def test_a_figure_has_a_name(name):
+    with pytest.raises(DataError, match="not the name of a figure"):
+        save(new_figure(1), Path(name))
 
 
 @pytest.mark.parametrize("inches", [3.1, 6.6])

@@ -204,6 +204,9 @@ def test_what_cannot_be_resumed(tmp_path):
         assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
         assert expected in done.stderr
 
+    other = run(*command, "--threads", 5, "--resume", "--subfolder", tmp_path / "runs", check=False)
+    assert other.returncode == 2 and "--threads 5 conflicts with the interrupted run" in other.stderr
+
     state = torch.load(checkpoint, weights_only=True)
     torch.save(state | {"format": 99}, checkpoint)
     refused("written in format 99")
@@ -222,6 +225,16 @@ def test_what_cannot_be_resumed(tmp_path):
     refused("missing")
     log.write_bytes(text)
     assert "Finished" in run(*command, "--resume", "--subfolder", tmp_path / "runs").stdout
+
+
+@pytest.mark.parametrize(("keep", "message"), [(2000, "shorter than when its checkpoint"), (20, "damaged")])
+def test_a_run_whose_saved_weights_are_cut_is_not_resumed(keep, message, tmp_path):
+    command = ("nonDistributed.py", "--saves_per_epoch", 5)
+    kill(tmp_path, command, 40)
+    (weights,) = tmp_path.glob("*_partial*_weights.npy")
+    weights.write_bytes(weights.read_bytes()[:keep])
+    done = run(*command, "--dataset", "digits", *RATE, *LONG, "--resume", "--subfolder", tmp_path, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1) and message in done.stderr
 
 
 def test_a_run_that_is_still_going_on_is_not_resumed(tmp_path):

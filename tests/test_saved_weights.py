@@ -57,6 +57,27 @@ def test_distances_are_those_between_the_saved_weights(nursery, tmp_path):
     assert (tmp_path / "plots/distances.png").read_bytes() == before
 
 
+def test_runs_without_an_update_are_named(nursery, tmp_path):
+    log = train("dist_async.py", tmp_path, "--clock", "virtual", "--max_seconds", 0.001, "--saves_per_epoch", 5)["log"]
+    for script in ("last_updates", "distance_plots"):
+        ended = nursery.run(f"analysis/reports/{script}.py", log, folder=tmp_path)
+        assert ended.code == 1 and ended.errors.rstrip().endswith(f"{log}: the run made no update"), ended.errors
+
+
+def test_workers_may_have_listed_speeds_and_defaults_of_their_own(nursery, tmp_path):
+    often = ("--evals_per_epoch", 2, "--saves_per_epoch", 5)
+    flags = ("--clock", "virtual", "--algorithm", "ringmaster", *often, "--seed", 1)
+    logs = [
+        train("dist_async.py", tmp_path / str(workers), *flags, "--world_size", workers + 1, "--worker_speeds", 0.5,
+              *[1] * (workers - 1))["log"]
+        for workers in (2, 3)
+    ]  # fmt: skip
+    nursery.run("analysis/reports/last_updates.py", *logs, folder=tmp_path).went_well()
+    for log in logs:
+        nursery.run("analysis/reports/summary.py", log.parent, "--summary_dir", tmp_path, folder=tmp_path).went_well()
+    nursery.run("analysis/reports/stopping_plots.py", tmp_path, folder=tmp_path).went_well()
+
+
 def test_recall_is_that_of_the_saved_weights(nursery, tmp_path):
     chosen = ("--world_sizes", 3, "--seeds", 1, "--saves_per_epoch", 10, "--epochs", 4, "--lr", 0.05)
     drive("run_recall", *QUICK, *chosen, "--results", "runs", "--plot_dir", "plots", cwd=tmp_path)

@@ -87,7 +87,7 @@ def test_a_time_limit(mode, clock, tmp_path):
     log = read_log(train(SCRIPTS[mode], tmp_path, *flags, "--clock", clock)["log"])
     assert (log.status, log.result["ended_by"]) == ("complete", "max_seconds")
     assert len(log.updates) > 0 and log.updates.seconds[-1] <= 0.5
-    assert log.seconds <= 0.5
+    assert log.result["seconds"] == 0.5 and log.result["seconds_after_first_left"] == 0
 
 
 @pytest.mark.parametrize("rule", ["epochs", "first", "total"])

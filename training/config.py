@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,22 @@ class LogPath(ValueType):
         if value == "unknown":
             return ""
         return value if re.fullmatch(r"[0-9a-f]{8}", value) else f"{zlib.crc32(value.encode()):08x}"
+
+
+class Address(ValueType):
+    """The name or address of a machine."""
+
+    what, text, metavar, pattern = "the name or the address of a machine", "", "A", r".+"
+
+    def __contains__(self, value: object) -> bool:
+        with suppress(UnicodeError):  # an empty label, or one that is too long
+            return isinstance(value, str) and bool(value.encode("idna"))
+        return False
+
+    def parse(self, text: str) -> str:
+        if text not in self:
+            raise ValueError(text)
+        return text
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -193,7 +210,7 @@ class DelayFlags:
         phrase=lambda config: f"{DELAY_TYPES[config.delay_type].title} delays",
     )  # fmt: skip
     delay_ms: float | None = flag(
-        None, "mean delay in ms, instead of an intensity", Interval(float, "(0,inf)"), modes=DISTRIBUTED,
+        None, "mean delay in ms, instead of an intensity", Interval(float, "(0,1e9]"), modes=DISTRIBUTED,
         needs=DELAYED, suffix="ms", label="mean delay, ms", phrase="mean delay {:g} ms",
     )  # fmt: skip
 
@@ -207,7 +224,7 @@ class ClockFlags:
         suffix="", label="clock", phrase="{} clock", off="wall clock", title=Title.HEADLINE,
     )  # fmt: skip
     compute_ms: float | None = flag(
-        None, "virtual clock: mean time per gradient, ms", Interval(float, "(0,inf)"), modes=DISTRIBUTED,
+        None, "virtual clock: mean time per gradient, ms", Interval(float, "(0,1e9]"), modes=DISTRIBUTED,
         needs=VIRTUAL, fills=10.0, suffix="compute", label="time of a gradient, ms", phrase="{:g} ms per gradient",
     )  # fmt: skip
     compute_time: str | None = flag(
@@ -222,7 +239,7 @@ class ClockFlags:
     )  # fmt: skip
     communication_ms: float | None = flag(
         None, "virtual clock: time of one message, ms; two lie between two gradients of a worker",
-        Interval(float, "[0,inf)"), modes=DISTRIBUTED, needs=VIRTUAL, fills=0.0, suffix="message",
+        Interval(float, "[0,1e9]"), modes=DISTRIBUTED, needs=VIRTUAL, fills=0.0, suffix="message",
         label="time of a message, ms", phrase="{:g} ms per message",
     )  # fmt: skip
 
@@ -305,8 +322,8 @@ class MachineFlags:
     """Multiple machines"""
 
     master_addr: str = flag(
-        "localhost", "with --rank: address of rank 0", modes=DISTRIBUTED, scope=Scope.PLACE, local=True, needs=RANKED,
-        argparse={"metavar": "A"},
+        "localhost", "with --rank: address of rank 0", Address(), modes=DISTRIBUTED, scope=Scope.PLACE, local=True,
+        needs=RANKED,
     )  # fmt: skip
     master_port: int = flag(
         29500, "with --rank: port of rank 0", Interval(int, "[1,65535]"), modes=DISTRIBUTED, scope=Scope.PLACE,
@@ -318,7 +335,7 @@ class MachineFlags:
     )  # fmt: skip
     peer_timeout: float | None = flag(
         None, "with --rank: seconds without a message after which another machine counts as lost",
-        Interval(float, "(0,inf)"), modes=DISTRIBUTED, scope=Scope.PLACE, needs=RANKED, fills=8.0,
+        Interval(float, "(0,1e6]"), modes=DISTRIBUTED, scope=Scope.PLACE, needs=RANKED, fills=8.0,
     )  # fmt: skip
 
 

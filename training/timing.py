@@ -127,11 +127,11 @@ class ComputeTime:
     parameter: tuple[str, Interval] | None = None
 
 
-POSITIVE = Interval(float, "(0,inf)")
+VARIATION = Interval(float, "(0,1000]")
 COMPUTE_TIMES = {
     "constant": ComputeTime(constant),
-    "normal": ComputeTime(lambda draws, mean, cv: max(0.0, mean * (1 + cv * draws.normal())), ("CV", POSITIVE)),
-    "lognormal": ComputeTime(lognormal, ("CV", POSITIVE)),
+    "normal": ComputeTime(lambda draws, mean, cv: max(0.0, mean * (1 + cv * draws.normal())), ("CV", VARIATION)),
+    "lognormal": ComputeTime(lognormal, ("CV", VARIATION)),
     "exponential": ComputeTime(exponential),
     "pareto": ComputeTime(pareto, ("SHAPE", Interval(float, "(1,inf)"))),
 }
@@ -146,7 +146,8 @@ class ComputeTimeText(ValueType):
     @property
     def what(self) -> str:
         return "one of " + ", ".join(
-            name + (f":{row.parameter[0]}" if row.parameter else "") for name, row in COMPUTE_TIMES.items()
+            f"{name}:{row.parameter[0]} in {row.parameter[1].text}" if row.parameter else name
+            for name, row in COMPUTE_TIMES.items()
         )
 
     @property
@@ -174,12 +175,13 @@ class ComputeTimeText(ValueType):
 # ----------------------------------------------------------------------------------------------------
 
 MAX_LISTED = 20  # speeds that a name can hold
+SPEED = Interval(float, "[1e-6,1e6]")
 
 
 class WorkerSpeedsText(ValueType):
     """What --worker_speeds takes: the speed of each worker, or spread:CV, which the seed draws."""
 
-    what = f"at most {MAX_LISTED} numbers in (0,inf), one per worker, or spread:CV"
+    what = f"at most {MAX_LISTED} numbers in {SPEED.text}, one per worker, or spread:CV with CV in {VARIATION.text}"
     text = "1 is the speed of --compute_ms, 0.5 half of it"
     metavar = "S"
     pattern = r"(?:spread)?[-+.\dex]+"
@@ -191,8 +193,8 @@ class WorkerSpeedsText(ValueType):
 
     def parse(self, text: str) -> str:
         if text.startswith("spread"):
-            return f"spread:{POSITIVE.parse(text.removeprefix('spread').removeprefix(':'))!r}"
-        speeds = [POSITIVE.parse(part) for part in text.replace("x", " ").split()]
+            return f"spread:{VARIATION.parse(text.removeprefix('spread').removeprefix(':'))!r}"
+        speeds = [SPEED.parse(part) for part in text.replace("x", " ").split()]
         if not 0 < len(speeds) <= MAX_LISTED:
             raise ValueError(text)
         return " ".join(f"{speed!r}" for speed in speeds)

@@ -39,7 +39,7 @@ class Slots:
 
     def __init__(self, count: int, plan: Plan, model: FlatModel, rows: SharedRows) -> None:
         length, config = len(model.parameters), plan.config
-        batches = config.local_steps
+        batches = min(config.local_steps, max(plan.batches_per_epoch))  # no task goes beyond its epoch
         self._rows = rows
         self._model = model
         self._row = shared_tensor(count, dtype=torch.int64).numpy()  # of the snapshot; -1: it is in `parameters`

@@ -43,7 +43,8 @@ def config_of_replay(log: RunLog, flags: dict[str, Any]) -> RunConfig:
     asked = RunConfig(**(base | {"seed": log.header["seed"]} | flags))  # which has one form for each setting
     for name, value in flags.items():
         if name not in FREE and getattr(asked, name) != actual[name]:
-            raise UsageError(f"--{name} {value} conflicts with {log.path}, a run with {name} {actual[name]}")
+            flag = f"--{value}" if name == "partition" else f"--{name} {value}"
+            raise UsageError(f"{flag} conflicts with {log.path}, a run with {name} {actual[name]}")
     return RunConfig(**(base | flags))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from evaluation import Score
-from interface.errors import DataError
+from interface.errors import DataError, UsageError
 from training.algorithms import ALGORITHMS
 from training.algorithms.gathering import GradientSum, GradientTable, MeanTable
 from training.config import ROWS, RunConfig
@@ -44,11 +44,15 @@ class Checkpoint:
         return self.state["seed"]
 
     def fit_plan(self, plan: Plan) -> Plan:
-        """The plan with the interrupted run's threads per gradient; raises DataError if the data are others."""
+        """The plan with the interrupted run's threads per gradient; raises DataError if the data are others, UsageError
+        if other threads are asked for."""
         if self.state["data"] != plan.fingerprint:
             raise DataError(f"{self.base}{CHECKPOINT}: its run trained on other data, with fingerprint "
                             f"{self.state['data']}; {plan.config.dataset} in {plan.config.data_dir} has "
                             f"{plan.fingerprint}")  # fmt: skip
+        if plan.config.threads not in (None, self.state["threads"]):
+            raise UsageError(f"--threads {plan.config.threads} conflicts with the interrupted run {self.base}, whose "
+                             f"gradients have --threads {self.state['threads']}")  # fmt: skip
         return plan.with_threads(self.state["threads"])
 
 

@@ -132,9 +132,15 @@ class Record:
         if rows:
             path = self._partial("weights")
             self._weights = path.open("r+b")
-            np.lib.format.read_magic(self._weights)
-            (_, columns), _, dtype = np.lib.format.read_array_header_1_0(self._weights)
-            self._weights.truncate(self._weights.tell() + rows * columns * dtype.itemsize)
+            try:
+                np.lib.format.read_magic(self._weights)
+                (_, columns), _, dtype = np.lib.format.read_array_header_1_0(self._weights)
+            except ValueError as error:
+                raise DataError(f"{path}: damaged ({error}): the run cannot be resumed") from error
+            length = self._weights.tell() + rows * columns * dtype.itemsize
+            if os.fstat(self._weights.fileno()).st_size < length:
+                raise DataError(f"{path}: shorter than when its checkpoint was written: it cannot be resumed")
+            self._weights.truncate(length)
             self._rows = rows
             self._write_weights_header(columns)
             self._written.append("weights")
