@@ -18,6 +18,7 @@ MAX_THREADS = 4096  # of a gradient, on any machine
 FORMATS = (1, 2)  # current and earlier formats of writer.py
 HEADER_TYPES = {"seed": int, "threads_per_gradient": int, "cores": int, "clock": str, "data": str, "started": str,
                 "revision": str, "updates": int | None, "worker_samples": list}  # fmt: skip
+OPTIONAL_TYPES = {"host": str, "versions": dict}  # of later versions of the suite
 
 
 def read_log(path: str | Path) -> RunLog:
@@ -100,6 +101,8 @@ def _own_header(line: str) -> tuple[dict[str, Any], RunConfig]:
     config = RunConfig(**head["config"])
     for key, kind in HEADER_TYPES.items():
         _demand(isinstance(head[key], kind) and not isinstance(head[key], bool), f"{key} {str(head[key])[:80]!r}")
+    for key, kind in OPTIONAL_TYPES.items():
+        _demand(isinstance(head.get(key, kind()), kind), f"{key} {str(head.get(key))[:80]!r}")
     _demand(head["clock"] in RUN_CLOCKS, f"clock {head['clock']!r}")
     _demand(
         head["seed"] in ROWS["seed"].valid and config.seed in (None, head["seed"]), f"seed {str(head['seed'])[:80]}"
