@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, PARTITIONS, DatasetRow, implementation
-from interface.command_line import count
 from interface.errors import DataError
 
 # ----------------------------------------------------------------------------------------------------
@@ -593,5 +592,5 @@ def partition_samples(
     """
     shares = implementation(PARTITIONS, partition)(indices, labels, workers, generator, **parameters)
     if len(shares) != workers:
-        raise DataError(f"partition {partition}: {count(len(shares), 'share')} for {count(workers, 'worker')}")
+        raise DataError(f"partition {partition}: number of shares {len(shares)}, number of workers {workers}")
     return shares

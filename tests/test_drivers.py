@@ -226,7 +226,8 @@ def test_a_summary_gives_means_and_deviations_over_seeds(swept):
             assert float(group[f"{measure}_mean"]) == pytest.approx(statistics.mean(values), rel=1e-5)
             assert float(group[f"{measure}_std"]) == pytest.approx(statistics.stdev(values), rel=1e-4, abs=1e-9)
     table = (swept / "runs/summary.md").read_text()
-    assert table.count("\n| ") == 2 + len(groups)
+    runs, differences = table.split("\n## ")
+    assert runs.count("\n| ") == 2 + len(groups) and differences.count("\n| ") == 2 + 2
     assert "Shared by all runs: asynchronous, digits, " in table and "| momentum | delay compensation |" in table
 
 

@@ -47,6 +47,7 @@ ODD = (0.005, 0.01, 1.25, 12.5, 125.0, 1e-05, 3.3e-7, 0.30000000000000004, 10.0,
 
 TEXTS = {
     "compute_time": ["constant", "exponential", "normal:0.1", "normal:3e-07", "lognormal:0.5", "pareto:2.5"],
+    "master_addr": ["somewhere", "10.0.0.1", "::1"],
     "replay": ["some/where", "elsewhere"],
     "worker_speeds": ["0.5 1.0", "1.0 1.0", "3.0", "1e-05 2.0 1e+20", "spread:0.3"],
 }

@@ -104,7 +104,7 @@ def test_a_partition_has_a_share_for_each_worker(monkeypatch):
     row = PartitionRow("", "", "", "_mine", "P", "test_own_code:share_with_one")
     monkeypatch.setitem(PARTITIONS, "mine", row)
     labels = torch.zeros(6, dtype=torch.long)
-    with pytest.raises(DataError, match="partition mine: 1 share for 3 workers"):
+    with pytest.raises(DataError, match="partition mine: number of shares 1, number of workers 3"):
         partition_samples("mine", torch.arange(6), labels, 3, make_generator(1, "partition"))
 
 

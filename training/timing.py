@@ -175,7 +175,7 @@ class ComputeTimeText(ValueType):
 # ----------------------------------------------------------------------------------------------------
 
 MAX_LISTED = 20  # speeds that a name can hold
-SPEED = Interval(float, "[1e-6,1e6]")
+SPEED = Interval(float, "[1e-20,1e20]")
 
 
 class WorkerSpeedsText(ValueType):
