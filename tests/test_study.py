@@ -237,8 +237,8 @@ def test_seeds_needed_show_equivalence_in_four_of_five_experiments():
     assert 15 < needed < 25 and 0.7 < sum("1" in verdict for verdict in found) / 400 < 0.9
 
 
-def test_the_runs_of_one_cell_are_not_told_apart_from_themselves():
-    assert verdict_of([0.0, 0.0, 0.0], 1.0) == "the same runs"
+def test_pairs_without_any_difference_are_identical():
+    assert verdict_of([0.0, 0.0, 0.0], 1.0) == "identical"
 
 
 def test_a_p_value_says_on_which_side_of_the_level_it_is():

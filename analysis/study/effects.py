@@ -208,7 +208,7 @@ class Answer:
         if len(effect.differences) < FEWEST:
             return "too few runs" if effect.pairs < FEWEST else "runs lost"
         if not any(effect.differences):
-            return "the same runs"
+            return "identical"
         different = self.p_different < LEVEL
         equal = self.p_equal < LEVEL and not effect.lost
         if different and equal:

@@ -215,6 +215,19 @@ class Lookup:
         found = [self.answer(experiment, claim, **place) for place in places]
         return listed(one.effect.in_words if one else NOT_RUN for one in found)
 
+    def different(self, experiment: str, claim: str) -> str:
+        """Where the contrasts of a claim are settled as different; "none" if nowhere."""
+        answers = [one for one in self._answers(experiment) if one.effect.contrast.claim == claim]
+        found = [f"`{one.effect.contrast.where}`" for one in answers if one.verdict.startswith("different")]
+        return listed(found) if found else "none"
+
+    def ends_at(self, experiment: str, *cell: str) -> str:
+        """Mean accuracy of the runs of a cell with its 95 % interval, percent, and how many diverged."""
+        design = EXPERIMENTS[experiment]
+        found = self.accuracies(experiment, *cell)
+        lost = len(design.read(self._folder / experiment)[cell]) - len(found)
+        return f"{found.interval} %{f' ({lost} of {lost + len(found)} runs diverged)' if lost else ''}"
+
     def seeds_below_zero(self, experiment: str, claim: str, **where: str) -> str:
         """In how many seeds the difference of this claim is negative: "9 of 10"."""
         found = self.answer(experiment, claim, **where)
