@@ -19,6 +19,7 @@ from catalogue import DATASETS
 from training.config import RunConfig
 
 TARGET = 85.0  # percent
+LEFT_OUT = "× n: runs that diverged, left out"
 
 Runs = Mapping[Cell, Mapping[int, Trial]]  # cell → seed → run
 
@@ -83,7 +84,7 @@ def momentum_figure(experiment: Experiment, runs: Runs) -> Figure:
         axes.set_title(f"{rate} rate", loc="left", fontweight="bold")
     panels[0].set_ylabel("workers")
     figure.colorbar(image, ax=panels, label="test accuracy (%)", fraction=0.04)
-    meaning = "mean and 95 % interval; × n: runs that diverged, left out"
+    meaning = f"mean and 95 % interval; {LEFT_OUT}"
     write_title(figure, f"{experiment.title}\n{about(experiment, runs)}\n{meaning}")
     return figure
 
@@ -131,6 +132,9 @@ def algorithms_figure(experiment: Experiment, runs: Runs) -> Figure:
                 if len(values) > 1:
                     half = half_width(values)
                     left.errorbar(statistics.fmean(values), place, xerr=half, fmt="o", color=OKABE_ITO[0], markersize=3)
+                if lost := len(trials) - len(values):
+                    left.annotate(f"× {lost}", (0, place), xycoords=("axes fraction", "data"), xytext=(2, 0),
+                                  textcoords="offset points", va="center", color=OKABE_ITO[5])  # fmt: skip
                 draw_times(right, trials, place)
             set_titles(left, f"{partition}, {speed}")
             set_titles(right, "")
@@ -144,7 +148,7 @@ def algorithms_figure(experiment: Experiment, runs: Runs) -> Figure:
         Line2D([], [], color=OKABE_ITO[1], marker="|", linestyle="", label="a run that reached it"),
         Line2D([], [], color="0.5", marker=">", linestyle="", markersize=3, label="one that ended before (censored)"),
     ])  # fmt: skip
-    write_title(figure, f"{experiment.title}\n{about(experiment, runs)}")
+    write_title(figure, f"{experiment.title}\n{about(experiment, runs)}; {LEFT_OUT}")
     return figure
 
 
