@@ -37,7 +37,7 @@ def test_an_algorithm_without_an_answer_is_named_with_its_line(tmp_path):
     message = ended.errors.strip().splitlines()[-1]
     assert (
         ended.code == 70
-        and "Mute.push returned None, which is no Outcome; training/engines/dispatcher.py, line" in message
+        and "Mute.push returned None, which is not an Outcome; training/engines/dispatcher.py, line" in message
     )
     assert "or in code that was added to it; please report it" in message
 

@@ -29,7 +29,7 @@ class Difference:
     """One value of a setting less another, in points of test accuracy.
 
     where: further settings → their values in a table; of a difference of differences two values of one of them;
-    points: what tells a pair of runs from the others, usually its seed → its difference.
+    points: label of a pair of runs, usually their seed → difference in test accuracy.
     """
 
     setting: str

@@ -63,7 +63,7 @@ class Values:
         return f"{Spread.of(self.values):.1f}" if self.by_run else NOT_RUN
 
     def __sub__(self, other: Values) -> Values:
-        """Of the runs that both have. Raises DataError if none is: they are not told apart in the same way."""
+        """Of the runs that both have. Raises DataError if they have none in common."""
         if self.by_run and other.by_run and not self.by_run.keys() & other.by_run.keys():
             raise DataError("no pairs to subtract")
         return Values({run: value - other.by_run[run] for run, value in self.by_run.items() if run in other.by_run})

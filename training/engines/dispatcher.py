@@ -126,7 +126,7 @@ class Dispatcher:
         self.progress.count(push.worker)
         outcome = self.algorithm.push(push)
         if not isinstance(outcome, Outcome):
-            raise TypeError(f"{type(self.algorithm).__name__}.push returned {outcome!r}, which is no Outcome")
+            raise TypeError(f"{type(self.algorithm).__name__}.push returned {outcome!r}, which is not an Outcome")
         self.algorithm.server.gradients_pushed += 1
         self.listener.push(seconds, push, outcome)
         self._release(seconds, outcome.released)

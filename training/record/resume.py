@@ -44,8 +44,10 @@ class Checkpoint:
         return self.state["seed"]
 
     def fit_plan(self, plan: Plan) -> Plan:
-        """The plan with the interrupted run's threads per gradient; raises DataError if the data are others, UsageError
-        if other threads are asked for."""
+        """The plan with the interrupted run's threads per gradient.
+
+        Raises DataError if the data are others, UsageError if another number of threads is asked for.
+        """
         if self.state["data"] != plan.fingerprint:
             raise DataError(f"{self.base}{CHECKPOINT}: its run trained on other data, with fingerprint "
                             f"{self.state['data']}; {plan.config.dataset} in {plan.config.data_dir} has "
