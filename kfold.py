@@ -10,12 +10,13 @@ each configuration finishes; the same command resumes an interrupted search, and
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import math
 import os
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,13 +25,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAF
 from analysis.spread import Spread, in_digits
 from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, network_name, networks_for
 from cross_validation.grid import SearchGrid, SearchSettings
+from cross_validation.results import Result, ResultsFile, rank, recorded
 from interface.command_line import ArgumentParser, Interval, add_device_flags, run_script
 from interface.errors import UsageError
 from interface.processes import available_cores
 
 if TYPE_CHECKING:
     from common import Samples
-    from cross_validation.search import Result, SearchData
+    from cross_validation.search import SearchData
 
 LEARNING_RATES = {"SGD": (0.001, 0.005, 0.01, 0.05, 0.1), "ADAM": (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05)}
 BATCH_SIZES = (32, 64, 128)
@@ -48,7 +50,7 @@ def main() -> None:
 
     from common import load_dataset
     from cross_validation.plots import draw_grid
-    from cross_validation.search import ResultsFile, rank, search
+    from cross_validation.search import search
     from interface.device import prepare_device
 
     prepare_device(arguments.device, arguments.tf32)
@@ -58,17 +60,35 @@ def main() -> None:
     check_batch_sizes(grid, data)
     print(f"Grid search by k-fold cross-validation with\n{describe(arguments, grid, data.settings)}")
 
-    base = Path(arguments.subfolder) / data.settings.name
-    with ResultsFile(Path(f"{base}.csv"), data.settings) as file:
+    results, figure = outputs(arguments, data.settings)
+    with ResultsFile(results, data.settings) as file:
         search(data, grid, file, arguments.jobs)
         ranking = rank(file.of(grid))
-    print(f"\n{table(ranking)}\n\n{describe_best(ranking[0], arguments)}\n  {base}.csv")
+    print(f"\n{table(ranking)}\n\n{describe_best(ranking[0], arguments)}\n  {results}")
 
-    print(*(f"  {path}" for path in draw_grid(Path(f"{base}.png"), data.settings, grid, ranking)), sep="\n")
+    print(*(f"  {path}" for path in draw_grid(figure, data.settings, grid, ranking)), sep="\n")
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The flags; those without a default are absent unless given."""
+def is_finished(words: Sequence[str]) -> bool:
+    """Whether the search with these arguments has all its results, and its figure, which it draws last.
+
+    Reads no data set, so it asks neither whether it has changed nor whether it has as many samples as it should.
+    """
+    arguments = parse_arguments(words)
+    grid = make_grid(arguments)
+    size = min(DATASETS[arguments.dataset].samples or math.inf, vars(arguments).get("max_samples", math.inf))
+    results, figure = outputs(arguments, make_settings(arguments, size, data=""))
+    return figure.exists() and recorded(results) >= set(itertools.product(grid.configurations, grid.epochs))
+
+
+def outputs(arguments: argparse.Namespace, settings: SearchSettings) -> tuple[Path, Path]:
+    """The paths of the results file and of the figure."""
+    base = arguments.subfolder / settings.name
+    return Path(f"{base}.csv"), Path(f"{base}.png")
+
+
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags, by default of this process; those without a default are absent unless given."""
     rate, momentum = Interval(float, "(0,inf)"), Interval(float, "[0,inf)")
     count, splits, seed = Interval(int, "[1,inf)"), Interval(int, "[2,inf)"), Interval(int, "[0,inf)")
     rates = "; ".join(f"{texts(values)} for {optimizer}" for optimizer, values in LEARNING_RATES.items())
@@ -118,7 +138,7 @@ def parse_arguments() -> argparse.Namespace:
         help=f"random seed (default {DEFAULT_SEED}, so that the same command resumes a search)")  # fmt: skip
     add("--subfolder", type=Path, default=".", metavar="DIR", help="output folder (default .)")
     add_device_flags(add)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def texts(values: Iterable[object]) -> str:
@@ -179,17 +199,22 @@ def make_search_data(arguments: argparse.Namespace, samples: Samples) -> SearchD
             f"--k_splits {arguments.k_splits} is not valid: give an integer from 2 to the number of samples, {size}"
         )
     subset = take_subset(len(samples), size / len(samples), make_generator(arguments.seed, "subset"))
-    settings = SearchSettings(
+    settings = make_settings(arguments, size, samples.fingerprint())
+    folds = make_folds(subset, arguments.k_splits, arguments.seed)
+    return SearchData(settings, samples, folds, arguments.device, arguments.tf32)
+
+
+def make_settings(arguments: argparse.Namespace, samples: int, data: str) -> SearchSettings:
+    """The settings of a search on so many samples of a data set with this fingerprint."""
+    return SearchSettings(
         dataset=arguments.dataset,
         network=chosen_network(arguments),
         optimizer=optimizer_name(arguments),
-        samples=size,
+        samples=samples,
         folds=arguments.k_splits,
         seed=arguments.seed,
-        data=samples.fingerprint(),
+        data=data,
     )
-    folds = make_folds(subset, arguments.k_splits, arguments.seed)
-    return SearchData(settings, samples, folds, arguments.device, arguments.tf32)
 
 
 def check_batch_sizes(grid: SearchGrid, data: SearchData) -> None:

@@ -15,7 +15,8 @@ from benchmarks.limit import make_network, make_optimizer, train
 from benchmarks.measure import BATCH_SIZE, LEARNING_RATE, MOMENTUM, Sample, Stopwatch, Task, cores
 from common import load_dataset
 from cross_validation.grid import SearchGrid, SearchSettings
-from cross_validation.search import ResultsFile, SearchData, make_folds, search
+from cross_validation.results import ResultsFile
+from cross_validation.search import SearchData, make_folds, search
 
 FOLDS = 5
 EPOCHS = (2, 4, 6)  # the defaults of kfold.py

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from analysis.figures import COLUMN, PAGE, new_figure, save, write_title
 from catalogue import DATASETS
 from cross_validation.grid import SearchGrid, SearchSettings
-from cross_validation.search import Result
+from cross_validation.results import Result
 
 COLOURS = colormaps["cividis"]  # readable with colour blindness and in greyscale
 DIVERGED_COLOUR, BEST_COLOUR = "0.85", "#d62728"

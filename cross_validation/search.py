@@ -1,14 +1,10 @@
-"""k-fold cross-validated grid search: the grid, the folds, a single training, the search, and the results file.
+"""k-fold cross-validated grid search: the folds, a single training, and the search.
 
 A search trains every configuration of the grid once per fold, for the largest number of epochs, and scores it on the
 held-out samples along the way. Trainings run in single-threaded processes, so that their results do not depend on how
 many run at once.
 """
 
-import dataclasses
-import fcntl
-import itertools
-import math
 import multiprocessing
 import os
 import statistics
@@ -19,7 +15,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -28,18 +23,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.spread import Spread
 from common import Samples, build_model, make_generator
 from cross_validation.grid import Configuration, SearchGrid, SearchSettings
+from cross_validation.results import Result, ResultsFile
 from evaluation import Score, evaluate
 from interface.device import prepare_device
 from interface.errors import DataError
-from interface.files import make_folder, with_filename
 from interface.processes import detach_from_terminal, fork_context
 from training.optimizers import SGD, Adam
 
 # ----------------------------------------------------------------------------------------------------
-# Settings, grid and folds
+# Folds
 # ----------------------------------------------------------------------------------------------------
 
 
@@ -126,158 +120,6 @@ def train(data: SearchData, training: Training) -> tuple[FoldScore, ...]:
         if epoch in training.epochs:
             scores.append(FoldScore(evaluate(data.samples, model, fold.held_out), seconds))
     return tuple(scores)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Results, and their file
-# ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Result:
-    """The scores of a configuration after some number of epochs.
-
-    losses, accuracies (percent): one per fold; seconds: mean time of one training until then, without scoring.
-    """
-
-    configuration: Configuration
-    epochs: int
-    losses: tuple[float, ...]
-    accuracies: tuple[float, ...]
-    seconds: float
-
-    @property
-    def loss(self) -> Spread:
-        """The mean negative log-likelihood of the held-out samples."""
-        return Spread.of(self.losses)
-
-    @property
-    def accuracy(self) -> Spread:
-        """The percentage of held-out samples classified correctly."""
-        return Spread.of(self.accuracies)
-
-    @property
-    def converged(self) -> bool:
-        """Whether the loss is finite for every fold."""
-        return all(map(math.isfinite, self.losses))
-
-
-def rank(results: list[Result]) -> list[Result]:
-    """Best first: by mean accuracy, then mean loss, then fewer epochs; diverged results come last."""
-
-    def merit(result: Result) -> tuple:
-        loss = result.loss.mean if result.converged else math.inf
-        return not result.converged, -result.accuracy.mean, loss, result.epochs, result.configuration
-
-    return sorted(results, key=merit)
-
-
-COLUMNS = (
-    *(field.name for field in dataclasses.fields(SearchSettings)),
-    *(field.name for field in dataclasses.fields(Configuration)),
-    *("epochs", "accuracy_mean", "accuracy_std", "loss_mean", "loss_std", "seconds", "accuracies", "losses"),
-)
-
-
-class ResultsFile:
-    """The results of a search in a CSV file, one row per result, written as they arrive. A context manager.
-
-    Each row contains the settings of its search and the values of every fold (space-separated `accuracies` and
-    `losses`), in addition to their mean and deviation. So every row is self-contained, and rows that belong to another
-    search or are inconsistent are detected. An incomplete last line is dropped.
-
-    results: (configuration, epochs) → Result. Raises OSError if the file cannot be opened, and DataError, with file
-    name and line, if it is in use, damaged, or belongs to another search.
-    """
-
-    def __init__(self, path: Path, settings: SearchSettings) -> None:
-        self.path = path
-        self.settings = settings
-        self.results: dict[tuple[Configuration, int], Result] = {}
-        make_folder(path.parent)
-        self._file = path.open("a+b")
-
-    def __enter__(self) -> "ResultsFile":
-        try:
-            self._lock()
-            self._read()
-        except BaseException:
-            with suppress(OSError):  # unwritten data, already reported
-                self._file.close()
-            raise
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        with suppress(OSError):  # unwritten data, already reported
-            self._file.close()
-
-    def of(self, grid: SearchGrid) -> list[Result]:
-        """The results of a grid; all of them must exist."""
-        points = itertools.product(grid.configurations, grid.epochs)
-        return [self.results[point] for point in points]
-
-    def add(self, result: Result) -> None:
-        """Append one row."""
-        self.results[result.configuration, result.epochs] = result
-        self._write(",".join(self._row(result)))
-
-    def _write(self, line: str) -> None:
-        with with_filename(self.path):
-            self._file.write(f"{line}\n".encode())
-            self._file.flush()
-
-    def _lock(self) -> None:
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when this process ends, however it ends
-        except BlockingIOError as error:
-            raise DataError(f"{self.path}: another search is writing to it") from error
-
-    def _read(self) -> None:
-        self._file.seek(0)
-        content = self._file.read()
-        header = ",".join(COLUMNS)
-        *lines, torn = content.decode(errors="replace").split("\n")
-        if lines[:1] != [header] and (lines or not header.startswith(torn)):
-            raise DataError(f"{self.path}, line 1: not the header of a results file of kfold.py; move the file away")
-        for number, line in enumerate(lines[1:], start=2):
-            result = self._parse(number, line.split(","))
-            self.results[result.configuration, result.epochs] = result
-        self._file.truncate(content.rfind(b"\n") + 1)
-        if not lines:
-            self._write(header)
-
-    def _row(self, result: Result) -> list[str]:
-        spreads = (result.accuracy, result.loss)
-        return [
-            *map(str, dataclasses.astuple(self.settings)),
-            *map(str, dataclasses.astuple(result.configuration)),
-            str(result.epochs),
-            *(f"{value:.8g}" for spread in spreads for value in dataclasses.astuple(spread)),
-            f"{result.seconds:.3f}",
-            *(" ".join(map(str, values)) for values in (result.accuracies, result.losses)),
-        ]
-
-    def _parse(self, number: int, row: list[str]) -> Result:
-        for column, found, setting in zip(COLUMNS, row, dataclasses.astuple(self.settings), strict=False):
-            if found != str(setting):
-                raise DataError(
-                    f"{self.path}, line {number}: belongs to another search: its {column} is {found[:80]!r}, "
-                    f"not {setting}; move the file away"
-                )
-        try:
-            value = dict(zip(COLUMNS, row, strict=True))
-            accuracies, losses = (tuple(map(float, value[name].split())) for name in ("accuracies", "losses"))
-            configuration = Configuration(
-                float(value["learning_rate"]), float(value["momentum"]), int(value["batch_size"])
-            )
-            result = Result(configuration, int(value["epochs"]), losses, accuracies, float(value["seconds"]))
-            possible = min(configuration.learning_rate, configuration.batch_size, result.epochs) > 0
-            possible = possible and configuration.momentum >= 0 and all(0 <= value <= 100 for value in accuracies)
-            if len(losses) == len(accuracies) == self.settings.folds and possible and self._row(result) == row:
-                return result
-        except (ValueError, OverflowError):
-            pass
-        raise DataError(f"{self.path}, line {number}: damaged; delete the line, and its configuration is trained again")
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from analysis.tables import markdown_table, write_rows, write_text
 from cross_validation.grid import SearchSettings
-from cross_validation.search import Result, ResultsFile, rank
+from cross_validation.results import Result, ResultsFile, rank
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import DataError
 

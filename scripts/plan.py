@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import kfold
 from analysis.reports.trials import Trials, header_of
 from interface.command_line import ArgumentParser
 from training.command_line import make_parser
@@ -102,13 +103,15 @@ class PlannedRun:
     def is_done(self, trials: Trials) -> bool:
         """Whether the run can be skipped."""
         if self.config:
-            return self._has_row(trials) and (self.proof == "row" or self.has_log())
+            return self.has_row(trials) and (self.proof == "row" or self.has_log())
+        if self.words[0] == "kfold.py":
+            return kfold.is_finished(self.words[1:])
         try:
             return Path(self.proof).exists() and self.origin.read_text() == self.fingerprint()
         except OSError:
             return False
 
-    def _has_row(self, trials: Trials) -> bool:
+    def has_row(self, trials: Trials) -> bool:
         """Whether there is a row, of a run with this seed, and of the run that wrote the log, if there is one."""
         trial = trials.rows.get(self.name)
         return trial is not None and trial.config.seed == self.config.seed and not trials.is_outdated(self.log)

@@ -1,9 +1,9 @@
 """Execute the runs planned by a driver, several in parallel; called by scripts/lib.sh.
 
 Reads one command of this suite per line from stdin. The first word is the proof that the run is done. Training runs:
-"row" (a row in trials.jsonl) or "files" (the log as well); other scripts: the last file that they write, or "-" to
-always run them. A file is a proof only for the flags and the content of the files that it was made from, which a hidden
-file beside it holds. Runs that are done are skipped; if a run fails, the others continue.
+"row" (a row in trials.jsonl) or "files" (the log as well); a grid search: "-", because it has a file of its own; other
+scripts: the last file that they write. A file is a proof only for the flags and the content of the files that it was
+made from, which a hidden file beside it holds. Runs that are done are skipped; if a run fails, the others continue.
 """
 
 from __future__ import annotations
@@ -184,6 +184,7 @@ def print_plan(
 ) -> None:  # fmt: skip
     """How many runs a plan has, how many are done, and how long the rest takes; verbose: the commands as well."""
     waiting = [run for run in runs if not run.is_done(trials)]
+    again = sum(run.config is not None and run.has_row(trials) for run in waiting)
     if verbose:
         for run in runs:
             print(f"{run.command}{'' if run in waiting else '  # done'}")
@@ -191,7 +192,8 @@ def print_plan(
     known = waiting and len(configs) == len(waiting) and scheduler is None
     duration = total_seconds(configs, jobs or 1) if known else None
     estimate = f", {in_words(duration)} with --jobs {jobs or 1}" if duration else ""
-    print(f"{count(len(runs), 'run')}: {len(runs) - len(waiting)} done, {len(waiting)} to do{estimate}")
+    reason = f" ({again} again, for logs that are not here)" if again else ""
+    print(f"{count(len(runs), 'run')}: {len(runs) - len(waiting)} done, {len(waiting)} to do{reason}{estimate}")
 
 
 def open_pool(jobs: int | None, scheduler: str | None, keep: str | None) -> Pool:

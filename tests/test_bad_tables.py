@@ -11,7 +11,7 @@ import pytest
 
 from analysis.reports.trials import Trial, TrialOutcome, Trials
 from cross_validation.grid import Configuration, SearchSettings
-from cross_validation.search import Result, ResultsFile
+from cross_validation.results import Result, ResultsFile
 from cross_validation.summary import read_best
 from damage import (
     DAMAGES,

@@ -470,6 +470,9 @@ def test_grid_searches_end_in_a_table_of_the_best(tmp_path):
     grid = ("--epochs", 1, 2, "--learning_rates", 0.01, 0.05, "--batch_sizes", 32, "--momentums", 0.5)
     arguments = ("--dataset", "digits", "--k_splits", 2, *grid, "--max_samples", 400, "--results", "kfold")
     drive("run_kfold_full", *arguments, "--networks", "default", cwd=tmp_path)
+    again = ("run_kfold_full", *arguments, "--networks", "default", "--dry_run")
+    assert "2 runs: 2 done, 0 to do" in drive(*again, cwd=tmp_path)
+    assert "2 runs: 1 done, 1 to do" in drive(*again, "--momentums", 0.5, 0.9, cwd=tmp_path), "Adam has none"
     best = rows_of(tmp_path / "kfold/best.csv")
     assert [(row["optimizer"], row["network"]) for row in best] == [("ADAM", "LeNet5"), ("SGD", "LeNet5")]
     for row in best:

@@ -26,7 +26,7 @@ from catalogue import PARTITIONS
 from common import build_model, load_dataset
 from conftest import PUBLISHED, needs_published, train
 from cross_validation.grid import Configuration, SearchSettings
-from cross_validation.search import Result, ResultsFile
+from cross_validation.results import Result, ResultsFile
 from interface.errors import DataError, UsageError
 from training.command_line import make_parser
 from training.config import DISTRIBUTED, MODES, ROWS, RunConfig

@@ -19,7 +19,8 @@ import kfold
 from common import LeNet5, build_model, load_dataset, make_generator
 from cross_validation.grid import Configuration, SearchGrid, SearchSettings
 from cross_validation.plots import draw_grid
-from cross_validation.search import Result, ResultsFile, SearchData, Training, make_folds, rank, train
+from cross_validation.results import Result, ResultsFile, rank
+from cross_validation.search import SearchData, Training, make_folds, train
 from evaluation import evaluate
 from interface.command_line import run_script
 from interface.errors import DataError
