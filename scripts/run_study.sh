@@ -13,7 +13,8 @@ cd "$ROOT"
 
 all_experiments=(undelayed_published delays_published gaussian_published undelayed_wall delays speed_virtual speed_wall
   momentums close_ups last_updates stopping distances recall algorithms kfold partitions
-  momentum regulariser remedies speeds partitions_elsewhere momentum_elsewhere figures)
+  momentum regulariser remedies speeds partitions_elsewhere momentum_elsewhere
+  remedies_elsewhere figures)
 experiments=("${all_experiments[@]}")  # which of them to run
 results=results
 summary_dir=summaries
@@ -83,7 +84,8 @@ study recall run_recall --clock virtual --plot_dir "$plot_dir"
 study algorithms run_algorithms --plot_dir "$plot_dir"
 
 # The second edition: learning rates that are tuned, ten seeds, contrasts that were written down before the runs.
-for name in partitions momentum regulariser remedies speeds partitions_elsewhere momentum_elsewhere; do
+for name in partitions momentum regulariser remedies speeds partitions_elsewhere momentum_elsewhere \
+  remedies_elsewhere; do
   study "$name" run_experiment "$name" --plot_dir "$plot_dir"
 done
 

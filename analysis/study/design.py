@@ -308,10 +308,13 @@ EXPERIMENTS = {
 }
 
 
-def elsewhere(experiment: Experiment, on_wall_clock: dict[str, Any], **kept: Sequence[str]) -> Experiment:
+def elsewhere(
+    experiment: Experiment, rates: tuple[float, ...], on_wall_clock: dict[str, Any], **kept: Sequence[str]
+) -> Experiment:
     """Key cells of an experiment on other data, with another network, and on the wall clock.
 
-    on_wall_clock: further settings of the runs there; kept: factor → its levels that are tried again; else all.
+    rates: to try; on_wall_clock: further settings of the runs there; kept: factor → its levels that are tried again;
+    else all.
     """
     where = {
         "MNIST": Level({"dataset": "mnist"}),
@@ -327,21 +330,36 @@ def elsewhere(experiment: Experiment, on_wall_clock: dict[str, Any], **kept: Seq
         title=f"{experiment.title} (elsewhere)",
         factors={"where": where} | again,
         tuned=("where", *experiment.tuned),
-        rates=(0.02, 0.05, 0.1, 0.2),
+        rates=rates,
         tuning_seeds=(11,),
         seeds=range(1, 6),
     )
 
 
+SAME_DELAY = {"delay": True, "delay_type": "constant", "delay_ms": 30.0}
 EXPERIMENTS |= {
     "partitions_elsewhere": elsewhere(
         EXPERIMENTS["partitions"],
-        on_wall_clock={"delay": True, "delay_type": "constant", "delay_ms": 30.0},
+        rates=(0.02, 0.05, 0.1, 0.2),
+        on_wall_clock=SAME_DELAY,
         partition=["labels"],
         workers=["5"],
         stop=["total", "epochs"],
     ),
     "momentum_elsewhere": elsewhere(
-        EXPERIMENTS["momentum"], on_wall_clock={}, workers=["1", "10"], momentum=["0", "0.9"], rate=["tuned"]
+        EXPERIMENTS["momentum"],
+        rates=(0.02, 0.05, 0.1, 0.2),
+        on_wall_clock={},
+        workers=["1", "10"],
+        momentum=["0", "0.9"],
+        rate=["tuned"],
+    ),
+    "remedies_elsewhere": elsewhere(
+        EXPERIMENTS["remedies"],
+        rates=EXPERIMENTS["remedies"].rates,
+        on_wall_clock=SAME_DELAY,
+        algorithm=["asgd", "dude", "average", "backup"],
+        partition=["labels"],
+        speeds=["one slow"],
     ),
 }
