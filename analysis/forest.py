@@ -15,7 +15,9 @@ from analysis.spread import half_width
 
 LINES = 45  # in a column; more make another one
 PLACE, CLAIM = (44, 30, 26), (80, 36, 30)  # characters of a line with one, two and three columns
-TICKS = ((1, 3, 10, 30, 100), (3, 30), (10,))  # points, with one, two and three columns
+TICKS = ((1, 2, 5, 10, 30, 100), (2, 10, 50), (10,))  # points, with one, two and three columns
+LINEAR = 2  # points on both sides of 0; beyond them the scale is logarithmic
+SCALE = f"logarithmic beyond ±{LINEAR} points"  # for the title
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def forest(rows: Sequence[Row], pairs: bool = False) -> tuple[Figure, list[Axes]
         if sum(block.lines for block in blocks) <= LINES * columns:
             break
     parts = split(blocks, columns)
+    columns = len(parts)  # a long block may leave fewer
     figure = new_figure(1.2 + 0.17 * max(sum(block.lines for block in part) for part in parts))
     panels = list(figure.subplots(1, len(parts), squeeze=False)[0])
     ends = [end for row in rows if row.values for end in (*row.ends, *(row.values if pairs else ()))]
@@ -73,6 +76,7 @@ def forest(rows: Sequence[Row], pairs: bool = False) -> tuple[Figure, list[Axes]
         axes.axvline(0, color="0.4", linewidth=0.8, zorder=0)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(bottom - 0.5, -0.7)
+        axes.spines["left"].set_bounds(min(axes.get_yticks()) - 0.5, bottom - 0.5)
         frame(axes, ends, TICKS[columns - 1])
         axes.set_xlabel("difference in test accuracy (points)" if columns == 1 else "difference (points)")
         set_titles(axes, "")
@@ -122,10 +126,11 @@ def draw_row(axes: Axes, row: Row, place: float, pairs: bool) -> None:
 
 def frame(axes: Axes, ends: Sequence[float], ticks: Sequence[int]) -> None:
     """An axis that shows all of these, logarithmic on both sides of 0."""
-    axes.set_xscale("symlog", linthresh=2)
+    axes.set_xscale("symlog", linthresh=LINEAR)
     low, high = 1.5 * min([-1.0, *ends]), 1.5 * max([1.0, *ends])
     signed = [sign * tick for sign in (-1, 1) for tick in ticks]
     axes.set_xticks([0, *(tick for tick in signed if low <= tick <= high)], minor=False)
-    axes.set_xticks([], minor=True)
+    between = [sign * tick * decade for sign in (-1, 1) for decade in (1, 10) for tick in range(1, 10)]
+    axes.set_xticks([tick for tick in between if low <= tick <= high], minor=True)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
     axes.set_xlim(low, high)

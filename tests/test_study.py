@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy import stats
 
+from analysis.forest import Row, forest
 from analysis.reports.trials import Trial, TrialOutcome, Trials, accuracy_at_training_loss
 from analysis.reports.trials import test_loss_at_training_loss as loss_at_training_loss
 from analysis.study import contrasts as contrasts_module
@@ -238,7 +239,8 @@ def test_seeds_needed_show_equivalence_in_four_of_five_experiments():
 
 
 def test_pairs_without_any_difference_are_identical():
-    assert verdict_of([0.0, 0.0, 0.0], 1.0) == "identical"
+    (found,) = judge([effect_of([0.0, 0.0, 0.0], 1.0)])
+    assert found.verdict == "identical" and found.settled
 
 
 def test_a_p_value_says_on_which_side_of_the_level_it_is():
@@ -271,6 +273,24 @@ def test_contrasts_of_which_all_pairs_are_lost_are_written_and_drawn():
         figure = draw(TINY, shown)
         figure.draw_without_rendering()
         assert "(10\xa0lost)" in figure.axes[0].get_yticklabels()[0].get_text()
+
+
+def test_a_forest_plot_says_that_its_scale_is_logarithmic():
+    figure = draw(TINY, judge([effect_of([-20.0, 1.0, 8.0])]))
+    assert any("logarithmic beyond ±2 points" in text.get_text() for text in figure.texts)
+
+
+@pytest.mark.parametrize(("claims", "columns"), [(1, 1), (3, 1), (7, 2), (11, 3)])
+def test_a_forest_plot_of_any_length_shows_which_numbers_its_scale_has(claims, columns):
+    rows = [
+        Row(f"claim {claim}", f"place {place}", (-20.0, 3.0, 8.0)) for claim in range(claims) for place in range(10)
+    ]
+    _, panels = forest(rows * (6 if claims == 1 else 1))
+    assert len(panels) == columns
+    for axes in panels:
+        labelled, others = axes.get_xticks(), axes.get_xticks(minor=True)
+        assert {-10, 0, 10} <= set(labelled) and {-5, 5} <= {*labelled, *others}
+        assert (axes.get_xlabel() == "difference in test accuracy (points)") == (columns == 1)
 
 
 def test_a_difference_of_differences():

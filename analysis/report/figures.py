@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
-from analysis.forest import Row, forest
+from analysis.forest import SCALE, Row, forest
 from analysis.report.runs import Comparison, Setting
 from analysis.reports.curves import MEANING, Curve, draw_curves, frame
 from analysis.reports.differences import differences
@@ -77,7 +77,7 @@ def differences_figure(comparison: Comparison) -> Figure | None:
     figure, _ = forest([Row(one.title, one.place, one.values) for one in shown], pairs=True)
     counts = counted([len(one.points) for one in shown], "pair")
     more = f"; the first {len(shown)} of {len(found)} differences" if len(found) > len(shown) else ""
-    about = f"{counts} with the same seed; mean, its 95 % confidence interval, faint: each pair{more}"
+    about = f"{counts} with the same seed; mean, its 95 % confidence interval, faint: each pair{more}; {SCALE}"
     write_title(figure, f"Differences in test accuracy\n{comparison.shared}\n{about}")
     return figure
 

@@ -217,8 +217,8 @@ class Answer:
 
     @property
     def settled(self) -> bool:
-        """Whether it is one."""
-        return self.verdict.startswith(("different", "equal"))
+        """Whether the verdict answers the question."""
+        return self.verdict.startswith(("different", "equal", "identical"))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
