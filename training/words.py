@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from catalogue import DATASETS
-from training.config import MODE_TITLES, ROWS, RunConfig, algorithms_of, applies, default_of
+from training.config import MODE_TITLES, ROWS, RunConfig, algorithms_of, applies, default_of, experiment_of
 from training.flags import Scope, Title, filled
 
 
@@ -56,6 +56,12 @@ def headline(config: RunConfig) -> str:
     """Network, data set, algorithm, optimiser and workers."""
     workers = f", {phrase_of(config, 'world_size')}" if config.distributed else ""
     return f"{config.network_name} on {DATASETS[config.dataset].title}, {algorithm_in_words(config)}{workers}"
+
+
+def in_common(config: RunConfig, *differing: str) -> str:
+    """What runs that differ in the number of workers, the seed and these settings have in common, in words."""
+    network, _, _ = headline(config).rpartition(", ")
+    return ", ".join([network, *settings_in_words(experiment_of(config), without=differing)])
 
 
 def settings_in_words(config: RunConfig, without: Collection[str] = ()) -> list[str]:

@@ -95,10 +95,13 @@ def chosen(left: np.ndarray, finished: int) -> np.ndarray:
     return near[np.unique(np.linspace(0, len(near) - 1, min(POINTS, len(near))).round().astype(int))]
 
 
-def recall_figure(numbers: Sequence[Recall]) -> Figure:
-    """A panel for each number of workers: recall of every label, those of the last worker in another color."""
+def recall_figure(numbers: Sequence[Recall], about: str) -> Figure:
+    """A panel for each number of workers: recall of every label, those of the last worker in another color.
+
+    about: what the runs have in common.
+    """
     workers = sorted({one.workers for one in numbers})
-    figure = new_figure(2.9)
+    figure = new_figure(3.1)
     panels = figure.subplots(1, len(workers), squeeze=False, sharey=True)[0]
     for axes, count in zip(panels, workers, strict=True):
         here = [one for one in numbers if one.workers == count]
@@ -115,7 +118,7 @@ def recall_figure(numbers: Sequence[Recall]) -> Figure:
     ])  # fmt: skip
     seeds = counted([len({one.seed for one in numbers if one.workers == count}) for count in workers])
     meaning = f"thin: a label, thick: mean over them; {seeds}"
-    write_title(figure, f"Recall of each label when one worker is left alone\n{meaning}")
+    write_title(figure, f"Recall of each label when one worker is left alone\n{about}\n{meaning}")
     return figure
 
 
@@ -136,7 +139,7 @@ def color_of(own: bool) -> str:
     return OKABE_ITO[1] if own else OKABE_ITO[0]
 
 
-RECALL = Measurement(__doc__, "recall", Recall, measure, recall_figure, add_data_dir)
+RECALL = Measurement(__doc__, "recall", Recall, measure, recall_figure, add_flags=add_data_dir)
 
 if __name__ == "__main__":
     run_script(RECALL.main)

@@ -77,11 +77,14 @@ def distance(weights: np.ndarray, row_of: dict[int, int], version: int, fetched:
     return 100 * float(np.linalg.norm(now - weights[row_of[fetched]]) / np.linalg.norm(now))
 
 
-def distance_figure(parts: Sequence[Part]) -> Figure:
-    """Staleness above, distance below, against the updates: a column per number of workers, a line per run."""
+def distance_figure(parts: Sequence[Part], about: str) -> Figure:
+    """Staleness above, distance below, against the updates: a column per number of workers, a line per run.
+
+    about: what the runs have in common.
+    """
     workers, momentums = (sorted({getattr(part, name) for part in parts}) for name in ("workers", "momentum"))
     color_of = dict(zip(momentums, cycle(OKABE_ITO), strict=False))
-    figure = new_figure(3.9)
+    figure = new_figure(4.1)
     panels = figure.subplots(2, len(workers), squeeze=False, sharex=True, sharey="row")
     for (top, bottom), count in zip(panels.T, workers, strict=True):
         here = [part for part in parts if part.workers == count]
@@ -105,11 +108,12 @@ def distance_figure(parts: Sequence[Part]) -> Figure:
         for momentum, color in color_of.items()
     ])  # fmt: skip
     seeds = counted([len({part.seed for part in parts})])
-    write_title(figure, f"Staleness, and how far the model moved meanwhile\neach line: one run, {seeds} per setting")
+    title = "Staleness, and how far the model moved meanwhile"
+    write_title(figure, f"{title}\n{about}\neach line: one run, {seeds} per setting")
     return figure
 
 
-DISTANCES = Measurement(__doc__, "distances", Part, measure, distance_figure)
+DISTANCES = Measurement(__doc__, "distances", Part, measure, distance_figure, ("momentum", "lr"))
 
 if __name__ == "__main__":
     run_script(DISTANCES.main)

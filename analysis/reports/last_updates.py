@@ -23,7 +23,13 @@ from tqdm import tqdm
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, save, set_titles, write_key, write_title
 from analysis.flags import add_data_dir, add_plot_dir
-from analysis.reports.saved_weights import first_finished, read_asynchronous, read_numbers, read_saved, write_numbers
+from analysis.reports.saved_weights import (
+    first_finished,
+    read_asynchronous,
+    read_numbers,
+    read_saved,
+    write_numbers,
+)
 from analysis.reports.trials import LOG_ENDING, Trials, alike_but_for, run_of
 from analysis.spread import Spread, counted
 from analysis.tables import markdown_table, write_text
@@ -32,9 +38,8 @@ from evaluation import evaluate
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import UsageError
 from interface.files import make_folder
-from training.config import RunConfig, experiment_of
 from training.record.run_log import RunLog
-from training.words import headline, settings_in_words
+from training.words import in_common
 
 LAST = 300  # updates
 FIGURE = "last_updates"
@@ -189,12 +194,6 @@ def last_updates_figure(endings: Sequence[Ending], about: str) -> Figure:
     return figure
 
 
-def describe(config: RunConfig) -> str:
-    """What runs that differ in workers, momentum and seed have in common."""
-    network, _, _ = headline(config).rpartition(", ")
-    return ", ".join([network, *settings_in_words(experiment_of(config), without=("momentum",))])
-
-
 def draw_course(axes: Axes, ending: Ending, color: str) -> None:
     """The course of one run, with a point at the last weights before the first worker finished."""
     axes.plot(ending.left, ending.accuracy, color=color, linewidth=0.8, alpha=0.8)
@@ -236,7 +235,7 @@ def redraw(path: Path, plot_dir: Path) -> list[Path]:
     endings = endings_of(read_numbers(path, SavedAccuracy))
     trials = Trials(path.parent).rows
     configs = [trials[one.name].config for one in endings if one.name in trials]
-    about = describe(configs[0]) if configs else ""
+    about = in_common(configs[0], "momentum") if configs else ""
     return save(last_updates_figure(endings, about), make_folder(plot_dir, "--plot_dir") / FIGURE)
 
 
@@ -250,7 +249,7 @@ def measure_and_draw(arguments: argparse.Namespace) -> list[Path]:
     for_programs, table = numbers_dir / "last_updates.csv", numbers_dir / "last_updates.md"
     write_numbers(for_programs, [number for ending in endings for number in ending.numbers])
     write_text(table, markdown(endings))
-    return [table, for_programs, *save(last_updates_figure(endings, describe(logs[0].config)), figure)]
+    return [table, for_programs, *save(last_updates_figure(endings, in_common(logs[0].config, "momentum")), figure)]
 
 
 if __name__ == "__main__":

@@ -18,9 +18,11 @@ from analysis.tables import write_rows
 from interface.command_line import ArgumentParser
 from interface.errors import DataError
 from interface.files import make_folder, with_filename
+from training.names import parse_run_name
 from training.record.checkpoints import read_weights
 from training.record.reader import read_log
 from training.record.run_log import RunLog
+from training.words import in_common
 
 Number = TypeVar("Number")  # a dataclass whose fields are str, int or float
 
@@ -79,14 +81,17 @@ def read_numbers(path: Path, kind: type[Number]) -> list[Number]:
 class Measurement(Generic[Number]):
     """A script that measures runs and draws the numbers, or draws numbers that are there.
 
-    name: of the CSV file and of the figure; kind: of a number; measure: all numbers of a run; draw: the figure.
+    name: of the CSV file and of the figure; kind: of a number, whose `name` is that of a run; measure: all numbers of a
+    run; draw: the figure, with what the runs have in common; differing: the settings that they do not, besides the
+    number of workers.
     """
 
     doc: str
     name: str
     kind: type[Number]
     measure: Callable[[RunLog, argparse.Namespace], list[Number]]
-    draw: Callable[[Sequence[Number]], Figure]
+    draw: Callable[[Sequence[Number], str], Figure]
+    differing: tuple[str, ...] = ()
     add_flags: Callable[[ArgumentParser], object] = lambda parser: None
 
     def main(self) -> None:
@@ -108,4 +113,5 @@ class Measurement(Generic[Number]):
             ]
             written = [make_folder(arguments.summary_dir, "--summary_dir") / f"{self.name}.csv"]
             write_numbers(written[0], numbers)
-        print(*(f"  {path}" for path in [*written, *save(self.draw(numbers), figure)]), sep="\n")
+        about = in_common(parse_run_name(numbers[0].name), *self.differing)
+        print(*(f"  {path}" for path in [*written, *save(self.draw(numbers, about), figure)]), sep="\n")

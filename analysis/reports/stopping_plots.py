@@ -8,7 +8,6 @@ Writes stopping.md beside them and the figure stopping_rules, as PNG and PDF.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -23,7 +22,7 @@ from analysis.tables import markdown_table
 from interface.command_line import run_script
 from interface.errors import DataError
 from training.stopping import STOPPING_RULES
-from training.words import headline, settings_in_words
+from training.words import in_common
 
 Runs = dict[tuple[int, str], list[Trial]]  # (workers, rule) → its runs
 
@@ -61,9 +60,7 @@ def markdown(runs: Runs) -> str:
 
 def describe(runs: Runs) -> str:
     """What all runs have in common."""
-    config = replace(next(iter(runs.values()))[0].experiment[0], stop="epochs")
-    network, _, _ = headline(config).rpartition(", ")
-    return f"{network}, {', '.join(settings_in_words(config))}"
+    return in_common(next(iter(runs.values()))[0].config, "stop")
 
 
 def stopping_figure(runs: Runs) -> Figure:

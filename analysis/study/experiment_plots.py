@@ -25,10 +25,11 @@ Runs = Mapping[Cell, Mapping[int, Trial]]  # cell → seed → run
 
 
 def about(experiment: Experiment, runs: Runs) -> str:
-    """Network, data set and seeds."""
+    """Network, data set, learning rates and seeds."""
     config: RunConfig = next(trial for by_seed in runs.values() for trial in by_seed.values()).config
     seeds = counted([len(by_seed) for by_seed in runs.values()])
-    return f"{config.network_name} on {DATASETS[config.dataset].title}, {config.epochs} epochs, tuned rates; {seeds}"
+    rates = "" if "rate" in experiment.factors else ", tuned rates"
+    return f"{config.network_name} on {DATASETS[config.dataset].title}, {config.epochs} epochs{rates}; {seeds}"
 
 
 def stopping_figure(experiment: Experiment, runs: Runs) -> Figure:
