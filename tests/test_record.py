@@ -66,6 +66,16 @@ def test_model_accuracy_is_reported(tmp_path):
     assert read_log(done["log"]).result["train_accuracy"] > 80
 
 
+@pytest.mark.parametrize(
+    ("flags", "arrived"),
+    [(("--algorithm", "fedbuff", "--buffer_size", 1000), 46), (("--max_seconds", 0.001), 0)],
+    ids=["a buffer that is never full", "no time"],
+)
+def test_a_run_without_an_update_warns(flags, arrived, tmp_path):
+    log = read_log(train("dist_async.py", tmp_path, "--split_dataset", "--clock", "virtual", *flags)["log"])
+    assert log.warnings == (f"the model was never updated: of {arrived} gradients that arrived, 0 were dropped",)
+
+
 def test_divergence_is_reported_once_and_the_run_completes(tmp_path):
     flags = ("--lr", 1e6, "--momentum", 0.99, "--split_dataset", "--val", "--seed", 1)  # always diverges
     done = train("dist_async.py", tmp_path, *flags)

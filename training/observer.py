@@ -225,6 +225,9 @@ class Observer:
         for watcher in self.watchers:
             watcher.finish()
         self._close_watchers()
+        if not self.updates:
+            arrived = f"of {self.gradients} gradients that arrived, {self.dropped} were dropped"
+            self.warn(self.seconds, f"the model was never updated: {arrived}")
         result = self.result()
         if self.plan.config.model_accuracy:
             score = self._evaluate(self.model, self.plan.train)
