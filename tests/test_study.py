@@ -369,6 +369,15 @@ TINY = Experiment(
 )
 
 
+def test_an_interrupted_experiment_counts_whole_seeds(tmp_path):
+    tuning, trials = Trials(tmp_path / "tuning"), Trials(tmp_path)
+    for _, config in TINY.tuning():
+        tuning.add(trial(config, validation_accuracy=80.0))
+    for number, config in enumerate(TINY.runs(TINY.best_rates(tuning)), start=1):
+        trials.add(trial(config))
+        assert {len(by_seed) for by_seed in TINY.read(tmp_path).values()} == {number // 2}
+
+
 def test_an_experiment_from_its_runs_to_its_answers(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
     monkeypatch.setattr(contrasts_module, "CONTRASTS", tmp_path / "contrasts.json")

@@ -186,9 +186,16 @@ class Experiment:
         return {seed: trials.rows[name] for seed, name in names.items() if name in trials.rows}
 
     def read(self, folder: Path) -> dict[Cell, dict[int, Trial]]:
-        """Cell → seed → run, as far as there are any. Raises DataError if the rates were not tuned."""
+        """Cell → seed → run, of the seeds that all cells have: an interrupted experiment stays balanced.
+
+        Raises DataError if the rates were not tuned.
+        """
         trials, best = Trials(folder), self.best_rates(Trials(folder / "tuning"))
-        return {cell: self.outcomes(best, trials, cell) for cell in self.cells}
+        runs = {cell: self.outcomes(best, trials, cell) for cell in self.cells}
+        whole = set.intersection(*(set(by_seed) for by_seed in runs.values()))
+        return {
+            cell: {seed: trial for seed, trial in by_seed.items() if seed in whole} for cell, by_seed in runs.items()
+        }
 
     def accuracy(self, cell: Cell, trial: Trial) -> float | None:
         """The number that counts in a cell, percent; None if the run had diverged by then, or never got there."""
