@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import AutoMinorLocator, MaxNLocator
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles
 from analysis.spread import half_width
@@ -16,8 +17,8 @@ from analysis.spread import half_width
 LINES = 45  # in a column; more make another one
 PLACE, CLAIM = (44, 30, 26), (80, 36, 30)  # characters of a line with one, two and three columns
 TICKS = ((1, 2, 5, 10, 30, 100), (2, 10, 50), (10,))  # points, with one, two and three columns
-LINEAR = 2  # points on both sides of 0; beyond them the scale is logarithmic
-SCALE = f"logarithmic beyond ±{LINEAR} points"  # for the title
+WIDE = 20  # points; a figure with a difference beyond them has a logarithmic scale
+LINEAR = 2  # points on both sides of 0 that such a scale shows as they are
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Block:
 def forest(rows: Sequence[Row], pairs: bool = False) -> tuple[Figure, list[Axes]]:
     """The mean and 95 % interval of each row, in as many columns as a page needs. The caller adds title and key.
 
-    pairs: whether each pair is drawn, too.
+    pairs: whether each pair is drawn, too. A title should have the scale_of() its panels.
     """
     for columns in (1, 2, 3):
         blocks = [
@@ -125,12 +126,22 @@ def draw_row(axes: Axes, row: Row, place: float, pairs: bool) -> None:
 
 
 def frame(axes: Axes, ends: Sequence[float], ticks: Sequence[int]) -> None:
-    """An axis that shows all of these, logarithmic on both sides of 0."""
-    axes.set_xscale("symlog", linthresh=LINEAR)
-    low, high = 1.5 * min([-1.0, *ends]), 1.5 * max([1.0, *ends])
-    signed = [sign * tick for sign in (-1, 1) for tick in ticks]
-    axes.set_xticks([0, *(tick for tick in signed if low <= tick <= high)], minor=False)
-    between = [sign * tick * decade for sign in (-1, 1) for decade in (1, 10) for tick in range(1, 10)]
-    axes.set_xticks([tick for tick in between if low <= tick <= high], minor=True)
+    """An axis that shows all of these: linear, or logarithmic on both sides of 0 where some are WIDE of it."""
+    if max(map(abs, ends), default=0) <= WIDE:
+        axes.xaxis.set_major_locator(MaxNLocator(len(ticks) + 2, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_minor_locator(AutoMinorLocator(2))
+        low, high = 1.1 * min([-1.0, *ends]), 1.1 * max([1.0, *ends])
+    else:
+        axes.set_xscale("symlog", linthresh=LINEAR)
+        low, high = 1.5 * min([-1.0, *ends]), 1.5 * max([1.0, *ends])
+        signed = [sign * tick for sign in (-1, 1) for tick in ticks]
+        axes.set_xticks([0, *(tick for tick in signed if low <= tick <= high)], minor=False)
+        between = [sign * tick * decade for sign in (-1, 1) for decade in (1, 10) for tick in range(1, 10)]
+        axes.set_xticks([tick for tick in between if low <= tick <= high], minor=True)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
     axes.set_xlim(low, high)
+
+
+def scale_of(panels: Sequence[Axes]) -> str:
+    """What a title has to say about the scale; empty if it is linear."""
+    return f"; logarithmic beyond ±{LINEAR} points" if panels[0].get_xscale() == "symlog" else ""

@@ -275,15 +275,17 @@ def test_contrasts_of_which_all_pairs_are_lost_are_written_and_drawn():
         assert "(10\xa0lost)" in figure.axes[0].get_yticklabels()[0].get_text()
 
 
-def test_a_forest_plot_says_that_its_scale_is_logarithmic():
-    figure = draw(TINY, judge([effect_of([-20.0, 1.0, 8.0])]))
-    assert any("logarithmic beyond ±2 points" in text.get_text() for text in figure.texts)
+@pytest.mark.parametrize(("values", "logarithmic"), [([-40.0, 1.0, 8.0], True), ([-4.0, 1.0, 2.0], False)])
+def test_a_forest_plot_says_whether_its_scale_is_logarithmic(values, logarithmic):
+    figure = draw(TINY, judge([effect_of(values)]))
+    said = any("logarithmic beyond ±2 points" in text.get_text() for text in figure.texts)
+    assert said == logarithmic == (figure.axes[0].get_xscale() == "symlog")
 
 
 @pytest.mark.parametrize(("claims", "columns"), [(1, 1), (3, 1), (7, 2), (11, 3)])
 def test_a_forest_plot_of_any_length_shows_which_numbers_its_scale_has(claims, columns):
     rows = [
-        Row(f"claim {claim}", f"place {place}", (-20.0, 3.0, 8.0)) for claim in range(claims) for place in range(10)
+        Row(f"claim {claim}", f"place {place}", (-40.0, 3.0, 28.0)) for claim in range(claims) for place in range(10)
     ]
     _, panels = forest(rows * (6 if claims == 1 else 1))
     assert len(panels) == columns

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
-from analysis.forest import SCALE, Row, forest
+from analysis.forest import Row, forest, scale_of
 from analysis.report.runs import Comparison, Setting
 from analysis.reports.curves import MEANING, Curve, draw_curves, frame
 from analysis.reports.differences import differences
@@ -74,10 +74,10 @@ def differences_figure(comparison: Comparison) -> Figure | None:
     if not found:
         return None
     shown = found[:ROWS]
-    figure, _ = forest([Row(one.title, one.place, one.values) for one in shown], pairs=True)
+    figure, panels = forest([Row(one.title, one.place, one.values) for one in shown], pairs=True)
     counts = counted([len(one.points) for one in shown], "pair")
     more = f"; the first {len(shown)} of {len(found)} differences" if len(found) > len(shown) else ""
-    about = f"{counts} with the same seed; mean, its 95 % confidence interval, faint: each pair{more}; {SCALE}"
+    about = f"{counts} with the same seed; mean, its 95 % confidence interval, faint: each pair{more}{scale_of(panels)}"
     write_title(figure, f"Differences in test accuracy\n{comparison.shared}\n{about}")
     return figure
 

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 
 from analysis.figures import OKABE_ITO, Figure, save, write_key, write_title
 from analysis.flags import add_plot_dir
-from analysis.forest import SCALE, Row, forest
+from analysis.forest import Row, forest, scale_of
 from analysis.reports.trials import Trials
 from analysis.spread import counted
 from analysis.study.design import EXPERIMENTS, Experiment, diverged
@@ -113,7 +113,8 @@ def draw(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
         *(Patch(color="0.93", label=f"within {margin:g} point{'' if margin == 1 else 's'}") for margin in margins),
     ])  # fmt: skip
     seeds = counted([one.effect.pairs for one in shown], "pair")
-    write_title(figure, f"{experiment.title}\nmean and 95 % interval over the seeds, {seeds}; {SCALE}")
+    about = f"mean and 95 % interval over the seeds, {seeds}{scale_of(panels)}"
+    write_title(figure, f"{experiment.title}\n{about}")
     return figure
 
 

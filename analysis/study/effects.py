@@ -22,6 +22,7 @@ from typing import Any
 
 from analysis.spread import half_width
 from analysis.study.design import EXPERIMENTS, Cell, Experiment
+from interface.command_line import count
 from interface.errors import DataError
 from interface.files import with_filename
 
@@ -158,9 +159,15 @@ def expanded(row: dict[str, Any], experiment: Experiment) -> list[Contrast]:
 
 
 def place_in_words(levels: Mapping[str, str]) -> str:
-    """The levels of some factors; a number says of what."""
-    return ", ".join(f"{factor} {level}" if level.replace(".", "").isdigit() else level
-                     for factor, level in levels.items())  # fmt: skip
+    """The levels of some factors; a number says of what, as in "10 workers, momentum 0.9"."""
+    return ", ".join(map(level_in_words, levels, levels.values()))
+
+
+def level_in_words(factor: str, level: str) -> str:
+    """One level of a factor."""
+    if factor.endswith("s") and level.isdigit():
+        return count(int(level), factor.removesuffix("s"))
+    return f"{factor} {level}" if level.replace(".", "").isdigit() else level
 
 
 def cell_of(levels: dict[str, str], experiment: Experiment) -> Cell:

@@ -224,7 +224,7 @@ def speed_figure(results: Results) -> Figure:
             for count, runs in found.items():
                 draw_mean(axes, count, speed.gradients_per_second(runs), **look)
                 drawn.append(point_of_group(runs))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         set_titles(axes, network, f"{clock} clock" if clock else "")
     for axes in panels[-1]:
         axes.set_xticks(sorted({point.config.workers for point in drawn}))
