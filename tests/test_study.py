@@ -336,7 +336,7 @@ def test_known_effects_are_found(tmp_path):
                                               first_left_accuracy=value)  # fmt: skip
     for row in list(trials.rows.values()):
         trials.add(row)
-    answers = answer(experiment, tmp_path, read_contrasts(CONTRASTS, "partitions"))
+    answers = answer(experiment, experiment.read(tmp_path), read_contrasts(CONTRASTS, "partitions"))
     for one in answers:
         contrast = one.effect.contrast
         assert len(one.effect.differences) == 10
@@ -356,7 +356,7 @@ def test_diverged_runs_are_counted_with_their_interval(tmp_path):
     for config in TINY.runs(TINY.best_rates(tuning)):
         lost = config.stop == "total" and config.seed <= 3
         trials.add(trial(config, test_accuracy=10.0 if lost else 80.0, first_left_accuracy=10.0))
-    text = divergence(TINY, tmp_path)
+    text = divergence(TINY, TINY.read(tmp_path))
     assert "3 of 20 runs" in text and "| total | 3 of 10 | 7 to 65 % |\n| 1 cell | 0 of 10 | 0 to 31 % |" in text
     low, high = stats.beta.ppf(0.025, 3, 8), stats.beta.ppf(0.975, 4, 7)
     assert (round(100 * low), round(100 * high)) == (7, 65)

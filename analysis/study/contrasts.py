@@ -20,7 +20,7 @@ from analysis.flags import add_plot_dir
 from analysis.forest import Row, forest, scale_of
 from analysis.reports.trials import Trials
 from analysis.spread import counted
-from analysis.study.design import EXPERIMENTS, Experiment, diverged
+from analysis.study.design import EXPERIMENTS, Experiment, Runs, diverged
 from analysis.study.effects import CONTRASTS, FEWEST, LEVEL, POWER, Answer, answer, p_in_words, read_contrasts
 from analysis.study.experiment_plots import FIGURES
 from analysis.tables import markdown_table, write_text
@@ -59,10 +59,9 @@ def markdown(experiment: Experiment, answers: Sequence[Answer]) -> str:
     return f"# {experiment.title}\n\n{MEANING}\n\n{markdown_table(titles, rows)}"
 
 
-def tuning_table(experiment: Experiment, folder: Path) -> str:
+def tuning_table(experiment: Experiment, trials: Trials) -> str:
     """Mean validation accuracy with each learning rate that was tried, the best in bold."""
-    tried = experiment.tried(Trials(folder / "tuning"))
-    best = experiment.best_rates(Trials(folder / "tuning"))
+    tried, best = experiment.tried(trials), experiment.best_rates(trials)
     rates = sorted({rate for by_rate in tried.values() for rate in by_rate})
     tuned = [place for place, factor in enumerate(experiment.factors) if factor in experiment.tuned]
     rows = [
@@ -78,14 +77,13 @@ def tuning_table(experiment: Experiment, folder: Path) -> str:
     )
 
 
-def divergence(experiment: Experiment, folder: Path) -> str:
+def divergence(experiment: Experiment, runs: Runs) -> str:
     """How many runs of each cell diverged, with Clopper and Pearson's interval (1934) of the rate."""
     from scipy.stats import binomtest
 
     found: dict[tuple[int, int], list[str]] = {}  # how many diverged, of how many → the cells
-    runs = {}
-    for cell, by_seed in experiment.read(folder).items():
-        runs |= {trial.name: trial for trial in by_seed.values()}
+    trials = {trial.name: trial for by_seed in runs.values() for trial in by_seed.values()}  # cells may share some
+    for cell, by_seed in runs.items():
         if by_seed:
             found.setdefault((sum(map(diverged, by_seed.values())), len(by_seed)), []).append(", ".join(cell))
     rows = []
@@ -95,8 +93,8 @@ def divergence(experiment: Experiment, folder: Path) -> str:
         names = cells if lost else [count(len(cells), "cell")]
         rows += [[name, f"{lost} of {total}", rate] for name in names]
     titles = (", ".join(experiment.factors), "runs", "95 % interval of the rate")
-    lost = sum(map(diverged, runs.values()))
-    return f"## Runs that diverged\n\n{lost} of {count(len(runs), 'run')}.\n\n{markdown_table(titles, rows)}"
+    lost = sum(map(diverged, trials.values()))
+    return f"## Runs that diverged\n\n{lost} of {count(len(trials), 'run')}.\n\n{markdown_table(titles, rows)}"
 
 
 def draw(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
@@ -133,13 +131,13 @@ def color_of(primary: bool) -> str:
 
 def write_answers(name: str, experiment: Experiment, folder: Path, plot_dir: Path) -> None:
     """contrasts.md beside the trials of an experiment, and its figure."""
-    answers = answer(experiment, folder, read_contrasts(CONTRASTS, name))
-    parts = (markdown(experiment, answers), divergence(experiment, folder), tuning_table(experiment, folder))
-    text = "\n".join(parts)
+    runs, tuning = experiment.read(folder), Trials(folder / "tuning")
+    answers = answer(experiment, runs, read_contrasts(CONTRASTS, name))
+    text = "\n".join([markdown(experiment, answers), divergence(experiment, runs), tuning_table(experiment, tuning)])
     write_text(folder / "contrasts.md", text)
     written = save(draw(experiment, answers), make_folder(plot_dir, "--plot_dir") / name)
     if name in FIGURES:
-        written += save(FIGURES[name](experiment, experiment.read(folder)), plot_dir / f"{name}_runs")
+        written += save(FIGURES[name](experiment, runs), plot_dir / f"{name}_runs")
     print(*(f"  {path}" for path in (folder / "contrasts.md", *written)), sep="\n")
 
 

@@ -11,7 +11,7 @@ import itertools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
@@ -26,6 +26,7 @@ from training.names import run_name
 
 Cell = tuple[str, ...]  # the levels, in the order of the factors
 Rates = dict[Cell, float]  # cell that is tuned → learning rate
+Runs = Mapping[Cell, Mapping[int, Trial]]  # cell → seed → run
 
 SHARED = {"mode": "async", "dataset": "fashion_mnist", "epochs": 6, "clock": "virtual", "evals_per_epoch": 1}
 # Number of workers → the slow one, for the seeds 1 to 10: where labels are split, it owns label seed − 1. So each label
@@ -185,7 +186,7 @@ class Experiment:
         names = {seed: run_name(self.config(cell, self.rate(cell, best), seed)) for seed in self.seeds}
         return {seed: trials.rows[name] for seed, name in names.items() if name in trials.rows}
 
-    def read(self, folder: Path) -> dict[Cell, dict[int, Trial]]:
+    def read(self, folder: Path) -> Runs:
         """Cell → seed → run, of the seeds that all cells have: an interrupted experiment stays balanced.
 
         Raises DataError if the rates were not tuned.

@@ -21,7 +21,7 @@ from statistics import NormalDist
 from typing import Any
 
 from analysis.spread import half_width
-from analysis.study.design import EXPERIMENTS, Cell, Experiment
+from analysis.study.design import EXPERIMENTS, Cell, Experiment, Runs
 from interface.command_line import count
 from interface.errors import DataError
 from interface.files import with_filename
@@ -238,11 +238,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def answer(experiment: Experiment, folder: Path, contrasts: Sequence[Contrast]) -> list[Answer]:
-    """What the trials of a folder say."""
+def answer(experiment: Experiment, runs: Runs, contrasts: Sequence[Contrast]) -> list[Answer]:
+    """What the runs of an experiment say."""
     accuracies = {
         cell: {seed: experiment.accuracy(cell, trial) for seed, trial in by_seed.items()}
-        for cell, by_seed in experiment.read(folder).items()
+        for cell, by_seed in runs.items()
     }
     return judge([measure(contrast, accuracies) for contrast in contrasts])
 

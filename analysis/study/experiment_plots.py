@@ -14,14 +14,12 @@ from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_ke
 from analysis.reports.curves import MEANING, Curve, accuracy_over_time, draw_curves, frame
 from analysis.reports.trials import Trial, TrialOutcome, time_to, training_loss_curve
 from analysis.spread import counted, half_width
-from analysis.study.design import Cell, Experiment, diverged
+from analysis.study.design import Experiment, Runs, diverged
 from catalogue import DATASETS
 from training.config import RunConfig
 
 TARGET = 85.0  # percent
 LEFT_OUT = "× n: runs that diverged, left out"
-
-Runs = Mapping[Cell, Mapping[int, Trial]]  # cell → seed → run
 
 
 def about(experiment: Experiment, runs: Runs) -> str:

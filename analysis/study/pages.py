@@ -132,6 +132,8 @@ class Lookup:
         self._folder = folder
         self._results = Results.read(folder)
         self._trials = cache(lambda name: Trials(folder / name))
+        self._runs = cache(lambda name: EXPERIMENTS[name].read(folder / name))
+        self._rates = cache(lambda name: EXPERIMENTS[name].best_rates(Trials(folder / name / "tuning")))
         self._answers = cache(self._answers_of)
 
     # ------------------------------------------------------------------------------------------------
@@ -223,9 +225,8 @@ class Lookup:
 
     def ends_at(self, experiment: str, *cell: str) -> str:
         """Mean accuracy of the runs of a cell with its 95 % interval, percent, and how many diverged."""
-        design = EXPERIMENTS[experiment]
         found = self.accuracies(experiment, *cell)
-        lost = len(design.read(self._folder / experiment)[cell]) - len(found)
+        lost = len(self._runs(experiment)[cell]) - len(found)
         return f"{found.interval} %{f' ({lost} of {lost + len(found)} runs diverged)' if lost else ''}"
 
     def seeds_below_zero(self, experiment: str, claim: str, **where: str) -> str:
@@ -240,8 +241,7 @@ class Lookup:
 
     def seeds(self, experiment: str) -> tuple[int, int]:
         """How many seeds have been run in each cell, and how many are planned."""
-        runs = EXPERIMENTS[experiment].read(self._folder / experiment)
-        return min(map(len, runs.values())), len(EXPERIMENTS[experiment].seeds)
+        return min(map(len, self._runs(experiment).values())), len(EXPERIMENTS[experiment].seeds)
 
     def levels(self, experiment: str, factor: str) -> list[str]:
         """Those of a factor."""
@@ -249,14 +249,13 @@ class Lookup:
 
     def accuracies(self, experiment: str, *cell: str) -> Values:
         """Those of the runs of a cell that did not diverge, by their seed."""
-        design = EXPERIMENTS[experiment]
-        runs = design.read(self._folder / experiment)[cell]
-        found = {seed: design.accuracy(cell, trial) for seed, trial in runs.items()}
+        runs = self._runs(experiment)[cell]
+        found = {seed: EXPERIMENTS[experiment].accuracy(cell, trial) for seed, trial in runs.items()}
         return Values({seed: accuracy for seed, accuracy in found.items() if accuracy is not None})
 
     def at_training_loss(self, experiment: str, limit: float, *cell: str) -> tuple[str, str]:
         """Test accuracy, percent, and test loss of the runs of a cell when the training loss first fell to `limit`."""
-        runs = EXPERIMENTS[experiment].read(self._folder / experiment)[cell].values()
+        runs = self._runs(experiment)[cell].values()
         found = []
         for measure, digits in ((accuracy_at_training_loss, 1), (test_loss_at_training_loss, 3)):
             values = [value for run in runs if (value := measure(limit, run.outcome)) is not None]
@@ -266,8 +265,7 @@ class Lookup:
 
     def rate(self, experiment: str, *cell: str) -> float:
         """The tuned learning rate of a cell."""
-        design = EXPERIMENTS[experiment]
-        return design.rate(cell, design.best_rates(Trials(self._folder / experiment / "tuning")))
+        return EXPERIMENTS[experiment].rate(cell, self._rates(experiment))
 
     def at_lowest_rate(self, experiment: str, *cell: str) -> bool:
         """Whether the tuned learning rate of a cell is the lowest that was tried."""
@@ -283,11 +281,10 @@ class Lookup:
 
     def _answers_of(self, name: str) -> list[Answer]:
         """None before each contrast has as many pairs as an interval needs."""
-        experiment, folder = EXPERIMENTS[name], self._folder / name
         try:
-            answers = answer(experiment, folder, read_contrasts(CONTRASTS, name))
+            answers = answer(EXPERIMENTS[name], self._runs(name), read_contrasts(CONTRASTS, name))
         except DataError:
-            if (folder / "contrasts.md").exists():  # it has been run
+            if (self._folder / name / "contrasts.md").exists():  # it has been run
                 raise
             return []
         return answers if min(one.effect.pairs for one in answers) >= FEWEST else []
