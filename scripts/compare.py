@@ -29,8 +29,9 @@ from interface.errors import NoEffectError, UsageError
 from scripts.plan import PlannedRun
 from scripts.sweep import add_pool_flags, check_pool_flags, execute_all, print_plan
 from training.algorithms import ALGORITHMS
-from training.config import GROUPS, MODE_TITLES, ROWS, RunConfig, default_of
+from training.config import RunConfig, default_of
 from training.flags import DISTRIBUTED, MODES
+from training.settings import GROUPS, MODE_TITLES, ROWS
 
 # Setting → its flag, where that is not its name.
 NAMES = {"mode": "modes", "world_size": "workers", "partition": "partitions", "algorithm": "algorithms",

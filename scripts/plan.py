@@ -14,8 +14,9 @@ import kfold
 from analysis.reports.trials import Trials, header_of
 from interface.command_line import ArgumentParser
 from training.command_line import make_parser
-from training.config import ROWS, RunConfig, words_of
+from training.config import RunConfig, words_of
 from training.names import CHECKPOINT, run_name
+from training.settings import ROWS
 from training.words import is_usual
 
 SCRIPT_OF = {"classic": "nonDistributed.py", "sync": "dist_sync.py", "async": "dist_async.py"}

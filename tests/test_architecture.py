@@ -24,13 +24,14 @@ MAY_IMPORT = {
     "training.worker": ("training.protocol",),
     "training.algorithms": ("training.protocol", "training.flags", "training.server", "interface"),
     "analysis": ("interface", "catalogue", "common", "evaluation", "training.config", "training.flags",
-                 "training.names", "training.words", "training.record", "training.plan", "training.stopping",
-                 "training.algorithms"),
+                 "training.settings", "training.names", "training.words", "training.record", "training.plan",
+                 "training.stopping", "training.algorithms"),
     "cross_validation": ("interface", "catalogue", "common", "evaluation", "training.optimizers", "analysis.spread",
                          "analysis.tables", "analysis.figures"),
 }  # fmt: skip
 WITHOUT_TORCH = (
-    *("training.config", "training.names", "training.words", "training.command_line", "training.algorithms"),
+    *("training.settings", "training.config", "training.names", "training.words", "training.command_line"),
+    "training.algorithms",
     *("interface.command_line", "interface.files", "interface.processes"),
     *("analysis.landscape.inputs", "cross_validation.grid"),
 )

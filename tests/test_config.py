@@ -10,7 +10,8 @@ from conftest import ROOT, run
 from interface.command_line import Interval, run_script
 from interface.errors import DataError, UsageError
 from training.command_line import make_parser
-from training.config import ROWS, RunConfig
+from training.config import RunConfig
+from training.settings import ROWS
 
 SCRIPTS = {"classic": "nonDistributed", "sync": "dist_sync", "async": "dist_async"}
 EVERYWHERE, DISTRIBUTED, ASYNC = tuple(SCRIPTS), ("sync", "async"), ("async",)

@@ -10,7 +10,9 @@ from conftest import ROOT
 from pages import AT_END, FENCE, copy_project, difference, examples_of, execute, same_line
 from training.algorithms import ALGORITHMS
 from training.command_line import make_parser
-from training.config import MODES, ROWS, default_of
+from training.config import default_of
+from training.flags import MODES
+from training.settings import ROWS
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))

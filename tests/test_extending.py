@@ -10,8 +10,8 @@ import pytest
 from catalogue import DATASETS, NETWORKS, PARTITIONS, implementation, networks_for
 from conftest import ROOT
 from training.algorithms import ALGORITHMS
-from training.config import ROWS
 from training.flags import MODES, Scope, Title
+from training.settings import ROWS
 from training.stopping import STOPPING_RULES
 from training.timing import COMPUTE_TIMES, DELAY_TYPES
 

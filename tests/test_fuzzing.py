@@ -29,12 +29,14 @@ from cross_validation.grid import Configuration, SearchSettings
 from cross_validation.results import Result, ResultsFile
 from interface.errors import DataError, UsageError
 from training.command_line import make_parser
-from training.config import DISTRIBUTED, MODES, ROWS, RunConfig
+from training.config import RunConfig
 from training.engines.replay import config_of_replay
+from training.flags import DISTRIBUTED, MODES
 from training.names import parse_run_name, run_name
 from training.plan import make_plan
 from training.record.checkpoints import read_model, read_weights
 from training.record.reader import read_log
+from training.settings import ROWS
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 0))
 fuzzed = settings(

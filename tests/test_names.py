@@ -10,9 +10,10 @@ from conftest import PUBLISHED, needs_published
 from interface.command_line import Interval, ValueType
 from interface.errors import UsageError
 from training.algorithms import ALGORITHMS
-from training.config import OWNERS, ROWS, RunConfig, default_of, experiment_of
+from training.config import RunConfig, default_of, experiment_of
 from training.flags import MODES, Scope
 from training.names import base_of, decode, encode, parse_run_name, run_name, suffixed
+from training.settings import OWNERS, ROWS
 
 EXAMPLE = "fashion_mnist_async_11_100_0005_09_32_6_SGD_spe3_labels_delay_slow_worker_1_long_constant"
 

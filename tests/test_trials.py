@@ -8,8 +8,9 @@ import pytest
 
 from analysis.reports.trials import Trial, TrialOutcome, Trials, distinct, group
 from conftest import ROOT
-from training.config import ROWS, RunConfig, default_of
+from training.config import RunConfig, default_of
 from training.names import run_name
+from training.settings import ROWS
 
 CONFIG = RunConfig(mode="async", dataset="digits", delay=True, clock="virtual", compensation=True)
 OUTCOME = TrialOutcome(

@@ -12,8 +12,9 @@ from typing import Any
 from catalogue import PARTITIONS
 from interface.command_line import ArgumentParser, Joined, ValueType
 from training.algorithms import ALGORITHMS
-from training.config import GROUPS, MODE_TITLES, ROWS, AlgorithmFlags, RunConfig, algorithms_of
+from training.config import RunConfig, algorithms_of
 from training.flags import DISTRIBUTED, row_of
+from training.settings import GROUPS, MODE_TITLES, ROWS, AlgorithmFlags
 from training.words import is_usual
 
 # Set by torchrun: environment variable → flag.

@@ -13,16 +13,9 @@ from catalogue import DATASETS, PARTITIONS
 from interface.command_line import ValueType
 from interface.errors import UsageError
 from training.algorithms import ALGORITHMS
-from training.config import (
-    DELAY_INTENSITIES,
-    LEARNING_RATE_SCHEDULES,
-    ROWS,
-    RunConfig,
-    algorithms_of,
-    applies,
-    default_of,
-)
+from training.config import RunConfig, algorithms_of, applies, default_of
 from training.flags import MODES, filled
+from training.settings import DELAY_INTENSITIES, LEARNING_RATE_SCHEDULES, ROWS
 from training.timing import DELAY_TYPES
 
 ARTIFACTS = {"model": "_model.pt", "weights": "_weights.npy", "log": "_log.log"}

@@ -4,8 +4,9 @@ from collections.abc import Collection
 from typing import Any
 
 from catalogue import DATASETS
-from training.config import MODE_TITLES, ROWS, RunConfig, algorithms_of, applies, default_of, experiment_of
+from training.config import RunConfig, algorithms_of, applies, default_of, experiment_of
 from training.flags import Scope, Title, filled
+from training.settings import MODE_TITLES, ROWS
 
 
 def table_columns() -> dict[str, str]:

@@ -26,8 +26,9 @@ from catalogue import DATASETS
 from common import load_dataset
 from interface.command_line import run_script
 from interface.errors import DataError
-from training.config import OWNERS, RunConfig
+from training.config import RunConfig
 from training.plan import make_plan
+from training.settings import OWNERS
 from training.words import settings_in_words
 
 COLUMNS = 5  # of panels

@@ -16,7 +16,8 @@ from analysis.reports.settings import changes, settings_of, varying_and_shared
 from analysis.reports.trials import Group, Trial, distinct, sort_key
 from analysis.spread import interval
 from analysis.tables import markdown_table
-from training.config import ROWS, RunConfig, applies, default_of
+from training.config import RunConfig, applies, default_of
+from training.settings import ROWS
 from training.words import table_columns
 
 PRINTED = 12  # differences on a terminal

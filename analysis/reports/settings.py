@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from analysis.reports.trials import Group
-from training.config import MODE_TITLES, ROWS, RunConfig, applies
+from training.config import RunConfig, applies
 from training.flags import Title
+from training.settings import MODE_TITLES, ROWS
 from training.words import is_usual, phrase_of, table_cell, table_columns
 
 

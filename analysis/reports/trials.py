@@ -25,8 +25,9 @@ from analysis.spread import Spread
 from catalogue import DATASETS
 from interface.errors import DataError, UsageError
 from interface.files import make_folder, with_filename
-from training.config import ROWS, RUN_CLOCKS, RunConfig, default_of, experiment_of
+from training.config import RunConfig, default_of, experiment_of
 from training.flags import MODES
+from training.settings import ROWS, RUN_CLOCKS
 from training.words import is_usual
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from analysis.reports.trials import Group
 from analysis.study import speed
 from analysis.study.published import NOT_DISTRIBUTED, SAME_FOR_ALL, Results, uncompensated
 from catalogue import PARTITIONS
-from training.config import MODE_TITLES, RunConfig
+from training.config import RunConfig
+from training.settings import MODE_TITLES
 
 # ----------------------------------------------------------------------------------------------------
 # Accuracy against what the study varies

@@ -7,7 +7,8 @@ from pathlib import Path
 from analysis.reports.trials import Group, Trial, Trials, distinct, group
 from interface.errors import DataError
 from interface.files import with_filename
-from training.config import ROWS, RunConfig, experiment_of
+from training.config import RunConfig, experiment_of
+from training.settings import ROWS
 
 SEEDS = (1, 2, 3)  # of the runs that are set beside the published ones
 COMPUTE_MS = 15.0  # of a gradient on the published study's machine

@@ -7,7 +7,8 @@ from analysis.spread import Spread
 from analysis.study.published import SAME_FOR_ALL, Results
 from analysis.tables import markdown_table
 from catalogue import PARTITIONS
-from training.config import MODE_TITLES, RunConfig
+from training.config import RunConfig
+from training.settings import MODE_TITLES
 
 CLOCKS = {"virtual": 10.0, "wall": None}  # clock → compute_ms of a gradient, which a wall clock has none of
 NETWORKS = ("LeNet5", "CNN1")

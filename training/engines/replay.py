@@ -13,7 +13,7 @@ import numpy as np
 from common import Samples
 from interface.errors import DataError, UsageError
 from training.algorithms import Algorithm
-from training.config import ROWS, RunConfig, default_of
+from training.config import RunConfig, default_of
 from training.engines.dispatcher import Dispatcher, RunShape
 from training.engines.gradients import Gradients, gradients_of
 from training.flags import Scope
@@ -21,6 +21,7 @@ from training.observer import Observer
 from training.plan import Plan
 from training.protocol import Snapshot
 from training.record.reader import RunLog
+from training.settings import ROWS
 
 FREE = {name for name, row in ROWS.items() if row.scope is not Scope.TRAINING}  # a replay may change these
 KEPT = {"data_dir", "saves_per_epoch"}  # of those, the ones taken from the log unless given on the command line

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from interface.errors import DataError
-from training.config import ROWS, RUN_CLOCKS, RunConfig
+from training.config import RunConfig
 from training.plan import pushes_of
 from training.record.published import WRONG, read_published, within
 from training.record.run_log import Evaluation, Events, LostWorker, RunLog, Validation
+from training.settings import ROWS, RUN_CLOCKS
 
 VERSION = [field.name for field in dataclasses.fields(Events)].index("version")
 MAX_THREADS = 4096  # of a gradient, on any machine

@@ -16,11 +16,12 @@ from evaluation import Score
 from interface.errors import DataError, UsageError
 from training.algorithms import ALGORITHMS
 from training.algorithms.gathering import GradientSum, GradientTable, MeanTable
-from training.config import ROWS, RunConfig
+from training.config import RunConfig
 from training.flags import Scope
 from training.names import ARTIFACTS, CHECKPOINT, run_name
 from training.plan import Plan
 from training.protocol import Push, Snapshot
+from training.settings import ROWS
 
 FORMAT = 2
 State = dict[str, Any]

@@ -13,12 +13,12 @@ from torch import Tensor
 from interface.errors import DataError
 from training.algorithms import Algorithm
 from training.checkpoints import Checkpoints
-from training.config import ROWS
 from training.engines.dispatcher import Dispatcher, RunShape
 from training.engines.rpc.mailbox import OnTheWire
 from training.observer import Observer
 from training.plan import Plan
 from training.protocol import Push, Snapshot
+from training.settings import ROWS
 
 
 @dataclass(frozen=True)
