@@ -104,7 +104,8 @@ def draw(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
     margins = {one.effect.contrast.margin for one in shown if one.effect.contrast.margin is not None}
     for axes, margin in itertools.product(panels, margins):
         axes.axvspan(-margin, margin, color="0.93", zorder=-1)
-    kinds = {True: "primary contrast", False: "other"}
+    present = {one.effect.contrast.primary for one in shown}
+    kinds = {kind: name for kind, name in {True: "primary contrast", False: "other"}.items() if kind in present}
     write_key(figure, [
         *(Line2D([], [], color=color_of(kind), marker="o", linewidth=1, label=name) for kind, name in kinds.items()),
         Line2D([], [], color="0.3", marker="o", linestyle="", markerfacecolor="white", label="not settled"),
