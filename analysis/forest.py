@@ -17,7 +17,7 @@ from analysis.spread import half_width
 LINES = 45  # in a column; more make another one
 PLACE, CLAIM = (44, 30, 26), (80, 36, 30)  # characters of a line with one, two and three columns
 TICKS = ((1, 2, 5, 10, 30, 100), (2, 10, 50), (10,))  # points, with one, two and three columns
-WIDE = 20  # points; a figure with a difference beyond them has a logarithmic scale
+WIDE = 20  # points; a figure that shows a larger difference has a logarithmic scale
 LINEAR = 2  # points on both sides of 0 that such a scale shows as they are
 
 
@@ -54,7 +54,7 @@ class Block:
 def forest(rows: Sequence[Row], pairs: bool = False) -> tuple[Figure, list[Axes]]:
     """The mean and 95 % interval of each row, in as many columns as a page needs. The caller adds title and key.
 
-    pairs: whether each pair is drawn, too. A title should have the scale_of() its panels.
+    pairs: whether each pair is drawn, too. The title should end with scale_of(panels).
     """
     for columns in (1, 2, 3):
         blocks = [
@@ -126,7 +126,7 @@ def draw_row(axes: Axes, row: Row, place: float, pairs: bool) -> None:
 
 
 def frame(axes: Axes, ends: Sequence[float], ticks: Sequence[int]) -> None:
-    """An axis that shows all of these: linear, or logarithmic on both sides of 0 where some are WIDE of it."""
+    """An axis that shows all of these: linear, or logarithmic on both sides of 0 if one is more than WIDE from it."""
     if max(map(abs, ends), default=0) <= WIDE:
         axes.xaxis.set_major_locator(MaxNLocator(len(ticks) + 2, steps=[1, 2, 5, 10]))
         axes.xaxis.set_minor_locator(AutoMinorLocator(2))

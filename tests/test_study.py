@@ -31,6 +31,7 @@ from analysis.study.effects import (
     judge,
     measure,
     p_in_words,
+    place_in_words,
     read_contrasts,
 )
 from analysis.study.experiment_plots import FIGURES
@@ -293,6 +294,12 @@ def test_a_forest_plot_of_any_length_shows_which_numbers_its_scale_has(claims, c
         labelled, others = axes.get_xticks(), axes.get_xticks(minor=True)
         assert {-10, 0, 10} <= set(labelled) and {-5, 5} <= {*labelled, *others}
         assert (axes.get_xlabel() == "difference in test accuracy (points)") == (columns == 1)
+
+
+def test_places_are_read_as_words():
+    levels = {"partition": "labels", "workers": "1", "momentum": "0.9"}
+    assert place_in_words(levels) == "labels, 1 worker, momentum 0.9"
+    assert place_in_words({"workers": "10"}) == "10 workers"
 
 
 def test_a_difference_of_differences():

@@ -164,7 +164,7 @@ def place_in_words(levels: Mapping[str, str]) -> str:
 
 
 def level_in_words(factor: str, level: str) -> str:
-    """One level of a factor."""
+    """One level of a factor: "10 workers", "momentum 0.9", "labels"."""
     if factor.endswith("s") and level.isdigit():
         return count(int(level), factor.removesuffix("s"))
     return f"{factor} {level}" if level.replace(".", "").isdigit() else level

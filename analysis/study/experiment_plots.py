@@ -140,7 +140,7 @@ def algorithms_figure(experiment: Experiment, runs: Runs) -> Figure:
         row[0].set_yticks(range(len(names)), names)
     for left, right in panels[-1].reshape(-1, 2):
         low, high = left.get_xlim()
-        left.set_xlim(low - 0.3 * (high - low), high)  # room for the diverged runs beside the intervals
+        left.set_xlim(low - 0.3 * (high - low), high)  # so that no interval reaches the × n at its left
         left.set_xlabel("accuracy (%)")
         right.set_xlabel(f"time to {TARGET:g} % (s)")
     panels[0, 0].invert_yaxis()
