@@ -6,7 +6,6 @@ many run at once.
 """
 
 import multiprocessing
-import os
 import statistics
 import time
 from collections import defaultdict
@@ -29,7 +28,7 @@ from cross_validation.results import Result, ResultsFile
 from evaluation import Score, evaluate
 from interface.device import prepare_device
 from interface.errors import DataError
-from interface.processes import detach_from_terminal, fork_context
+from interface.processes import FORK
 from training.optimizers import SGD, Adam
 
 # ----------------------------------------------------------------------------------------------------
@@ -193,8 +192,7 @@ def gather(training: Training, folds: list[tuple[FoldScore, ...]]) -> Iterator[R
 @contextmanager
 def training_pool(data: SearchData, count: int) -> Iterator[ProcessPoolExecutor]:
     """Training processes, forked from this one; an exception kills them immediately."""
-    context = fork_context()
-    pool = ProcessPoolExecutor(count, context, initializer=_initialise, initargs=(data, os.getpid()))
+    pool = ProcessPoolExecutor(count, FORK, initializer=_initialise, initargs=(data,))
     try:
         yield pool
     except BaseException:
@@ -209,9 +207,8 @@ def training_pool(data: SearchData, count: int) -> Iterator[ProcessPoolExecutor]
 _data: SearchData
 
 
-def _initialise(data: SearchData, parent: int) -> None:
+def _initialise(data: SearchData) -> None:
     global _data
-    detach_from_terminal(parent)
     torch.set_num_threads(1)
     prepare_device(data.device, data.tf32)
     _data = replace(data, samples=data.samples.to(data.device))

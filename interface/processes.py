@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import resource
 import signal
-from contextlib import suppress
-from multiprocessing.context import ForkContext
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.process import BaseProcess
 
 from interface.errors import UsageError
@@ -15,10 +16,62 @@ from interface.errors import UsageError
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def end_with(parent: int, signal_number: int) -> None:
-    """Have the kernel send this signal when the process `parent` ends; to be called first in a forked process."""
+@contextmanager
+def _interruptions_held() -> Iterator[list[int]]:
+    """Collect the numbers of signals, and have their handlers called at the end.
+
+    What a handler raises in a hook of os.fork, Python ignores. Blocking the signals would not help: a thread of some
+    library would receive them instead, and the handler is called all the same.
+    """
+    held: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, frame: held.append(number))
+        yield held
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)
+
+
+class _Process(ForkProcess):
+    """A forked process, which ends whenever its parent does, and leaves Ctrl-C and hang-ups to it."""
+
+    def start(self) -> None:
+        """Fork the process.
+
+        Garbage collection writes to every object that it examines, which copies it; from now on it examines new ones
+        only.
+        """
+        gc.freeze()
+        with _interruptions_held() as self._held:
+            super().start()
+
+    def run(self) -> None:
+        """The main function of the new process."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        end_with_parent(signal.SIGKILL)
+        for number in self._held:
+            signal.raise_signal(number)
+        super().run()
+
+
+class _Context(ForkContext):
+    Process = _Process
+
+
+FORK = _Context()  # for processes that share the objects of this one in memory
+
+
+def end_with_parent(signal_number: int) -> None:
+    """Have the kernel send this signal to the calling process, which was forked, when its parent ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number)
-    if os.getppid() != parent:  # it died before this process could request the signal
+    if os.getppid() != multiprocessing.parent_process().pid:  # it died before this process could request the signal
         os._exit(1)
 
 
@@ -41,23 +94,6 @@ def allow_open_files(needed: int, what: str) -> None:
 def available_cores() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def fork_context() -> ForkContext:
-    """For processes that share the objects of this one in memory; to be called right before they are forked.
-
-    Garbage collection writes to every object that it examines, which copies it; from now on it examines new ones only.
-    """
-    gc.freeze()
-    return multiprocessing.get_context("fork")
-
-
-def detach_from_terminal(parent: int) -> None:
-    """Ignore Ctrl-C and hang-ups, and end with the process `parent`; to be called first in a forked process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    end_with(parent, signal.SIGKILL)
 
 
 def yield_to_parent() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import multiprocessing
+import math
 import os
 import pickle
 import runpy
@@ -19,15 +19,17 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TextIO
 
 from analysis.reports.trials import Trial
 from interface.errors import DataError
-from interface.processes import available_cores, end_with, fork_context
+from interface.processes import FORK, available_cores, end_with_parent
 from training.command_line import ENVIRONMENT
 from training.config import RunConfig
 from training.names import run_name
@@ -145,24 +147,33 @@ class Nursery:
 
 @dataclass
 class Running:
-    """A run that was forked. folder: where it is executed, if that is an empty one; output: of the run."""
+    """A run that was forked.
 
-    process: multiprocessing.Process
+    output: of the run; folder: where it is executed, if that is an empty one; deadline: for its end, if nobody waits
+    for it any more, in seconds of the monotonic clock.
+    """
+
+    process: BaseProcess
     connection: Connection
     output: TextIO
     folder: tempfile.TemporaryDirectory | None
+    deadline: float = math.inf
 
     def abandon(self) -> None:
         """End a run that nobody waits for."""
         self.connection.close()
         self.process.terminate()
+        self.deadline = time.monotonic() + GRACE_SECONDS
+
+    def kill_if_late(self) -> None:
+        """Kill a run that SIGTERM did not end: it came where Python loses what a signal handler raises."""
+        if time.monotonic() > self.deadline:
+            self.process.kill()
+            self.deadline = math.inf
 
     def end(self) -> None:
         """Report a failure, and remove the folder; a success, the run has reported itself."""
-        self.process.join(GRACE_SECONDS if self.connection.closed else None)
-        if self.process.exitcode is None:  # SIGTERM came where Python loses what a signal handler raises
-            self.process.kill()
-            self.process.join()
+        self.process.join()
         if code := self.process.exitcode:
             said = signal.Signals(-code).name if code < 0 else last_line(self.output, marked=": error: ")
             answer(self.connection, Report(code, said))
@@ -182,25 +193,32 @@ def serve() -> None:
     for module in IMPORTED_ONCE:
         importlib.import_module(module)
     runs: list[Running] = []
-    while True:
+    is_open = True
+    while is_open or runs:
         connections = [run.connection for run in runs if not run.connection.closed]
-        ready = wait([control, *connections, *(run.process.sentinel for run in runs)])
+        late = min((run.deadline for run in runs), default=math.inf) - time.monotonic()
+        ready = wait(
+            [*([control] if is_open else []), *connections, *(run.process.sentinel for run in runs)],
+            None if late == math.inf else late,
+        )
         for run in list(runs):
             if run.process.sentinel in ready:
                 runs.remove(run)
                 run.end()
             elif run.connection in ready:  # it was closed
                 run.abandon()
+            else:
+                run.kill_if_late()
         if control in ready:
             message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
-            if not message:
-                break
-            with contextlib.suppress(EOFError, OSError):  # the process that gave the order was killed
-                runs.append(start(Connection(descriptors[0])))
-    for run in runs:
-        run.abandon()
-    for run in runs:
-        run.end()
+            if message:
+                with contextlib.suppress(EOFError, OSError):  # the process that gave the order was killed
+                    runs.append(start(Connection(descriptors[0])))
+            else:
+                is_open = False
+                for run in runs:
+                    if not run.connection.closed:
+                        run.abandon()
 
 
 def start(connection: Connection) -> Running:
@@ -213,18 +231,16 @@ def start(connection: Connection) -> Running:
             load_dataset(order.config.dataset, order.config.data_dir, order.config.changed_data)
     output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - `Running.end` closes it
     folder = None if order.files is None else tempfile.TemporaryDirectory(prefix="optml-")
-    process = fork_context().Process(
-        target=execute, args=(order, connection, output, folder and folder.name, os.getpid())
-    )
+    process = FORK.Process(target=execute, args=(order, connection, output, folder and folder.name))
     process.start()
     return Running(process, connection, output, folder)
 
 
-def execute(order: Order, connection: Connection, output: TextIO, folder: str | None, parent: int) -> None:
+def execute(order: Order, connection: Connection, output: TextIO, folder: str | None) -> None:
     """Main function of a run's process: execute the script, measure the trained model, and report."""
     os.setpgrp()
-    end_with(parent, signal.SIGTERM)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    end_with_parent(signal.SIGTERM)
+    for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)

@@ -419,3 +419,19 @@ def test_a_nursery_that_is_killed_fails_its_run_and_is_replaced(tmp_path):
         assert nursery.execute(order).code == 0
     finally:
         nursery.close()
+
+
+def test_a_run_that_nobody_waits_for_ends_although_it_ignores_sigterm(tmp_path):
+    script, started = tmp_path / "stubborn.py", tmp_path / "started"
+    script.write_text(
+        "import os, pathlib, signal\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(started)!r}).write_text(str(os.getpid()))\n"
+        "signal.pause()\n"
+    )
+    nursery = Nursery(parallel=False)
+    try:
+        assert nursery.execute(Order((str(script),)), wanted=lambda: not started.exists()) is None
+        wait_for(lambda: not is_alive(int(started.read_text())), "end of the run", 20)
+    finally:
+        nursery.close()

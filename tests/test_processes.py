@@ -4,15 +4,19 @@ import gc
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from conftest import train, weights_of
-from interface.processes import available_cores, fork_context
+from interface.processes import FORK, available_cores
 from live_run import LiveRun, listening_addresses
+from nursery import ROOT
 from training.record.reader import read_log
 
 LONG = ("--dataset", "digits", "--epochs", "500", "--seed", "1")  # defaults, which a test may override
@@ -177,6 +181,35 @@ def test_interruption_on_the_virtual_clock(start, tmp_path):
     wait_until_gone(processes)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("dist_sync.py", "--clock", "virtual", "--world_size", 3), marks=needs_cores),
+        ("dist_async.py", "--world_size", 3),
+        ("kfold.py", "--k_splits", 2, "--jobs", 2),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_interruption_in_the_middle_of_a_fork_is_not_lost(arguments, tmp_path):
+    interrupt = "os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGTERM))"
+    (tmp_path / "sitecustomize.py").write_text(f"import os, signal\n{interrupt}\n")
+    script, *flags = arguments
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / script), *LONG[:2], *map(str, flags)], cwd=tmp_path, text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        _, errors = process.communicate(timeout=60)
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)  # a process of its that is left
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130 and errors.splitlines()[-1] == f"{script}: error: interrupted", errors
+    assert "ignored" not in errors
+
+
 @needs_cores
 def test_a_computing_process_that_is_killed_ends_the_run(start, tmp_path):
     run = start("dist_sync.py", "--clock", "virtual", "--world_size", 11)
@@ -244,7 +277,7 @@ def page_faults_of_collection() -> int:
 
 def test_garbage_collection_in_a_forked_process_copies_no_objects():
     objects = [[] for _ in range(1_000_000)]  # about 18,000 pages, each with objects that collection would write to
-    with fork_context().Pool(1) as pool:
+    with FORK.Pool(1) as pool:
         assert pool.apply_async(page_faults_of_collection).get(timeout=60) < 5000
     gc.unfreeze()
     assert len(objects) == 1_000_000

@@ -18,7 +18,7 @@ import torch
 
 from common import FlatModel, Samples, build_model
 from interface.errors import DataError
-from interface.processes import detach_from_terminal, exit_reason, fork_context, yield_to_parent
+from interface.processes import FORK, exit_reason, yield_to_parent
 from training.engines.shared_memory import SharedRows, shared_tensor
 from training.plan import Plan
 from training.protocol import Push, Snapshot
@@ -151,16 +151,14 @@ class ProcessGradients:
     def _fork(self, plan: Plan, samples: Samples, count: int) -> list[BaseProcess]:
         sys.stdout.flush()
         sys.stderr.flush()
-        arguments = (samples, plan.threads_per_gradient, os.getpid())
-        context = fork_context()
-        processes = [context.Process(target=self._serve, args=arguments) for _ in range(count)]
+        arguments = (samples, plan.threads_per_gradient)
+        processes = [FORK.Process(target=self._serve, args=arguments, daemon=True) for _ in range(count)]
         for process in processes:
             process.start()
         return processes
 
-    def _serve(self, samples: Samples, threads: int, parent: int) -> None:
+    def _serve(self, samples: Samples, threads: int) -> None:
         """The main function of a computing process."""
-        detach_from_terminal(parent)
         yield_to_parent()
         torch.set_num_threads(threads)
         while (slot := self._await_task()) is not None:

@@ -22,14 +22,7 @@ from torch.distributed.rpc.functions import async_execution
 
 from common import Samples, build_model
 from interface.errors import DataError
-from interface.processes import (
-    allow_open_files,
-    available_cores,
-    detach_from_terminal,
-    exit_reason,
-    fork_context,
-    yield_to_parent,
-)
+from interface.processes import FORK, allow_open_files, available_cores, exit_reason, yield_to_parent
 from training.algorithms import Algorithm
 from training.checkpoints import Checkpoints
 from training.config import RunConfig
@@ -129,14 +122,14 @@ def train(plan: Plan, samples: Samples, algorithm: Algorithm, observer: Observer
 
 
 def _start_workers(coordinator: Coordinator, samples: Samples, rendezvous: str) -> dict[int, BaseProcess]:
-    context = fork_context()
     sys.stdout.flush()
     sys.stderr.flush()
     workers = {
-        number: context.Process(
+        number: FORK.Process(
             target=_worker_main,
-            args=(coordinator.plan, samples, number, rendezvous, coordinator.mailboxes[number], os.getpid()),
+            args=(coordinator.plan, samples, number, rendezvous, coordinator.mailboxes[number]),
             name=f"Worker_{number}",
+            daemon=True,
         )
         for number in sorted(coordinator.taking_part)
     }
@@ -223,9 +216,8 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
-def _worker_main(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: Mailbox, parent: int) -> None:
+def _worker_main(plan: Plan, samples: Samples, number: int, rendezvous: str, mailbox: Mailbox) -> None:
     """The main function of a worker process forked by the server."""
-    detach_from_terminal(parent)
     yield_to_parent()
     join_star(f"Worker_{number}", number, rendezvous, threads=1)
     try:
