@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.report.figures import curves_figure
 from analysis.report.runs import compare, read_folder
 from analysis.reports.trials import Trials
 from conftest import PUBLISHED, ROOT, needs_published
@@ -195,6 +196,16 @@ def test_a_report_measures_what_no_sweep_has(compared, tmp_path):
     logs_only = compare(list(read_folder(tmp_path, tmp_path, "data")))
     assert [len(setting.runs) for setting in logs_only.settings] == [2, 2]
     assert [one.cells for one in logs_only.settings] == [("synchronous",), ("asynchronous",)]
+
+
+def test_the_figure_shows_a_first_worker_that_finished_below_all_curves(compared):
+    runs = [
+        dataclasses.replace(run, trial=dataclasses.replace(run.trial, outcome=dataclasses.replace(
+            run.outcome, first_left_update=1, first_left_seconds=0.001, first_left_accuracy=1.0)))
+        for run in read_folder(compared, compared, "data")
+    ]  # fmt: skip
+    low, high = curves_figure(compare(runs)).axes[0].get_ylim()
+    assert low < 1 and high > 50
 
 
 @needs_published

@@ -117,6 +117,7 @@ def test_the_figure_of_an_experiment_shows_all_of_its_panels(name):
             seed: trial(
                 experiment.config(cell, experiment.rate(cell, best), seed), test_accuracy=80.0 + seed,
                 test_losses=(0.6, 0.5), training_losses=((0.5, 5, 0.6 - 0.01 * seed), (1.0, 10, 0.4)),
+                first_left_accuracy=20.0,
             )
             for seed in experiment.seeds
         }
@@ -126,6 +127,9 @@ def test_the_figure_of_an_experiment_shows_all_of_its_panels(name):
     figure.draw_without_rendering()
     assert len(figure.axes) >= 2 and all(axes.lines or axes.images or axes.collections for axes in figure.axes)
     assert "3 seeds" in "".join(text.get_text() for text in figure.texts)
+    for axes in figure.axes:
+        low, high = sorted(axes.get_ylim())
+        assert all(low < y < high for line in axes.lines if line.get_marker() == "o" for y in line.get_ydata())
 
 
 def test_a_run_that_forgot_has_not_diverged():

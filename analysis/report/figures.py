@@ -54,18 +54,21 @@ def curves_figure(comparison: Comparison) -> Figure | None:
 def draw_setting(
     axes: Axes, setting: Setting, color: str, place: Callable[[RunConfig, TrialOutcome, np.ndarray], np.ndarray]
 ) -> list[Curve]:
-    """One setting; place: what each point of a run's (n, 3) evaluations is drawn against. Returns the curves."""
-    curves = []
+    """One setting; place: what each point of a run's (n, 3) evaluations is drawn against.
+
+    Returns the curves, and the points at which a first worker finished.
+    """
+    curves, firsts = [], []
     for run in setting.runs:
         outcome, config = run.outcome, run.trial.config
         curve = np.array(outcome.evaluations)
         curves.append((place(config, outcome, curve), curve[:, 2]))
         if outcome.first_left_update is not None and outcome.first_left_accuracy is not None:
             first = np.array([[outcome.first_left_seconds, outcome.first_left_update, outcome.first_left_accuracy]])
-            axes.plot(place(config, outcome, first), first[:, 2], "o", color=color, markersize=3, fillstyle="none",
-                      markeredgewidth=0.6)  # fmt: skip
+            firsts.append((place(config, outcome, first), first[:, 2]))
+            axes.plot(*firsts[-1], "o", color=color, markersize=3, fillstyle="none", markeredgewidth=0.6)
     draw_curves(axes, curves, color, setting.label)
-    return curves
+    return [*curves, *firsts]
 
 
 def differences_figure(comparison: Comparison) -> Figure | None:

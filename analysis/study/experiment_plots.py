@@ -47,7 +47,8 @@ def stopping_figure(experiment: Experiment, runs: Runs) -> Figure:
                 draw_curves(axes, accuracy_over_time(trials), color)
                 if stop == "epochs":
                     firsts = [(trial.outcome.first_left_seconds, trial.outcome.first_left_accuracy) for trial in trials]
-                    axes.plot(*zip(*firsts, strict=True), "o", color=color, markersize=2.5, alpha=0.6)
+                    drawn.append(tuple(np.array(firsts).T))
+                    axes.plot(*drawn[-1], "o", color=color, markersize=2.5, alpha=0.6)
             set_titles(axes, f"{partition}, {count} workers" if axes is row[0] else f"{count} workers")
         if drawn:
             frame(row[0], drawn)
