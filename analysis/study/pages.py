@@ -11,6 +11,7 @@ import itertools
 import math
 import operator
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -222,6 +223,11 @@ class Lookup:
         answers = [one for one in self._answers(experiment) if one.effect.contrast.claim == claim]
         found = [f"`{one.effect.contrast.where}`" for one in answers if one.verdict.startswith("different")]
         return listed(found) if found else "none"
+
+    def verdicts(self, experiment: str) -> str:
+        """The answers to its primary contrasts, each with their number, the most frequent first."""
+        found = Counter(one.verdict for one in self._answers(experiment) if one.effect.contrast.primary)
+        return listed(f"{verdict} ({count})" for verdict, count in found.most_common())
 
     def ends_at(self, experiment: str, *cell: str) -> str:
         """Mean accuracy of the runs of a cell with its 95 % interval, percent, and how many diverged."""
