@@ -24,8 +24,8 @@ def _interruptions_held() -> Iterator[list[int]]:
     library would receive them instead, and the handler is called all the same.
     """
     held: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
     try:
         for number in handlers:
             signal.signal(number, lambda number, frame: held.append(number))

@@ -193,14 +193,11 @@ def serve() -> None:
     for module in IMPORTED_ONCE:
         importlib.import_module(module)
     runs: list[Running] = []
-    is_open = True
-    while is_open or runs:
+    controls = [control]  # until it is closed
+    while controls or runs:
         connections = [run.connection for run in runs if not run.connection.closed]
-        late = min((run.deadline for run in runs), default=math.inf) - time.monotonic()
-        ready = wait(
-            [*([control] if is_open else []), *connections, *(run.process.sentinel for run in runs)],
-            None if late == math.inf else late,
-        )
+        sentinels = [run.process.sentinel for run in runs]
+        ready = wait([*controls, *connections, *sentinels], seconds_until([run.deadline for run in runs]))
         for run in list(runs):
             if run.process.sentinel in ready:
                 runs.remove(run)
@@ -209,16 +206,28 @@ def serve() -> None:
                 run.abandon()
             else:
                 run.kill_if_late()
-        if control in ready:
-            message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
-            if message:
-                with contextlib.suppress(EOFError, OSError):  # the process that gave the order was killed
-                    runs.append(start(Connection(descriptors[0])))
-            else:
-                is_open = False
-                for run in runs:
-                    if not run.connection.closed:
-                        run.abandon()
+        if control not in ready:
+            continue
+        if connection := accept(control):
+            with contextlib.suppress(EOFError, OSError):  # the process that gave the order was killed
+                runs.append(start(connection))
+        else:
+            controls.clear()
+            for run in runs:
+                if not run.connection.closed:
+                    run.abandon()
+
+
+def seconds_until(deadlines: list[float]) -> float | None:
+    """Until the first of these times of the monotonic clock; None if there is none."""
+    first = min(deadlines, default=math.inf)
+    return None if first == math.inf else max(0.0, first - time.monotonic())
+
+
+def accept(control: socket.socket) -> Connection | None:
+    """The connection of an order; None if there will be no more."""
+    message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+    return Connection(descriptors[0]) if message else None
 
 
 def start(connection: Connection) -> Running:

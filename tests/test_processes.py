@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import train, weights_of
+from conftest import ROOT, train, weights_of
 from interface.processes import FORK, available_cores
 from live_run import LiveRun, listening_addresses
-from nursery import ROOT
 from training.record.reader import read_log
 
 LONG = ("--dataset", "digits", "--epochs", "500", "--seed", "1")  # defaults, which a test may override
@@ -202,7 +201,7 @@ def test_an_interruption_in_the_middle_of_a_fork_is_not_lost(arguments, tmp_path
     try:
         _, errors = process.communicate(timeout=60)
         with pytest.raises(ProcessLookupError):
-            os.killpg(process.pid, 0)  # a process of its that is left
+            os.killpg(process.pid, 0)  # none of its processes is left
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
