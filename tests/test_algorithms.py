@@ -251,6 +251,15 @@ def test_malenia_drops_what_is_late_and_does_not_wait_for_who_left():
     assert script.weights == [0.5, 0.25]
 
 
+@pytest.mark.parametrize(("workers", "rounds"), [(3, 5), (7, 11), (10, 49)])
+def test_malenia_closes_a_round_as_soon_as_all_have_contributed_enough(workers, rounds):
+    script = Script(make_algorithm("malenia", world_size=workers + 1, buffer_size=rounds * workers))
+    for _ in range(rounds):
+        assert not script.weights
+        script.fetch(*range(1, workers + 1)).push(*range(1, workers + 1))
+    assert script.weights == [0.5]
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_running_statistics_are_the_mean_of_the_latest_pushes(name):
     options = {"backup_workers": 0} if name == "backup" else {}

@@ -219,6 +219,16 @@ def test_a_machine_with_other_settings_is_refused_and_named(flags, named, start)
     assert code == 1 and "aborted" in output and named in output
 
 
+def test_a_machine_whose_rank_the_server_does_not_know_is_refused_and_named(start):
+    server, other = (start("dist_async.py", rank) for rank in range(2))
+    server.wait_until("Worker_1 has joined")
+    refused = start("dist_async.py", 2, "--rank", 3, "--world_size", 4)
+    for rank in (server, refused, other):
+        code, output = rank.end()
+        assert code == 1 and "Worker_3 was started with --world_size 4, the server with 3" in output
+        assert "Traceback" not in output
+
+
 def test_an_asynchronous_run_continues_without_a_host_whose_link_goes_down(start, network):
     server, lost, other = (start("dist_async.py", rank, "--epochs", 40) for rank in range(3))
     server.wait_until_training()

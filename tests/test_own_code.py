@@ -42,6 +42,12 @@ def test_an_algorithm_without_an_answer_is_named_with_its_line(tmp_path):
     assert "or in code that was added to it; please report it" in message
 
 
+@pytest.mark.parametrize("clock", ["virtual", "wall"])
+def test_an_algorithm_that_fails_before_the_first_gradient_ends_the_run(clock, tmp_path):
+    ended = shared_nursery().run("tests/toys.py", "shy", *DIGITS, "--clock", clock, "--subfolder", tmp_path, timeout=60)
+    assert ended.code == 70 and "no model yet" in ended.errors
+
+
 def test_a_state_that_no_checkpoint_could_return_is_told_at_the_first_one(tmp_path):
     flags = (*DIGITS, "--clock", "virtual", "--checkpoint_every", 10, "--subfolder", tmp_path)
     ended = shared_nursery().run("tests/toys.py", "diary", *flags, timeout=60)

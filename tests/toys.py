@@ -82,6 +82,15 @@ class Picky(Toy):
         return Outcome(self.server.apply(push.gradient, (push,)), released=(push.worker,))
 
 
+class Shy(Picky):
+    """Fails at the first fetch."""
+
+    title = "shy SGD"
+
+    def fetch(self, worker):
+        raise ValueError("no model yet")
+
+
 class Hoarder(OnArrival):
     """Keeps every gradient, and fails if one has changed since."""
 
@@ -154,6 +163,7 @@ TOYS = {
     "hoarder": Hoarder,
     "mute": Mute,
     "diary": Diary,
+    "shy": Shy,
 }
 
 if __name__ == "__main__":

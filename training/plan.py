@@ -17,7 +17,6 @@ from training.algorithms import Algorithm
 from training.config import RunConfig
 from training.optimizers import SGD, Adam
 from training.server import ParameterServer
-from training.stopping import STOPPING_RULES, StoppingRule
 from training.timing import (
     DELAY_TYPES,
     Draws,
@@ -189,11 +188,6 @@ class Plan:
             dropout=make_generator(self.seed, "dropout", number, self.config.device),
             local_steps=self.config.local_steps,
         )
-
-    @property
-    def stopping_rule(self) -> StoppingRule:
-        """When the run ends."""
-        return STOPPING_RULES[self.config.stop]
 
     def delays(self, number: int) -> Times:
         """The delays of worker 1…N before each push, ms."""

@@ -188,7 +188,7 @@ class DelayFlags:
         phrase="every worker delayed", off="no delay",
     )  # fmt: skip
     slow_worker_1: bool = flag(
-        False, "worker 1 sleeps twice as long; without --delay, only worker 1 sleeps", modes=DISTRIBUTED,
+        False, "worker 1 sleeps twice the mean delay; without --delay, the others do not sleep", modes=DISTRIBUTED,
         label="slow worker 1", off="no slow worker",
         phrase=lambda config: "worker 1 twice as long" if config.delay else "only worker 1 delayed",
     )  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from training.algorithms.base import Algorithm
@@ -30,7 +32,7 @@ count alike. For workers with different data, at the speed of the slowest."""
 
     def __init__(self, server: ParameterServer, config: Any, workers: Sequence[int]) -> None:
         super().__init__(server, config, workers)
-        self.least = config.buffer_size / len(workers)
+        self.least = Fraction(config.buffer_size, len(workers))
         self._awaited = set(workers)
         self._start_round()
 
@@ -59,7 +61,8 @@ count alike. For workers with different data, at the speed of the slowest."""
         counts = self._means.counts
         if not counts or not self._awaited <= set(counts):
             return None
-        if len(counts) / sum(1 / count for count in counts.values()) < self.least:
+        reciprocals = sum(Fraction(workers, count) for count, workers in Counter(counts.values()).items())
+        if len(counts) / reciprocals < self.least:
             return None
         update = self.server.apply(self._means.mean(), tuple(self._receipts))
         self._start_round()

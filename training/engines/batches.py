@@ -1,8 +1,8 @@
 """Gradients computed in batches on one device: one network, as many weights as gradients are in flight (torch.func).
 
 When the schedule takes a gradient that is not there yet, all that were started are computed together. In steady state
-every worker has one in flight, so that a batch serves as many updates as there are workers. Batches follow from the
-schedule alone, which makes a run repeatable on the same device. On a GPU, a batch is one launch of a CUDA graph.
+every worker has one in flight, so that a batch serves as many updates as there are workers. Batches follow only from
+the schedule, which makes a run repeatable on the same device. On a GPU, a batch is one launch of a CUDA graph.
 """
 
 from collections.abc import Callable, Mapping

@@ -161,14 +161,14 @@ class ProcessGradients:
         """The main function of a computing process."""
         yield_to_parent()
         torch.set_num_threads(threads)
-        while (slot := self._await_task()) is not None:
+        while True:  # until it is killed
+            slot = self._await_task()
             self._slots.compute(slot, samples)
             os.write(self._done[1], self._messages[slot])
 
-    def _await_task(self) -> int | None:
-        """The next task's slot; None once there will be no more."""
-        message = os.read(self._tasks[0], MESSAGE_BYTES)
-        return int.from_bytes(message, "little") if message else None
+    def _await_task(self) -> int:
+        """The next task's slot."""
+        return int.from_bytes(os.read(self._tasks[0], MESSAGE_BYTES), "little")
 
     def start(self, worker: int, snapshot: Snapshot, due: float) -> None:
         """The worker has fetched a model."""

@@ -47,7 +47,7 @@ class SharedRows:
         self._collected: list[RowReference] = []
 
     def copy(self, values: Tensor) -> Tensor:
-        """A copy of a vector (P,); in memory of this process alone if no row is free."""
+        """A copy of a vector (P,); in memory of only this process if no row is free."""
         if self._collected:
             row = self._collected.pop().row
         elif self._free:

@@ -128,6 +128,12 @@ class RunLog:
         return int(self.gradients.dropped.sum())
 
     @property
+    def epochs_trained(self) -> float:
+        """How many epochs the run trained for, fewer than planned if it ended early; only for runs of this suite."""
+        what = "updates" if self.header["updates"] is not None else "gradients"
+        return len(getattr(self, what)) * self.config.epochs / self.header[what]
+
+    @property
     def saved_versions(self) -> np.ndarray:
         """The version (n,) of each saved row of weights; only for complete runs of this suite."""
         if self.header["updates"] is not None:

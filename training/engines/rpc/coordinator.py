@@ -3,7 +3,8 @@
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +90,7 @@ class Coordinator:
 
     def progress(self, worker: int) -> tuple[int, Tensor | None]:
         """The gradients that a worker has pushed before it joins, and the running statistics (B,) that it had then."""
-        return self.dispatcher.progress.pushed[worker], self._pushed_buffers.get(worker)
+        return self.dispatcher.progress.pushed.get(worker, 0), self._pushed_buffers.get(worker)
 
     def _state(self) -> dict[str, Any]:
         return self.dispatcher.state() | {"pushed_buffers": self._pushed_buffers}
@@ -115,7 +116,8 @@ class Coordinator:
             self.heartbeat(worker)
             self._replies[worker] = reply
             self.awaited.remove(worker)
-            self._start_when_all_are_there()
+            with self._errors_fail_the_run():
+                self._start_when_all_are_there()
         return reply
 
     def _start_when_all_are_there(self) -> None:
@@ -137,15 +139,13 @@ class Coordinator:
                 reply.set_result(self._last_answer() if over else Refusal("the run continues without this worker"))
                 return reply
             self._replies[push.worker] = reply
-            try:
+            with self._errors_fail_the_run():
                 opened = self.mailboxes[push.worker].open_push(push)
                 if len(opened.buffers):
                     self._pushed_buffers[push.worker] = opened.buffers
                 self.dispatcher.push(self._seconds, opened)
                 if self.dispatcher.ended_by is None:
                     self.checkpoints.offer(self._state)
-            except BaseException as error:  # from the observer, such as a full disk
-                self._fail(error)  # `close` reports it to the waiting workers
         return reply
 
     def _send_model(self, worker: int, snapshot: Snapshot) -> None:
@@ -161,6 +161,14 @@ class Coordinator:
         self._training.discard(worker)
         if not self._training:
             os.eventfd_write(self.done, 1)
+
+    @contextmanager
+    def _errors_fail_the_run(self) -> Iterator[None]:
+        """An error in a worker's call, such as a full disk, ends the run; `close` reports it to those that wait."""
+        try:
+            yield
+        except BaseException as error:
+            self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         self.error = self.error or error
