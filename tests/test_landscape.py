@@ -31,6 +31,7 @@ from evaluation import evaluate
 from interface.command_line import run_script
 from interface.errors import DataError
 from training.names import base_of, parse_run_name
+from training.record.reader import read_log
 
 ABOUT = {"network": "a function", "data": "nothing"}
 QUICK = ("--grid_size", 4, "--test_samples", 40)
@@ -649,6 +650,16 @@ def labels_of(*bases: str) -> list[str]:
 )
 def test_default_labels_are_the_settings_that_differ(bases, labels):
     assert labels_of(*bases) == labels
+
+
+def test_a_run_that_ended_early_has_its_last_row_where_it_ended(tmp_path):
+    flags = "--clock virtual --split_dataset --worker_speeds 1 0.6 --stop first --saves_per_epoch 2 --epochs 2"
+    files = train("dist_async.py", tmp_path, *flags.split())
+    source = Source(files["weights"], parse_run_name(base_of(files["weights"])))
+    epochs = read_run(source, "", build_model("digits", "LeNet5")).epochs
+    *before, end = epochs
+    assert before == [0, 0.5, 1, 1.5] and 1.5 < end < 1.7
+    assert end == len(read_log(files["log"]).updates) / 46  # mini-batches of an epoch
 
 
 @needs_published

@@ -90,8 +90,8 @@ def can_be_drawn(parameters: np.ndarray) -> np.ndarray:
 def saved_epochs(source: Source, rows: np.ndarray) -> np.ndarray:
     """The epoch (n,) of each saved row (n, ·).
 
-    Saves are evenly spaced, except in the published study: there, the weight norms in the log, if it is in the same
-    folder, identify the update after which each row was saved.
+    Saves are evenly spaced, and at the end of the run, as its log says, if it is in the same folder. In the published
+    study they are not: there, the weight norms in the log identify the update after which each row was saved.
     """
     even = np.arange(len(rows)) / (source.config.saves_per_epoch or 1)
     path = source.path.with_name(source.path.name.removesuffix("_weights.npy") + "_log.log")
@@ -102,7 +102,9 @@ def saved_epochs(source: Source, rows: np.ndarray) -> np.ndarray:
     except DataError as error:
         logging.warning("%s; assuming that the saved rows are evenly spaced over the epochs", error)
         return even
-    if log.header is not None or len(log.updates) == 0:
+    if log.header is not None:
+        return np.minimum(even, log.epochs_trained)
+    if len(log.updates) == 0:
         return even
     norms = np.linalg.norm(rows[1:].astype(float), axis=1)
     with np.errstate(invalid="ignore"):  # runs that diverged
