@@ -2,7 +2,7 @@
 
 bash scripts/compare.sh --modes sync async --workers 5 --partitions split_labels --slow_worker_1
 
-Every flag of the training scripts takes one value or several; a flag that is on or off takes yes, no, or both. A
+The flags of the training scripts take one value or several; a flag that is on or off takes yes, no, or both. A
 setting is ignored in combinations on which it has no effect, and combinations that are not valid are skipped; both are
 reported before anything runs. The same command, run again, does only what is missing: after a change of the code of an
 algorithm, a network or a partition, give another --results.
@@ -26,7 +26,7 @@ from catalogue import PARTITIONS
 from interface.command_line import ArgumentParser, Interval, Joined, run_script
 from interface.command_line import count as number_of
 from interface.errors import NoEffectError, UsageError
-from scripts.plan import PlannedRun
+from scripts.plan import PlannedRun, without_duplicates
 from scripts.sweep import add_pool_flags, check_pool_flags, execute_all, print_plan
 from training.algorithms import ALGORITHMS
 from training.config import RunConfig, default_of
@@ -61,7 +61,7 @@ def make_parser() -> ArgumentParser:
     add_pool_flags(driver)
     driver("--results", type=Path, default=Path("results/comparison"), metavar="DIR",
            help="folder for all outputs (default results/comparison)")  # fmt: skip
-    driver("--dry_run", action="store_true", default=False, help="only tell what would be done")
+    driver("--dry_run", action="store_true", default=False, help="only report what would be done")
     driver("--verbose", action="store_true", default=False, help="with --dry_run: the commands, too")
     for group in GROUPS:
         names = [name for name in group.__dataclass_fields__ if name not in NOT_COMPARED]
@@ -248,7 +248,7 @@ def main() -> None:
     names, values = set(given) | {"mode"}, read_values(given)
     found = combine(values, names, {"subfolder": str(folder)})
     explain(found, values)
-    runs = [PlannedRun.of(config) for config in found.configs]
+    runs = without_duplicates(map(PlannedRun.of, found.configs))
     if not runs:
         raise UsageError("no run is left: see above")
     if dry_run:

@@ -34,7 +34,7 @@ def sleeping_seconds(config: RunConfig) -> float:
     if config.clock == "virtual" or not config.delayed:
         return 0.0
     gradients = (DATASETS[config.dataset].samples or 0) * config.train_split * config.epochs * passes(config)
-    slowdown = 2 if config.slow_worker_1 and config.delay else 1
+    slowdown = 2 if config.slow_worker_1 else 1
     return math.ceil(gradients / config.batch_size / config.workers) * config.delay_mean_ms * slowdown / 1000
 
 

@@ -20,7 +20,7 @@ from analysis.study.design import EXPERIMENTS
 from catalogue import DATASETS
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError
-from scripts.plan import PlannedRun
+from scripts.plan import PlannedRun, without_duplicates
 from scripts.sweep import add_pool_flags, check_pool_flags, execute_all, print_plan
 from training.config import RunConfig
 
@@ -40,19 +40,24 @@ def make_parser() -> ArgumentParser:
         "--dry_run",
         action="store_true",
         default=False,
-        help="only tell how many runs there are, and how long they take",
+        help="only report how many runs there are, and how long they take",
     )
     add("--verbose", action="store_true", default=False, help="with --dry_run: the commands, too")
-    add("--dataset", choices=list(DATASETS), help="of all runs (default fashion_mnist)")
-    add("--epochs", type=Interval(int, "[1,inf)"), metavar="N", help="of each run (default 6)")
+    add("--dataset", choices=list(DATASETS), help="of the runs, but for those whose level has its own")
+    add(
+        "--epochs",
+        type=Interval(int, "[1,inf)"),
+        metavar="N",
+        help="of each run, but for those whose level has its own",
+    )
     add("--train_split", type=Interval(float, "(0,1]"), metavar="F", help="fraction of the training set")
-    add("--seeds", type=seeds, nargs="+", metavar="N", help="of the runs that are compared (default 1 to 10)")
+    add("--seeds", type=seeds, nargs="+", metavar="N", help="of the runs that are compared")
     add(
         "--tuning_seeds",
         type=seeds,
         nargs="+",
         metavar="N",
-        help="of those that choose the rates (default 11 12, or 11)",
+        help="of those that choose the rates",
     )
     return parser
 
@@ -68,7 +73,7 @@ def main() -> None:
     experiment = EXPERIMENTS[name].replaced(**given)
 
     def execute(configs: Iterable[RunConfig], folder: Path) -> int:
-        runs = list({run.name: run for run in map(PlannedRun.of, configs)}.values())
+        runs = without_duplicates(map(PlannedRun.of, configs))
         if dry_run:
             print_plan(runs, Trials(folder), where["jobs"], where["scheduler"], verbose)
             return 0

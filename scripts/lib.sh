@@ -86,7 +86,7 @@ data_dir=data            # folder of the data sets, or to download to
 results=                 # folder for all outputs
 summary_dir=             # folder for trials.jsonl and the summary (default: the results)
 plot_dir=                # in drivers that draw: folder for reports and figures (default: the results)
-dry_run=no               # --dry_run: only tell how many runs there are, and how long they take
+dry_run=no               # --dry_run: only report how many runs there are, and how long they take
 verbose=no               # --verbose: with --dry_run, the commands as well
 
 # Settings of every driver that trains; the defaults are those of the published study.
@@ -109,7 +109,7 @@ max_seconds=             # its time limit, s (default: none)
 local_steps=             # of a worker before it pushes (default 1)
 evals_per_epoch=         # test accuracy over time (default: none)
 
-done_when=row            # how to tell that a training run is done: see scripts/sweep.py
+done_when=row            # what shows that a training run is done: see scripts/sweep.py
 planned=()               # one line per run, in the format of scripts/sweep.py
 status=0                 # exit status of the driver: 1 if any run failed
 
@@ -175,7 +175,7 @@ describe() {
   local name
   print_header
   printf '\nSettings, their values, and what they are:\n'
-  printf '  %-44s %s\n' --dry_run 'only tell how many runs there are, and how long they take' \
+  printf '  %-44s %s\n' --dry_run 'only report how many runs there are, and how long they take' \
     --verbose 'with --dry_run: the commands as well'
   for name in "$@"; do
     local -n value=$name

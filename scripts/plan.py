@@ -13,6 +13,7 @@ from pathlib import Path
 import kfold
 from analysis.reports.trials import Trials, header_of
 from interface.command_line import ArgumentParser
+from interface.errors import UsageError
 from training.command_line import make_parser
 from training.config import RunConfig, words_of
 from training.names import CHECKPOINT, run_name
@@ -91,7 +92,7 @@ class PlannedRun:
 
     @property
     def words_to_execute(self) -> tuple[str, ...]:
-        """Its words, so that a training run that was interrupted goes on from its checkpoint."""
+        """Its words, so that a training run that was interrupted resumes from its checkpoint."""
         if self.config and any(self.folder.glob(f"{self.name}_partial*{CHECKPOINT}")):
             return *self.words, "--resume"
         return self.words
@@ -143,5 +144,16 @@ class PlannedRun:
 
 def parse_plan(lines: Iterable[str]) -> list[PlannedRun]:
     """The runs of a plan, without duplicates."""
-    runs = (PlannedRun.parse(line) for line in lines if line.strip())
-    return list({run.name: run for run in runs}.values())
+    return without_duplicates(PlannedRun.parse(line) for line in lines if line.strip())
+
+
+def without_duplicates(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
+    """Each run once. Raises UsageError if settings that are not in the names of runs are all that tells two apart."""
+    found: dict[str, PlannedRun] = {}
+    for run in runs:
+        first = found.setdefault(run.name, run)
+        if run.config and run.config != first.config:
+            names = [f"--{name}" for name in ROWS if getattr(run.config, name) != getattr(first.config, name)]
+            raise UsageError(f"{', '.join(names)}: not in the names of runs, so that those with other values would "
+                             f"overwrite each other: give one value")  # fmt: skip
+    return list(found.values())

@@ -252,7 +252,7 @@ def make_sweep_parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add_pool_flags(add)
-    add("--dry_run", action="store_true", help="only tell how many runs there are, and how long they take")
+    add("--dry_run", action="store_true", help="only report how many runs there are, and how long they take")
     add("--verbose", action="store_true", help="with --dry_run: print the commands as well")
     add("--names", action="store_true", help="only print the names of the runs")
     add("--summary_dir", type=Path, required=True, metavar="DIR", help="folder of trials.jsonl")

@@ -44,4 +44,4 @@ done
 
 say "Results"
 printf '%s\n' "${results[@]}"
-[[ ${results[*]} != *failed* ]]
+[[ ${results[*]} == *passed* && ${results[*]} != *failed* ]]

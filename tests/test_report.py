@@ -18,8 +18,8 @@ from conftest import PUBLISHED, ROOT, needs_published
 from interface.errors import UsageError
 from nursery import DEAD_PROXY
 from scripts.compare import combine, make_parser, read_values
-from scripts.estimate import in_words, total_seconds
-from scripts.plan import PlannedRun
+from scripts.estimate import in_words, sleeping_seconds, total_seconds
+from scripts.plan import PlannedRun, without_duplicates
 from test_drivers import drive
 from training.config import RunConfig
 
@@ -100,6 +100,12 @@ def test_a_setting_that_no_run_has_is_refused(line, message):
         combined(line)
 
 
+@pytest.mark.parametrize("line", ["--threads 1 2 --clock wall", "--model_accuracy yes no", "--device cpu cuda"])
+def test_runs_that_would_overwrite_each_other_are_refused(line):
+    with pytest.raises(UsageError, match=f"^{line.split()[0]}: not in the names of runs"):
+        without_duplicates(map(PlannedRun.of, combined(line).configs))
+
+
 @pytest.mark.parametrize(
     ("script", "flags", "hint"),
     [
@@ -133,6 +139,8 @@ def test_estimates_grow_with_the_work():
     assert total_seconds([small], 1) < total_seconds([small] * 2, 1) < total_seconds([large], 1)
     asleep = dataclasses.replace(large, delay=True, delay_ms=1000.0)
     assert total_seconds([asleep], 1) > 4400 > 10 * total_seconds([dataclasses.replace(asleep, clock="virtual")], 1)
+    halved = dataclasses.replace(asleep, delay=False, slow_worker_1=True)  # by one of two workers, twice as long
+    assert sleeping_seconds(halved) == 2 * sleeping_seconds(asleep)
     assert [in_words(value) for value in (0.2, 300, 7300, None)] == ["about 1 s", "about 5 min", "about 2.0 h", ""]
 
 
