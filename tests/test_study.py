@@ -24,6 +24,7 @@ from analysis.study.contrasts import divergence, draw, markdown, write_answers
 from analysis.study.design import EXPERIMENTS, SLOW_WORKERS, Experiment, Level, diverged
 from analysis.study.effects import (
     CONTRASTS,
+    FEWEST,
     Contrast,
     answer,
     expanded,
@@ -236,16 +237,22 @@ def test_a_primary_contrast_without_runs_still_counts_for_the_adjustment():
     assert beside[0].p_different == pytest.approx(2 * alone[0].p_different)
 
 
-def test_seeds_needed_show_equivalence_in_four_of_five_experiments():
+@pytest.mark.parametrize(("scatter", "seeds"), [(0.1, 3), (0.45, 4), (0.7, 6), (0.96, 10), (1.5, 21)])
+def test_seeds_needed_show_equivalence_in_four_of_five_experiments_and_fewer_do_not(scatter, seeds):
     random = np.random.default_rng(0)
-    needed = effect_of(list(random.normal(0, 1.5, 400)), 1.0).seeds_needed
-    found = [verdict_of(list(random.normal(0, 1.5, needed)), 1.0) for _ in range(400)]
-    assert 15 < needed < 25 and 0.7 < sum("1" in verdict for verdict in found) / 400 < 0.9
+
+    def power(pairs: int) -> float:
+        verdicts = [verdict_of(list(random.normal(0, scatter, pairs)), 1.0) for _ in range(400)]
+        return sum("1" in verdict for verdict in verdicts) / 400
+
+    assert effect_of([scatter, -scatter] * 200, 1.0).seeds_needed == seeds
+    assert power(seeds) > 0.76 and (seeds == FEWEST or power(seeds - 1) < 0.84)
 
 
 def test_pairs_without_any_difference_are_identical():
     (found,) = judge([effect_of([0.0, 0.0, 0.0], 1.0)])
     assert found.verdict == "identical" and found.settled
+    assert verdict_of([0.0, 0.0, 0.0], 1.0, lost=1) == "not settled"
 
 
 def test_a_p_value_says_on_which_side_of_the_level_it_is():

@@ -35,8 +35,11 @@ MEANING = f"""\
 - p, different: of the hypothesis of no difference; p, equal: of a difference of the margin or more. Those of the
   primary contrasts are adjusted (Holm), each of the two over all that ask it; those of the others are not, and their
   answers stand in brackets: by chance alone, one of twenty is "different"
-- seeds needed: for "equal" with a probability of {100 * POWER:g} %, not adjusted, if there is no difference and runs
-  scatter as they do here
+- seeds needed: for "equal" with a probability of about {100 * POWER:g} %, not adjusted, if there is no difference and
+  runs scatter as they do here
+
+Where the settings of two cells coincide, as those at the tuned and the matched rate may, they are the same runs, and a
+contrast of each is counted: the adjustment is then stricter than it need be.
 
 To ask contrasts with a margin for a difference, too, was decided when the runs of partitions and momentum were known.
 Until then their answer could only be "equal", or "more than 1 apart" where the interval lay beyond the margin."""

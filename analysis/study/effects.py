@@ -17,7 +17,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 from analysis.spread import half_width
@@ -111,15 +110,23 @@ class Effect:
 
     @property
     def seeds_needed(self) -> int | None:
-        """Seeds for an answer "equal" with a probability of POWER, by the normal approximation without adjustment.
+        """Seeds for an answer "equal" with a probability of POWER, roughly, without adjustment.
 
-        If there is no difference, and runs scatter as these do; None where that is not asked or not known.
+        If there is no difference, and runs scatter as these do; None where that is not asked or not known. The first n
+        that Student's t with n − 1 degrees of freedom allows (Chow, Shao and Wang, Sample Size Calculations in
+        Clinical Research, section 3.1.3).
         """
+        from scipy.special import stdtrit
+
         margin = self.contrast.margin
         if margin is None or len(self.differences) < FEWEST:
             return None
-        quantiles = NormalDist().inv_cdf(1 - LEVEL) + NormalDist().inv_cdf((1 + POWER) / 2)
-        return max(2, math.ceil((quantiles * statistics.stdev(self.differences) / margin) ** 2))
+        scatter, seeds = statistics.stdev(self.differences), FEWEST
+        while True:
+            quantiles = stdtrit(seeds - 1, 1 - LEVEL) + stdtrit(seeds - 1, (1 + POWER) / 2)
+            if quantiles * scatter <= margin * math.sqrt(seeds):
+                return seeds
+            seeds += 1
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -214,7 +221,7 @@ class Answer:
         effect, margin = self.effect, self.effect.contrast.margin
         if len(effect.differences) < FEWEST:
             return "too few runs" if effect.pairs < FEWEST else "runs lost"
-        if not any(effect.differences):
+        if not any(effect.differences) and not effect.lost:
             return "identical"
         different = self.p_different < LEVEL
         equal = self.p_equal < LEVEL and not effect.lost
