@@ -1,4 +1,4 @@
-"""What each setting changes: differences in test accuracy of runs that differ in it alone, paired by seed.
+"""What each setting changes: differences in test accuracy of runs that differ only in it, paired by seed.
 
 A setting is compared with its usual value, or with the first one if none of the runs has that. Where several settings
 vary, there is a difference for each combination of the others, and the difference of two such differences says whether
@@ -159,7 +159,7 @@ def difference(first: Setting, second: Setting, name: str, others: Sequence[str]
 def tables(trials: Collection[Trial]) -> list[tuple[str, str, list[Sequence[str]]]]:
     """Title, explanation and rows of each table for readers, of COLUMNS; none if nothing can be compared."""
     found = (
-        ("Differences", "Test accuracy of runs that differ in one setting alone, in points", differences(trials)),
+        ("Differences", "Test accuracy of runs that differ in only one setting, in points", differences(trials)),
         ("Does one depend on another?", "Differences less those at another value of a setting, in points",
          interactions(trials)),
     )  # fmt: skip

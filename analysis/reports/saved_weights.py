@@ -1,4 +1,4 @@
-"""Measurements on the saved weights of runs: numbers, one a row of a CSV file, and the figure drawn from them."""
+"""Measurements on the saved weights of runs: numbers, one per row of a CSV file, and the figure drawn from them."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def histogram(staleness: np.ndarray) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run. seed: None where its log does not tell, as those of the published study; clock: that of its log."""
+    """One run. seed: None where its log, of the published study, does not contain it; clock: that of its log."""
 
     name: str
     seed: int | None

@@ -52,8 +52,8 @@ def write_comparison(results: Results, folder: Path) -> None:
     done = sum(row[-1] != "" for row in rows)
     about = (
         "Test accuracy on Fashion-MNIST. Published: one run each; 10.00 stands for no convergence. Measured: mean ± "
-        f"sample standard deviation over the seeds, on the virtual clock with {COMPUTE_MS:g} ms a gradient. Lambda is "
-        "that of the delay compensation, which had no effect in the published code. "
+        f"sample standard deviation over the seeds, on the virtual clock with {COMPUTE_MS:g} ms per gradient. Lambda "
+        "is that of the delay compensation, which had no effect in the published code. "
         f"{done} of {len(rows)} settings are measured."
     )
     write_text(folder / "comparison.md", f"# Published and measured\n\n{about}\n\n{markdown_table(TITLES, rows)}")

@@ -11,7 +11,7 @@ const CONFIG = { responsive: true, displaylogo: false, toImageButtonOptions: { f
 
 const byId = (id) => document.getElementById(id);
 const runs = SETTINGS.flatMap((setting) => setting.runs);
-const nameOf = (run) => (run.seed === null ? run.name : `seed ${run.seed}`); // published logs tell no seed
+const nameOf = (run) => (run.seed === null ? run.name : `seed ${run.seed}`); // published logs contain no seed
 
 // ---------------------------------------------------------------------------------------------------
 // Numbers
@@ -102,7 +102,7 @@ const COLUMNS = [
 
 const evaluated = () => runs.some((run) => run.test[0].length > 0);
 
-// A column with means; counted: it also tells how many runs have a value at all.
+// A column with means; counted: it also reports how many runs have a value at all.
 function measured(title, of, digits, counted = false) {
   return {
     title,
@@ -122,7 +122,7 @@ function measured(title, of, digits, counted = false) {
 // ---------------------------------------------------------------------------------------------------
 
 const state = {
-  drawn: new Set(SETTINGS.keys().filter((index) => index < DRAWN_AT_FIRST)),
+  drawn: new Set(SETTINGS.slice(0, DRAWN_AT_FIRST).keys()),
   open: new Set(),
   sort: { column: null, descending: false },
 };
