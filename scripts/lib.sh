@@ -109,6 +109,15 @@ max_seconds=             # its time limit, s (default: none)
 local_steps=             # of a worker before it pushes (default 1)
 evals_per_epoch=         # test accuracy over time (default: none)
 
+# without_settings NAME...: the driver has values of its own for these settings of training.
+without_settings() {
+  local name kept=()
+  for name in "${training_settings[@]}"; do
+    [[ " $* " == *" $name "* ]] || kept+=("$name")
+  done
+  training_settings=("${kept[@]}")
+}
+
 done_when=row            # what shows that a training run is done: see scripts/sweep.py
 planned=()               # one line per run, in the format of scripts/sweep.py
 status=0                 # exit status of the driver: 1 if any run failed
@@ -129,7 +138,7 @@ read_settings() {
       --dry_run) dry_run=yes && shift && continue ;;
       --verbose) verbose=yes && shift && continue ;;
     esac
-    [[ $1 == --* && " ${settings[*]} " == *" $name "* ]] ||
+    [[ $1 == --* && $name != *" "* && " ${settings[*]} " == *" $name "* ]] ||
       refuse "$1 is not valid: give --dry_run, --verbose or some of ${settings[*]/#/--}"
     shift
     local values=()
@@ -143,6 +152,9 @@ read_settings() {
   [[ $jobs =~ ^([1-9][0-9]*)?$ ]] || refuse "--jobs $jobs is not valid: give an integer in [1,inf)"
   summary_dir=${summary_dir:-$results}
   plot_dir=${plot_dir:-$results}
+  for name in data_dir results summary_dir plot_dir; do  # a name like -new would be taken for a flag
+    [[ ${!name} != -* ]] || printf -v "$name" %s "./${!name}"
+  done
   export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
   unset RANK WORLD_SIZE MASTER_ADDR MASTER_PORT  # set by torchrun and in some containers: runs of a sweep are local
   [[ $dry_run == yes ]] || find_python  # a dry run needs no torch, so it installs nothing
@@ -153,6 +165,7 @@ set_setting() {
   local name=$1
   shift
   if [[ $(declare -p "$name") == "declare -a"* ]]; then
+    [[ $* == *[![:space:]]* ]] || refuse "--$name needs a value"
     read -ra "${name?}" <<<"$*"  # accepts "2 6" as well as 2 6
   elif (($# == 1)); then
     printf -v "$name" %s "$1"

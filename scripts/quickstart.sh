@@ -4,6 +4,9 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
+case " $* " in
+  *" --help "* | *" -h "*) print_header && exit ;;
+esac
 cd "$ROOT"
 
 prepare_environment requirements.txt

@@ -24,17 +24,20 @@ clock=virtual
 evals_per_epoch=6
 results=results/algorithms
 
+without_settings lr  # it is tuned
 read_settings "${training_settings[@]}" plot_dir algorithms rates tuning_seeds world_size -- "$@"
+modes=$(dry_module training.algorithms)  # one line per algorithm: its name and its mode
 new_results=$results new_summary_dir=$summary_dir new_seeds=("${seeds[@]}")
 
 split split_labels "$world_size"
 
 # train_algorithm ALGORITHM FLAGS...: plan its runs; asgd+compensation is --algorithm asgd --compensation.
 train_algorithm() {
-  local algorithm=$1 script=dist_async.py
-  [[ " average backup malenia " != *" $algorithm "* ]] || script=dist_sync.py
+  local algorithm=$1 mode
+  mode=$(awk -v name="${algorithm%%+*}" '$1 == name { print $2 }' <<<"$modes")
+  [[ -n $mode ]] || refuse "--algorithms $algorithm is not valid: give some of $(awk '{ print $1 }' <<<"$modes" | paste -sd " ")"
   # shellcheck disable=SC2086  # several words
-  train "$script" "${split[@]}" --algorithm ${algorithm/+/ --} "${@:2}"
+  train "dist_$mode.py" "${split[@]}" --algorithm ${algorithm//+/ --} "${@:2}"
 }
 
 say "Learning rates"
@@ -46,21 +49,21 @@ for rate in "${rates[@]}"; do
     train_algorithm "$algorithm" --val
   done
 done
+tuning=$(sweep --names)
 run_planned
 
 say "New seeds"
+# shellcheck disable=SC2086  # one word per run
 if [[ $dry_run == no ]]; then
-  best=$(module analysis.reports.tuning "$summary_dir")
-elif [[ -f $summary_dir/trials.jsonl ]]; then
-  best=$(dry_module analysis.reports.tuning "$summary_dir" --print_only)
+  best=$(module analysis.reports.tuning "$summary_dir" $tuning)
 else
-  best=$(printf '%s\n' "${algorithms[@]/%/ ${rates[0]}}")  # any: only the number of runs counts
+  best=$(dry_module analysis.reports.tuning "$summary_dir" $tuning --dry_run)
 fi
 results=$new_results summary_dir=$new_summary_dir
 for seed in "${new_seeds[@]}"; do  # whole seeds one after the other: an interrupted study is balanced
   seeds=("$seed")
   while read -r algorithm lr; do
-    [[ " ${algorithms[*]} " != *" $algorithm "* ]] || train_algorithm "$algorithm"
+    train_algorithm "$algorithm"
   done <<<"$best"
 done
 run_planned

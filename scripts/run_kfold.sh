@@ -24,14 +24,11 @@ results=results/kfold
 
 arguments=()
 for argument in "$@"; do
-  if [[ $argument == --alr ]]; then
-    optimizers=(ADAM)
-  else
-    arguments+=("$argument")
-  fi
+  [[ $argument == --alr ]] && arguments+=(--optimizers ADAM) || arguments+=("$argument")
 done
 read_settings dataset networks optimizers k_splits epochs learning_rates batch_sizes momentums max_samples seeds \
   -- "${arguments[@]}"
+[[ " $* " != *" --momentums "* || " ${optimizers[*]} " == *" SGD "* ]] || refuse "--momentums has no effect with ADAM only"
 
 for optimizer in "${optimizers[@]}"; do
   for name in "${dataset[@]}"; do
@@ -40,8 +37,16 @@ for optimizer in "${optimizers[@]}"; do
         flags=(--dataset "$name" --data_dir "$data_dir" --k_splits "$k_splits" --epochs "${epochs[@]}")
         flags+=(--batch_sizes "${batch_sizes[@]}" --seed "$seed" --jobs "$jobs" --subfolder "$results")
         flags+=(${learning_rates[@]+--learning_rates "${learning_rates[@]}"} ${max_samples:+--max_samples "$max_samples"})
-        [[ $optimizer == ADAM ]] && flags+=(--alr) || flags+=(--momentums "${momentums[@]}")
-        [[ $network == default ]] || flags+=(--alt_model)
+        case $optimizer in
+          SGD) flags+=(--momentums "${momentums[@]}") ;;
+          ADAM) flags+=(--alr) ;;
+          *) refuse "--optimizers $optimizer is not valid: give some of SGD ADAM" ;;
+        esac
+        case $network in
+          default) ;;
+          alt) flags+=(--alt_model) ;;
+          *) refuse "--networks $network is not valid: give some of default alt" ;;
+        esac
         plan - kfold.py "${flags[@]}"
       done
     done

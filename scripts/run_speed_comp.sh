@@ -3,7 +3,7 @@
 #
 #   bash scripts/run_speed_comp.sh --train_split 0.2
 #
-# One non-distributed run, then synchronous and asynchronous × world sizes × no split, samples split, labels split
+# One non-distributed run, of the first network, then synchronous and asynchronous × world sizes × no split, samples split, labels split
 # (which uses world size 3 instead of 2) × LeNet5, CNN1: 1 + 36 runs.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -17,19 +17,25 @@ results=results/speed_comp
 
 read_settings "${training_settings[@]}" momentum world_sizes partitions networks modes -- "$@"
 
+# train_network NETWORK SCRIPT FLAGS...: plan the training runs of one network.
+train_network() {
+  local network=$1 script=$2 flags
+  case $network in
+    LeNet5) flags=() ;;
+    CNN1) flags=(--alt_model) ;;
+    *) refuse "--networks $network is not valid: give some of LeNet5 CNN1" ;;
+  esac
+  train "$script" --momentum "$momentum" "${@:3}" "${flags[@]}"
+}
+
 # distributed SCRIPT: plan the training runs of one script.
 distributed() {
-  local script=$1 network world_size partition flags
+  local script=$1 network world_size partition
   for network in "${networks[@]}"; do
     for world_size in "${world_sizes[@]}"; do
       for partition in "${partitions[@]}"; do
         split "$partition" "$world_size"
-        case $network in
-          LeNet5) flags=() ;;
-          CNN1) flags=(--alt_model) ;;
-          *) refuse "--networks $network is not valid: give some of LeNet5 CNN1" ;;
-        esac
-        train "$script" --momentum "$momentum" "${split[@]}" "${flags[@]}"
+        train_network "$network" "$script" "${split[@]}"
       done
     done
   done
@@ -37,7 +43,7 @@ distributed() {
 
 for mode in "${modes[@]}"; do
   case $mode in
-    classic) train nonDistributed.py --momentum "$momentum" ;;
+    classic) train_network "${networks[0]}" nonDistributed.py ;;
     sync | async) distributed "dist_$mode.py" ;;
     *) refuse "--modes $mode is not valid: give some of classic sync async" ;;
   esac

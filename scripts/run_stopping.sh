@@ -20,6 +20,7 @@ evals_per_epoch=4
 seeds=(1 2 3 4 5 6 7 8 9 10)
 results=results/stopping
 
+without_settings stop  # the rules are
 read_settings "${training_settings[@]}" plot_dir momentum rules world_sizes delay -- "$@"
 
 delay_of "$delay"

@@ -144,6 +144,71 @@ def test_overrides_reach_every_run_and_seeds_multiply(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+OVERRIDES = {
+    "dataset": "digits", "train_split": 0.5, "lr": 0.123, "batch_size": 17, "epochs": 3, "clock": "virtual",
+    "compute_ms": 12, "compute_time": "lognormal:0.5", "worker_speeds": "spread:0.3", "communication_ms": 1.5,
+    "stop": "first", "max_seconds": 99, "evals_per_epoch": 3,
+}  # fmt: skip
+SETTINGS_OF_ALL = {"dataset", "train_split", "lr", "batch_size", "epochs", "evals_per_epoch"}
+
+
+@pytest.mark.parametrize("driver", [driver for driver in DRIVERS if "kfold" not in driver])
+def test_no_setting_of_training_is_accepted_and_then_ignored(driver, tmp_path):
+    taken = set(re.findall(r"^  --(\w+)", drive(driver, "--help", cwd=tmp_path), re.MULTILINE))
+    taken -= (
+        {"lr"} if driver == "run_distances" else set()
+    )  # there it is that without momentum, from which others follow
+    given = {name: value for name, value in OVERRIDES.items() if name in taken}
+    flags = [word for name, value in given.items() for word in (f"--{name}", value)]
+    commands = planned(drive(driver, *PLAN, "--seeds", 5, *flags, cwd=tmp_path))
+    trained = [command for command in commands if command[1] in ("nonDistributed.py", "dist_sync.py", "dist_async.py")]
+    assert len(given) > 10 and trained
+    for command in trained:
+        for name in given.keys() & SETTINGS_OF_ALL if command[1] == "nonDistributed.py" else given:
+            assert f"--{name} {given[name]} " in " ".join(command) + " ", (name, command)
+
+
+def test_each_variant_of_an_algorithm_is_tuned_and_trained_by_itself(tmp_path):
+    variants = ("ringmaster", "ringmaster+max_staleness=3", "asgd+momentum=0.90+compensation", "average")
+    words = drive("run_algorithms", *PLAN, *QUICK, "--world_size", 3, "--worker_speeds", 0.5, 1, "--rates", 0.1, 0.2,
+                  "--seeds", 2, "--algorithms", *variants, cwd=tmp_path)  # fmt: skip
+    tuning, new = ([config_of(command) for command in planned(part)] for part in words.split("==> New seeds"))
+    assert len(tuning) == 8 and len({(one.algorithm, one.max_staleness, one.lr) for one in tuning}) == 8
+    assert [(one.mode, one.algorithm, one.max_staleness, one.momentum, one.compensation) for one in new] == [
+        ("sync", "average", None, 0.0, False), ("async", "asgd", None, 0.9, True),
+        ("async", "ringmaster", 2, 0.0, False), ("async", "ringmaster", 3, 0.0, False),
+    ]  # fmt: skip
+
+
+def test_the_network_of_a_comparison_is_also_that_of_its_control(tmp_path):
+    commands = planned(drive("run_speed_comp", *PLAN, "--networks", "CNN1", cwd=tmp_path))
+    assert {config_of(command).network_name for command in commands} == {"CNN1"}
+    assert config_of(commands[0]).mode == "classic"
+
+
+@pytest.mark.parametrize(
+    ("driver", "arguments", "named"),
+    [
+        ("run_kfold", ("--networks", "LeNet5"), "--networks LeNet5 is not valid: give some of default alt"),
+        ("run_kfold", ("--optimizers", "Adam"), "--optimizers Adam is not valid: give some of SGD ADAM"),
+        ("run_kfold", ("--alr", "--momentums", 0.5), "--momentums has no effect with ADAM only"),
+        ("run_stopping", ("--stop", "first"), "--stop is not valid"),
+        ("run_stopping", ("--seeds", ""), "--seeds needs a value"),
+        ("run_stopping", ("--jobs scheduler", 3), "--jobs scheduler is not valid"),
+        ("run_algorithms", ("--lr", 0.1), "--lr is not valid"),
+        ("run_algorithms", ("--algorithms", "adam"), "--algorithms adam is not valid: give some of average backup"),
+    ],
+    ids=str,
+)
+def test_a_value_that_a_driver_has_no_use_for_is_refused(driver, arguments, named, tmp_path):
+    assert f"{driver}.sh: error: {named}" in drive(driver, *arguments, "--dry_run", cwd=tmp_path, code=2)
+
+
+def test_folders_that_begin_like_flags(tmp_path):
+    words = drive("run_stopping", *PLAN, *QUICK, "--seeds", 1, "--results", "-new", cwd=tmp_path)
+    assert {config_of(command).subfolder for command in planned(words)} == {"./-new"}
+
+
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize(
     ("arguments", "named"),
@@ -432,7 +497,7 @@ def test_stopping_rules_are_compared(tmp_path):
 
 
 def test_algorithms_are_tuned_and_then_compared_on_new_seeds(tmp_path):
-    driver = ("run_algorithms", *QUICK, "--lr", 0.01, "--world_size", 6, "--worker_speeds", 0.25, 1, 1, 1, 1,
+    driver = ("run_algorithms", *QUICK, "--world_size", 6, "--worker_speeds", 0.25, 1, 1, 1, 1,
               "--algorithms", "asgd+compensation", "ringmaster", "backup", "--rates", 1e-6, 0.02, "--seeds", 2, 3,
               "--evals_per_epoch", 2, "--jobs", 2)  # fmt: skip
     drive(*driver, "--results", "runs", cwd=tmp_path)

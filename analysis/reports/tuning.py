@@ -2,28 +2,32 @@
 
 python3 -m analysis.reports.tuning summaries/algorithms/tuning
 
-Prints a line per algorithm: its name, with + before the flags that belong to it, and the rate; writes all
-validation accuracies to tuning.md beside the trials.
+Prints a line per algorithm: its name, with + before the flags that belong to it, and the rate; writes all validation
+accuracies to tuning.md beside the trials. Reads all runs of the folder that have --val, or those that are named.
 """
 
+import logging
 import statistics
-from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
-from analysis.reports.trials import Trials, distinct
+from analysis.reports.trials import Trials
 from analysis.tables import markdown_table, write_text
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import DataError
 from training.algorithms import ALGORITHMS
-from training.config import RunConfig
+from training.config import RunConfig, words_of
+from training.names import parse_run_name
+from training.settings import OWNERS
+from training.words import is_usual
 
-Tuning = dict[str, dict[float, float]]  # algorithm → learning rate → mean validation accuracy, percent
+Tuning = dict[str, dict[float, list[float]]]  # algorithm → learning rate → validation accuracies so far, percent
 
 
 def label_of(config: RunConfig) -> str:
-    """An algorithm with its compensation and momentum, as the drivers write them: asgd+compensation."""
-    momentum = f"+momentum={config.momentum}" if config.momentum else ""
-    return f"{config.algorithm}{'+compensation' * config.compensation}{momentum}"
+    """An algorithm with its flags and momentum, as the drivers write them: asgd+compensation, dana+momentum=0.9."""
+    flags = ["=".join(words_of(config, name)) for name in ("momentum", *OWNERS) if not is_usual(config, name)]
+    return "+".join([config.algorithm, *(flag.removeprefix("--") for flag in flags)])
 
 
 def position(label: str) -> tuple[int, str]:
@@ -31,23 +35,21 @@ def position(label: str) -> tuple[int, str]:
     return list(ALGORITHMS).index(label.partition("+")[0]), label
 
 
-def read_tuning(folder: Path) -> Tuning:
-    """The validation accuracies of a folder. Raises DataError if it has none."""
-    found = defaultdict(lambda: defaultdict(list))
-    for trial in distinct(Trials(folder).rows.values()):
-        if trial.outcome.validation_accuracy is not None:
-            found[label_of(trial.config)][trial.config.lr].append(trial.outcome.validation_accuracy)
-    if not found:
-        raise DataError(f"{folder}: it has no run with --val")
-    return {
-        label: {rate: statistics.fmean(accuracies) for rate, accuracies in sorted(found[label].items())}
-        for label in sorted(found, key=position)
-    }
+def read_tuning(trials: Trials, names: Iterable[str]) -> Tuning:
+    """The validation accuracies of runs; those that are not there yet have none."""
+    found: Tuning = {}
+    for name in names:
+        config = parse_run_name(name)
+        accuracies = found.setdefault(label_of(config), {}).setdefault(config.lr, [])
+        if name in trials.rows:
+            accuracies.append(trials.rows[name].outcome.validation_accuracy)
+    return {label: found[label] for label in sorted(found, key=position)}
 
 
-def best_rate(accuracies: dict[float, float]) -> float:
-    """The rate with the highest accuracy; of equal ones the lowest."""
-    return max(accuracies, key=lambda rate: (accuracies[rate], -rate))
+def best_rate(accuracies: dict[float, list[float]]) -> float:
+    """The rate with the highest mean accuracy; of equal ones the lowest. Any, if none was tried."""
+    tried = [rate for rate in sorted(accuracies) if accuracies[rate]]
+    return max(tried, key=lambda rate: statistics.fmean(accuracies[rate])) if tried else min(accuracies)
 
 
 def markdown(tuning: Tuning) -> str:
@@ -56,9 +58,8 @@ def markdown(tuning: Tuning) -> str:
     rows = []
     for label, accuracies in tuning.items():
         best = best_rate(accuracies)
-        cells = {rate: f"{accuracy:.1f}" for rate, accuracy in accuracies.items()}
-        cells[best] = f"**{cells[best]}**"
-        rows.append([label, *(cells.get(rate, "") for rate in rates)])
+        cells = {rate: f"{statistics.fmean(found):.1f}" for rate, found in accuracies.items() if found}
+        rows.append([label, *(f"**{cells[rate]}**" if rate == best else cells.get(rate, "") for rate in rates)])
     return (
         "Validation accuracy at the end, %, by learning rate; the best in bold.\n\n"
         f"{markdown_table(['algorithm', *(f'{rate:g}' for rate in rates)], rows)}"
@@ -68,13 +69,21 @@ def markdown(tuning: Tuning) -> str:
 def main() -> None:
     parser = ArgumentParser(__doc__)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where trials.jsonl is")
-    parser.add_argument("--print_only", action="store_true", help="do not write tuning.md")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="of a run (default: all that have --val)")
+    parser.add_argument("--dry_run", action="store_true", help="write nothing; without runs, any rate is the best")
     arguments = parser.parse_args()
     folder = arguments.folder
-    tuning = read_tuning(folder)
-    if not arguments.print_only:
-        write_text(folder / "tuning.md", markdown(tuning))
-    for label, accuracies in tuning.items():
+    trials = Trials(folder)
+    names = [name for name, trial in trials.rows.items() if trial.outcome.validation_accuracy is not None]
+    tuning = read_tuning(trials, arguments.names or names)
+    tried = {label: accuracies for label, accuracies in tuning.items() if any(accuracies.values())}
+    if not arguments.dry_run:
+        if not tried:
+            raise DataError(f"{folder}: it has no run with --val")
+        for label in tuning.keys() - tried.keys():
+            logging.warning("%s: none of the runs that choose its learning rate is complete; it is left out", label)
+        write_text(folder / "tuning.md", markdown(tried))
+    for label, accuracies in (tuning if arguments.dry_run else tried).items():
         print(label, best_rate(accuracies))
 
 
