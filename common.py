@@ -382,12 +382,16 @@ class ResNet18(nn.Module):
         return F.log_softmax(self.linear(F.avg_pool2d(hidden, 4).flatten(1)), dim=1)
 
 
+BATCH_COUNTER = "num_batches_tracked"  # of BatchNorm, the only integers that training changes
+
+
 class FlatModel:
     """A network whose parameters, gradients and buffers are views into contiguous float32 vectors.
 
-    parameters, gradients: (P,), in the order of `network.parameters()`; buffers: (B,), in the order of
-    `network.buffers()`. Exchanging a model, taking an optimiser step and saving a row are then one call on one tensor
-    each. BatchNorm's integer counters are stored in `buffers` as float32, exact up to 2**24 batches.
+    parameters, gradients: (P,), in the order of `network.parameters()`; buffers: (B,), in the order of `buffer_names`.
+    Exchanging a model, taking an optimiser step and saving a row are then one call on one tensor each. BatchNorm's
+    integer counters are stored in `buffers` as float32, exact up to 2**24 batches; all other integer buffers, such as
+    indices, are constants of the network.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -402,15 +406,17 @@ class FlatModel:
             parameter.data = values.view_as(parameter)
             parameter.grad = gradient.view_as(parameter)
 
-        owners = [(module, name) for module in network.modules() for name in module._buffers]
-        buffers = [module._buffers[name] for module, name in owners]
-        self._integer_names = {name for name, buffer in network.named_buffers() if not buffer.is_floating_point()}
-        self.buffers = torch.cat([self.parameters[:0], *(buffer.float().flatten() for buffer in buffers)])
-        sizes = [buffer.numel() for buffer in buffers]
-        for (module, name), buffer, values in zip(owners, buffers, self.buffers.split(sizes), strict=True):
+        named = network.named_buffers(remove_duplicate=False)
+        buffers = {name: buffer for name, buffer in named if buffer.is_floating_point() or BATCH_COUNTER in name}
+        self.buffer_names = list(buffers)
+        self._counters = {name for name, buffer in buffers.items() if not buffer.is_floating_point()}
+        self.buffers = torch.cat([self.parameters[:0], *(buffer.float().flatten() for buffer in buffers.values())])
+        sizes = [buffer.numel() for buffer in buffers.values()]
+        for (name, buffer), values in zip(buffers.items(), self.buffers.split(sizes), strict=True):
+            owner, _, own_name = name.rpartition(".")
             # .data gives each view its own version counter. Autograd saves running statistics, and would otherwise
             # take an in-place change of one view for a change of all of them.
-            module._buffers[name] = values.view(buffer.shape).data
+            network.get_submodule(owner)._buffers[own_name] = values.view(buffer.shape).data
         self._dropouts = [module for module in network.modules() if isinstance(module, Dropout)]
 
     @property
@@ -458,7 +464,7 @@ class FlatModel:
     def state_dict(self) -> dict[str, Tensor]:
         """A copy of the state dict, with torch's own dtypes and order, for a checkpoint."""
         return {
-            name: (value.detach().clone().long() if name in self._integer_names else value.detach().clone()).cpu()
+            name: (value.detach().clone().long() if name in self._counters else value.detach().clone()).cpu()
             for name, value in self.network.state_dict().items()
         }
 

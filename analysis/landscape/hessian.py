@@ -29,7 +29,8 @@ def largest_eigenvalues(product: Callable[[np.ndarray], np.ndarray], size: int, 
 class HessianProduct:
     """The Hessian of the mean loss of a network over `samples`, at the model's parameters, times a vector.
 
-    The network is in evaluation mode: no dropout, and BatchNorm with the running statistics of the model.
+    The network is in evaluation mode: no dropout, and BatchNorm with the running statistics of the model. Parameters
+    that are not trained count as constants.
     """
 
     def __init__(
@@ -48,14 +49,16 @@ class HessianProduct:
         device = self.model.parameters.device
         flat = torch.from_numpy(np.asarray(vector, dtype=np.float32).ravel()).to(device)
         parts = flat.split([parameter.numel() for parameter in self.parameters])
-        directions = [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
+        trained = {place: one for place, one in enumerate(self.parameters) if one.requires_grad}
+        directions = [parts[place].view_as(parameter) for place, parameter in trained.items()]
         total = torch.zeros(len(flat), dtype=torch.float64, device=device)
         for start in range(0, len(self.samples), self.batch_size):
             images, labels = self.samples.batch(slice(start, start + self.batch_size))
             loss = F.nll_loss(self.model.network(images), labels, reduction="sum")
-            gradients = torch.autograd.grad(loss, self.parameters, create_graph=True)
+            gradients = torch.autograd.grad(loss, list(trained.values()), create_graph=True)
             slope = sum((gradient * one).sum() for gradient, one in zip(gradients, directions, strict=True))
-            curvature = torch.autograd.grad(slope, self.parameters)
-            total += torch.cat([one.flatten() for one in curvature]).double()
+            curvature = dict(zip(trained, torch.autograd.grad(slope, list(trained.values())), strict=True))
+            rows = (curvature.get(place, torch.zeros_like(part)) for place, part in enumerate(parts))
+            total += torch.cat([row.flatten() for row in rows]).double()
         self.progress()
         return (total / len(self.samples)).cpu().numpy()

@@ -34,7 +34,8 @@ class NetworkFunction:
         self._model = model
         network = model.network
         self._parameters = [(name, value.shape) for name, value in network.named_parameters()]
-        self._buffers = [(name, value.shape) for name, value in network.named_buffers()]
+        self._frozen = [name for name, value in network.named_parameters() if not value.requires_grad]
+        self._buffers = [(name, network.get_buffer(name).shape) for name in model.buffer_names]
         self._each = grad(self._loss, has_aux=True)
         self._all = vmap(self._each)
 
@@ -50,6 +51,7 @@ class NetworkFunction:
         self, parameters: Tensor, buffers: Tensor, images: Tensor, labels: Tensor, *masks: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         state = named_views(parameters, self._parameters)
+        state |= {name: state[name].detach() for name in self._frozen}
         # Training changes these in place.
         statistics = {name: value.clone() for name, value in named_views(buffers, self._buffers).items()}
         with self._model.masked(masks):
