@@ -2,6 +2,7 @@
 
 import errno
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,3 +60,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     with removed_on_error(unfinished), with_filename(path):
         yield unfinished
         unfinished.replace(path)
+
+
+def as_argument(path: Path) -> str:
+    """A path as a word of a shell's command line; one that begins with - would be taken for a flag."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))

@@ -77,6 +77,9 @@ def test_a_setting_that_is_on_or_off_says_it_all():
 
 def test_runs_without_an_accuracy_and_single_settings_are_not_compared(capsys):
     assert differences([trial(math.nan, 1), trial(80.0, 1, momentum=0.5)]) == []
+    exploded = trial(10.0, 1)
+    exploded = dataclasses.replace(exploded, outcome=dataclasses.replace(exploded.outcome, test_loss=math.nan))
+    assert differences([exploded, trial(80.0, 1, momentum=0.5)]) == []
     assert differences([trial(80.0, 1), trial(81.0, 2)]) == [] and markdown([trial(80.0, 1)]) == ""
     show([trial(80.0, 1)])
     assert capsys.readouterr().out == ""

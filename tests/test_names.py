@@ -27,6 +27,13 @@ def test_the_example_of_the_contract():
     assert parse_run_name(EXAMPLE) == config
 
 
+def test_the_part_of_the_training_set_is_written_as_it_was_given():
+    for part in (0.046, 0.57, 1 / 3, 1e-05):
+        name = run_name(RunConfig(mode="async", dataset="digits", train_split=part))
+        assert parse_run_name(name).train_split == part
+    assert "_046_" in run_name(RunConfig(mode="async", dataset="digits", train_split=0.046))
+
+
 def test_an_algorithm_whose_name_begins_like_a_delay():
     config = RunConfig(mode="async", algorithm="delay_adaptive", alt_model=True)
     assert parse_run_name(run_name(config)) == config

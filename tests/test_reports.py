@@ -488,6 +488,13 @@ def test_waiting_times_of_a_synchronous_run(tmp_path):
     assert [axes.get_title(loc="left") for axes in figure.axes][3] == "Waiting times"
 
 
+def test_a_synchronous_run_that_ended_before_its_first_update_is_drawn(tmp_path):
+    files = train("dist_sync.py", tmp_path, "--clock", "virtual", "--worker_speeds", 1, 0.1, "--max_seconds", 0.02)
+    log = read_log(files["log"])
+    assert len(log.gradients) > len(log.updates) == 0
+    assert training_figure(log, "headline").axes
+
+
 def test_a_run_that_learned_nothing_is_drawn_on_a_fixed_axis(runs):
     log = read_log(runs["async"][1])
     validations = tuple(replace(one, train_accuracy=10.0, val_accuracy=11.0) for one in log.validations)

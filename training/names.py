@@ -6,6 +6,7 @@ words, each in the order of the flags.
 
 import functools
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ def decode(text: str) -> float:
     return float(f"{digits[0]}.{digits[1:] or '0'}{'e' + exponent if exponent else ''}")
 
 
+def scaled(value: float, factor: int | str) -> float:
+    """The product of the decimal numbers, without the rounding of binary ones: 0.46 for 0.046 and 10."""
+    return float(Decimal(repr(value)) * Decimal(factor))
+
+
 def run_name(config: RunConfig) -> str:
     """The common base of the names of a run's files. Configurations that train differently have different names."""
     name = "_".join(
@@ -43,7 +49,7 @@ def run_name(config: RunConfig) -> str:
             config.dataset,
             config.mode,
             str(config.world_size if config.distributed else 0),
-            encode(config.train_split * 10),
+            encode(scaled(config.train_split, 10)),
             encode(config.lr),
             encode(config.momentum),
             str(config.batch_size),
@@ -183,7 +189,7 @@ def published_settings(part: dict[str, str | None]) -> dict[str, object]:
     settings = {
         "dataset": part["dataset"],
         "mode": part["mode"],
-        "train_split": decode(part["train_split"]) / 10,
+        "train_split": scaled(decode(part["train_split"]), "0.1"),
         "lr": decode(part["lr"]),
         "momentum": decode(part["momentum"]),
         "batch_size": int(part["batch_size"]),

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from common import Dataset, FlatModel
 from evaluation import Score, evaluate
+from interface.files import as_argument
 from training.plan import Plan
 from training.protocol import Outcome, Push, Update
 from training.record.writer import Record
@@ -243,7 +243,7 @@ class Observer:
         for path in paths:
             print(f"  {path}")
         if not self.plan.config.no_save_model:
-            model, log = (shlex.quote(str(self.record.path(kind))) for kind in ("model", "log"))
+            model, log = (as_argument(self.record.path(kind)) for kind in ("model", "log"))
             print(f"Reports and figures: python3 test_model.py {model} {log} --pics")
 
     def _end_in_words(self, real_seconds: float) -> str:

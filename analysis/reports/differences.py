@@ -2,7 +2,8 @@
 
 A setting is compared with its usual value, or with the first one if none of the runs has that. Where several settings
 vary, there is a difference for each combination of the others, and the difference of two such differences says whether
-one setting changes what another does. 95 % intervals, not adjusted for how many there are.
+one setting changes what another does. Runs whose loss is not finite are left out. 95 % intervals, not adjusted for
+how many there are.
 """
 
 from __future__ import annotations
@@ -128,7 +129,10 @@ def read(trials: Collection[Trial]) -> tuple[list[Setting], list[str]]:
     ordered = sorted(by_setting, key=lambda one: (*sort_key(one[0]), *one[1:]))
     groups = [Group(*one, tuple(trial.outcome for trial in by_setting[one])) for one in ordered]
     varying, _ = varying_and_shared(groups)
-    accuracies = [{one.repetition: one.outcome.test_accuracy for one in by_setting[key]} for key in ordered]
+    accuracies = [
+        {one.repetition: one.outcome.test_accuracy for one in by_setting[key] if math.isfinite(one.outcome.test_loss)}
+        for key in ordered
+    ]
     settings = [Setting(one.config, settings_of(one), found) for one, found in zip(groups, accuracies, strict=True)]
     return settings, [name for name in varying if name != "remark"]
 

@@ -283,6 +283,8 @@ def draw_waiting_times(axes: Axes, beside: Axes, log: RunLog, colors: np.ndarray
     set_titles(beside, "")
     edges = np.linspace(0, top, 41)
     parts = [waited[applied.worker == worker] for worker in np.unique(applied.worker)]
+    if not parts:
+        return
     beside.hist(
         parts, edges, weights=[np.full(len(part), 100 / max(1, len(waited))) for part in parts], stacked=True,
         orientation="horizontal", color=[color_of(worker, colors) for worker in np.unique(applied.worker)],

@@ -78,7 +78,7 @@ function validationCurve(run, column) {
 }
 
 const MEASURES = {
-  accuracy: { title: "test accuracy at the end (points)", of: (run) => run.accuracy },
+  accuracy: { title: "test accuracy at the end (points)", of: (run) => (run.loss === null ? null : run.accuracy) },
   first: { title: "test accuracy when the first worker finished (points)", of: (run) => (run.first ? run.first[2] : null) },
   target: { title: "time to the target (s)", of: timeToTarget },
   seconds: { title: "time of training (s)", of: (run) => run.seconds },
