@@ -57,7 +57,7 @@ TEXTS = {
     "compute_time": ["constant", "exponential", "normal:0.1", "normal:3e-07", "lognormal:0.5", "pareto:2.5"],
     "master_addr": ["somewhere", "10.0.0.1", "::1"],
     "replay": ["some/where", "elsewhere"],
-    "worker_speeds": ["0.5 1.0", "1.0 1.0", "3.0", "1e-05 2.0 1e+20", "spread:0.3"],
+    "worker_speeds": ["0.5 1.0", "1.0 1.0", "3.0", "1e-05 2.0 1e+20", "spread:0.3", " ".join(["0.25", *["1.0"] * 999])],
 }
 
 

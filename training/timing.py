@@ -5,12 +5,13 @@ A distribution is one row; it turns draws of a worker's own generator into milli
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from interface.command_line import Interval, ValueType
 
@@ -174,17 +175,21 @@ class ComputeTimeText(ValueType):
 # Speeds of workers
 # ----------------------------------------------------------------------------------------------------
 
-MAX_LISTED = 20  # speeds that a name can hold
+MAX_LISTED = 20  # speeds that a name can hold, or stretches of equal ones if there are more
 SPEED = Interval(float, "[1e-20,1e20]")
+TIMES = Interval(int, "[1,100000]")
 
 
 class WorkerSpeedsText(ValueType):
     """What --worker_speeds takes: the speed of each worker, or spread:CV, which the seed draws."""
 
-    what = f"at most {MAX_LISTED} numbers in {SPEED.text}, one per worker, or spread:CV with CV in {VARIATION.text}"
+    what = (
+        f"numbers in {SPEED.text}, one per worker, in at most {MAX_LISTED} stretches of equal ones, or spread:CV with "
+        f"CV in {VARIATION.text}"
+    )
     text = "1 is the speed of --compute_ms, 0.5 half of it"
     metavar = "S"
-    pattern = r"(?:spread)?[-+.\dex]+"
+    pattern = r"(?:spread)?[-+.\denx]+"
 
     def __contains__(self, value: object) -> bool:
         with suppress(ValueError):
@@ -194,13 +199,25 @@ class WorkerSpeedsText(ValueType):
     def parse(self, text: str) -> str:
         if text.startswith("spread"):
             return f"spread:{VARIATION.parse(text.removeprefix('spread').removeprefix(':'))!r}"
-        speeds = [SPEED.parse(part) for part in text.replace("x", " ").split()]
-        if not 0 < len(speeds) <= MAX_LISTED:
+        speeds: list[float] = []
+        for part in text.replace("x", " ").split():
+            times, several, speed = part.rpartition("n")
+            speeds += [SPEED.parse(speed)] * (TIMES.parse(times) if several else 1)
+        if not 0 < len(stretches(speeds)) <= MAX_LISTED:
             raise ValueError(text)
         return " ".join(f"{speed!r}" for speed in speeds)
 
     def in_name(self, value: str) -> str:
-        return value.replace(":", "").replace(" ", "x")
+        """Speeds with x between them; of more than MAX_LISTED, 99n1.0 stands for 99 equal ones."""
+        speeds = value.replace(":", "").split()
+        if len(speeds) > MAX_LISTED:
+            speeds = [f"{times}n{speed}" if times > 1 else speed for speed, times in stretches(speeds)]
+        return "x".join(speeds)
+
+
+def stretches(values: Iterable[Any]) -> list[tuple[Any, int]]:
+    """Each value that differs from the one before it, and how often it follows itself."""
+    return [(value, len(list(equal))) for value, equal in itertools.groupby(values)]
 
 
 def listed_speeds(text: str) -> list[float] | None:
