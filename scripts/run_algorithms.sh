@@ -26,7 +26,7 @@ results=results/algorithms
 
 without_settings lr  # it is tuned
 read_settings "${training_settings[@]}" plot_dir algorithms rates tuning_seeds world_size -- "$@"
-modes=$(dry_module training.algorithms)  # one line per algorithm: its name and its mode
+modes=$(dry_module scripts.modes)  # one line per algorithm: its name and its mode
 new_results=$results new_summary_dir=$summary_dir new_seeds=("${seeds[@]}")
 
 split split_labels "$world_size"
