@@ -103,7 +103,7 @@ def saved_epochs(source: Source, rows: np.ndarray) -> np.ndarray:
         logging.warning("%s; assuming that the saved rows are evenly spaced over the epochs", error)
         return even
     if log.header is not None:
-        return np.minimum(even, log.epochs_trained)
+        return even if log.result is None else np.minimum(even, log.epochs_trained)
     if len(log.updates) == 0:
         return even
     norms = np.linalg.norm(rows[1:].astype(float), axis=1)

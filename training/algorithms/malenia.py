@@ -32,7 +32,7 @@ count alike. For workers with different data, at the speed of the slowest."""
 
     def __init__(self, server: ParameterServer, config: Any, workers: Sequence[int]) -> None:
         super().__init__(server, config, workers)
-        self.least = Fraction(config.buffer_size, len(workers))
+        self._buffer_size, self._workers = config.buffer_size, len(workers)
         self._awaited = set(workers)
         self._start_round()
 
@@ -62,7 +62,7 @@ count alike. For workers with different data, at the speed of the slowest."""
         if not counts or not self._awaited <= set(counts):
             return None
         reciprocals = sum(Fraction(workers, count) for count, workers in Counter(counts.values()).items())
-        if len(counts) / reciprocals < self.least:
+        if len(counts) / reciprocals < Fraction(self._buffer_size, self._workers):
             return None
         update = self.server.apply(self._means.mean(), tuple(self._receipts))
         self._start_round()
