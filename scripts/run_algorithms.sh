@@ -35,7 +35,8 @@ split split_labels "$world_size"
 train_algorithm() {
   local algorithm=$1 mode
   mode=$(awk -v name="${algorithm%%+*}" '$1 == name { print $2 }' <<<"$modes")
-  [[ -n $mode ]] || refuse "--algorithms $algorithm is not valid: give some of $(awk '{ print $1 }' <<<"$modes" | paste -sd " ")"
+  [[ -n $mode ]] ||
+    refuse "--algorithms $algorithm is not valid: give some of $(awk '{ print $1 }' <<<"$modes" | paste -sd " ")"
   # shellcheck disable=SC2086  # several words
   train "dist_$mode.py" "${split[@]}" --algorithm ${algorithm//+/ --} "${@:2}"
 }

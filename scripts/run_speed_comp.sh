@@ -3,8 +3,8 @@
 #
 #   bash scripts/run_speed_comp.sh --train_split 0.2
 #
-# One non-distributed run, of the first network, then synchronous and asynchronous × world sizes × no split, samples split, labels split
-# (which uses world size 3 instead of 2) × LeNet5, CNN1: 1 + 36 runs.
+# One non-distributed run, of the first network, then synchronous and asynchronous × world sizes × no split, samples
+# split, labels split (which uses world size 3 instead of 2) × LeNet5, CNN1: 1 + 36 runs.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
