@@ -148,7 +148,7 @@ def parse_plan(lines: Iterable[str]) -> list[PlannedRun]:
 
 
 def without_duplicates(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
-    """Each run once. Raises UsageError if settings that are not in the names of runs are all that tells two apart."""
+    """Each run once. Raises UsageError for two that have the same name and different settings."""
     found: dict[str, PlannedRun] = {}
     for run in runs:
         first = found.setdefault(run.name, run)
