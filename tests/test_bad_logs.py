@@ -411,7 +411,7 @@ IMPOSSIBLE = {  # damage that no single line shows → what the replay says
     "a version that its worker did not fetch": (fetched_later, "was computed on version 1, but on 0 in the replay"),
     "a gradient that its algorithm would not have buffered": (
         last_one_buffered,
-        r"gradient 20 led to version 19, in the replay to 20",
+        "19 updates, in the replay 20",
     ),
 }
 

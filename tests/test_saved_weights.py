@@ -1,5 +1,8 @@
 """What is measured with the saved weights of runs: accuracy of the last ones, distances between them, recall."""
 
+import re
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +58,18 @@ def test_distances_are_those_between_the_saved_weights(nursery, tmp_path):
     redraw = ("analysis/reports/distance_plots.py", tmp_path / "runs/distances.csv")
     nursery.run(*redraw, folder=tmp_path / "plots").went_well()
     assert (tmp_path / "plots/distances.png").read_bytes() == before
+
+
+def test_an_update_after_a_worker_left_is_not_in_the_row_saved_before(tmp_path):
+    """The last gradient of a worker closes no round of Malenia SGD, but the round closes when the worker leaves."""
+    unequal = ("--split_dirichlet", 0.1, "--slow_worker_1", "--delay", "--delay_ms", 30, "--clock", "virtual")
+    rounds = ("--algorithm", "malenia", "--buffer_size", 12, "--world_size", 6, "--seed", 12)
+    done = train("dist_sync.py", tmp_path, *unequal, *rounds, "--epochs", 2, "--saves_per_epoch", 40)
+    log, weights = read_log(done["log"]), np.load(done["weights"])
+    events = re.findall(r"^\S+ s  (gradient|update|left) ", done["log"].read_text(), flags=re.MULTILINE)
+    assert ("left", "update") in pairwise(events)
+    changed = (weights[1:] != weights[:-1]).any(axis=1)
+    assert np.array_equal(changed, np.diff(log.saved_versions) > 0)
 
 
 def test_runs_without_an_update_are_named(nursery, tmp_path):

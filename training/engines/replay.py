@@ -97,7 +97,7 @@ def resumptions_of(log: RunLog) -> deque[int]:
     if log.clock == "wall" and log.result is not None:
         gradients = log.gradients
         for update in log.result.get("resumed_after", ()):
-            reached = int(np.searchsorted(gradients.version, update)) + 1 if update else 0
+            reached = int(np.searchsorted(gradients.arrived, update))
             before = np.flatnonzero(gradients.fetched < update)
             found.append(max(reached, int(before[-1]) + 1 if len(before) else 0))
     return found
@@ -130,12 +130,15 @@ def repeat(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer, co
     lose_before(0)
     dispatcher.start()
     gradients = log.gradients
-    columns = (gradients.seconds, gradients.worker, gradients.fetched, gradients.loss, gradients.version)
-    for number, (seconds, worker, fetched, loss, version) in enumerate(zip(*columns, strict=True)):
+    columns = (gradients.seconds, gradients.worker, gradients.fetched, gradients.arrived, gradients.loss)
+    for number, (seconds, worker, fetched, arrived, loss) in enumerate(zip(*columns, strict=True)):
         lose_before(number)
         while resumptions and resumptions[0] == number:
             resumptions.popleft()
             dispatcher.start()
+        if algorithm.server.version != arrived:
+            raise DataError(f"{log.path}: gradient {number + 1} arrived at version {arrived}, "
+                            f"in the replay at {algorithm.server.version}")  # fmt: skip
         if worker not in dispatcher.computing:
             raise DataError(f"{log.path}: gradient {number + 1} is from Worker_{worker}, which is waiting or has left")
         push = computed.take(int(worker))
@@ -143,13 +146,12 @@ def repeat(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer, co
             raise DataError(f"{log.path}: gradient {number + 1} was computed on version {fetched}, "
                             f"but on {push.version} in the replay")  # fmt: skip
         dispatcher.push(float(seconds), push)
-        cut = log.result is None and number + 1 == len(gradients)  # its update may be missing
-        if algorithm.server.version != version and not cut:
-            raise DataError(f"{log.path}: gradient {number + 1} led to version {version}, "
-                            f"in the replay to {algorithm.server.version}")  # fmt: skip
         if same and push.loss != loss and push.loss == push.loss:
             same = False
             observer.warn(float(seconds), f"gradient {number + 1} has loss {push.loss}, in the log {loss}")
-    lose_before(len(log.gradients))
+    lose_before(len(gradients))
+    cut = log.result is None  # the update of the last gradient may be missing
+    if algorithm.server.version != len(log.updates) and not cut:
+        raise DataError(f"{log.path}: {len(log.updates)} updates, in the replay {algorithm.server.version}")
     if dispatcher.ended_by is None and (log.result or {}).get("ended_by") == "max_seconds":
         dispatcher.end(plan.config.max_seconds, "max_seconds")

@@ -131,7 +131,7 @@ class _Course:
         self.updates: list[tuple] = []
         self.gradients: list[tuple] = []
         self.losses: list[LostWorker] = []
-        self._cause = "gradient"  # of an update without one of its own: the last gradient, or a worker "left" or "lost"
+        self._pushed = False  # whether the next update is that of the last gradient, not of a worker that left since
         self.left: dict[int, int] = {}  # worker → the updates that it left after
         self._epochs = config.epochs
         self._goes_on = config.stop == "total"  # beyond its epochs
@@ -149,7 +149,7 @@ class _Course:
         fate = pairs.get("fate", "buffered")
         _demand(fate in ("buffered", "dropped"), f"fate {fate!r}")
         self._fetches(worker, fetched, last)
-        self._cause = "gradient"
+        self._pushed = True
         self.gradients.append(
             (seconds, worker, step, float(pairs["loss"]), stale, fetched, math.nan, last, fate == "dropped",
              self._weight(pairs))
@@ -170,22 +170,22 @@ class _Course:
         if single:
             self._fetches(worker, fetched, version)
             self.gradients.append(row)
-        elif self.gradients and self._cause != "lost":  # the last gradient triggered the update
+        elif self._pushed:
             self.gradients[-1] = (*self.gradients[-1][:VERSION], version, *self.gradients[-1][VERSION + 1 :])
-            if self._cause == "gradient":  # else its worker may have fetched before others left
-                self._fetched[self.gradients[-1][1]] = version
+            self._fetched[self.gradients[-1][1]] = version
+            self._pushed = False
 
     def lose(self, seconds: float, pairs: dict[str, str]) -> str:
         """Add a worker that died; returns a description."""
         worker, how = self._worker(pairs), pairs["how"]
-        self._cause = "lost"
+        self._pushed = False
         self.losses.append(LostWorker(seconds, worker, len(self.gradients), how))
         return f"Worker_{worker} was lost ({how})"
 
     def leave(self, pairs: dict[str, str]) -> None:
         """A worker that has nothing left to do."""
         update = int(pairs["after"])
-        self._cause = "left" if self._cause == "gradient" else self._cause
+        self._pushed = False
         self.left[self._worker(pairs)] = within(update, len(self.updates), len(self.updates), "update")
 
     def _fetches(self, worker: int, had: int, current: int) -> None:

@@ -17,7 +17,8 @@ class Events:
 
     seconds: since the start; worker: 1…N (0 for an update with the gradients of several workers);
     step: the worker's mini-batch, counted from 1 (for such an update: its number);
-    fetched: the version that the gradient was computed on; staleness: in updates; version: of the model afterwards;
+    fetched: the version that the gradient was computed on; staleness: in updates; version: of the model directly
+    afterwards, before a worker that leaves or is lost leads to another update;
     dropped: whether the gradient was never applied; weight: the factor by which the algorithm scaled it, or its rate.
     """
 
@@ -42,6 +43,11 @@ class Events:
 
     def __len__(self) -> int:
         return len(self.seconds)
+
+    @property
+    def arrived(self) -> np.ndarray:
+        """The version (N,) of the model when each gradient arrived."""
+        return self.fetched + self.staleness
 
     def where(self, chosen: np.ndarray) -> "Events":
         """The events (n,) selected by a boolean array (N,)."""
