@@ -41,6 +41,7 @@ def main() -> None:
 
     log = read_log(flags["replay"]) if config is None else None
     config = config or replay.config_of_replay(log, flags)
+    prepare_device(config.device, config.tf32)
     resumed = find_checkpoint(config)
     earlier = resumed if log is None else log
     seed = choose_seed(config) if earlier is None else earlier.seed
@@ -59,7 +60,6 @@ def main() -> None:
         return
     if config.clock == "wall" and log is None:
         launch.check_machine(config)
-    prepare_device(config.device, config.tf32)
     dataset = dataset.to(config.device)
     model = build_model(config.dataset, config.network_name, seed, config.device)
     algorithm = plan.algorithm(model)

@@ -34,6 +34,7 @@ def main() -> None:
     from training.record.resume import find_checkpoint
     from training.record.writer import Record
 
+    prepare_device(config.device, config.tf32)
     resumed = find_checkpoint(config)
     seed = choose_seed(config) if resumed is None else resumed.seed
     announce(f"Synchronous SGD training of {config.workers} workers", config, seed)
@@ -50,7 +51,6 @@ def main() -> None:
         return
     if config.clock == "wall":
         launch.check_machine(config)
-    prepare_device(config.device, config.tf32)
     dataset = dataset.to(config.device)
     model = build_model(config.dataset, config.network_name, seed, config.device)
     algorithm = plan.algorithm(model)

@@ -37,6 +37,7 @@ def main() -> None:
     from training.record.writer import Record
     from training.worker import mini_batches
 
+    prepare_device(config.device, config.tf32)
     resumed = find_checkpoint(config)
     seed = choose_seed(config) if resumed is None else resumed.seed
     announce("Non-distributed SGD training", config, seed)
@@ -45,7 +46,6 @@ def main() -> None:
     plan = make_plan(config, seed, dataset.train)
     plan = plan if resumed is None else resumed.fit_plan(plan)
     torch.set_num_threads(plan.threads_per_gradient)
-    prepare_device(config.device, config.tf32)
     dataset = dataset.to(config.device)
     samples = dataset.train
     model = build_model(config.dataset, config.network_name, seed, config.device)

@@ -10,6 +10,7 @@ from training.config import RunConfig
 from training.engines import gradients
 from training.engines.batches import BatchGradients, NetworkFunction
 from training.engines.gradients import OwnGradients
+from training.names import run_name
 from training.plan import make_plan
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -95,6 +96,28 @@ def test_training_without_a_gpu(command, tmp_path):
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "--device cuda is not valid: PyTorch" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@needs_no_gpu
+@pytest.mark.parametrize(
+    ("mode", "script", "clock"),
+    [
+        ("classic", "nonDistributed.py", "wall"),
+        ("sync", "dist_sync.py", "virtual"),
+        ("async", "dist_async.py", "virtual"),
+    ],
+)
+def test_resuming_without_a_gpu(mode, script, clock, tmp_path):
+    """It is the GPU that is missing, and no checkpoint that is damaged."""
+    name = run_name(RunConfig(mode=mode, dataset="digits", clock=clock))
+    (tmp_path / f"{name}_partial1_checkpoint.pt").write_text("unreadable")
+    clock_flags = () if mode == "classic" else ("--clock", clock)
+    command = (script, "--dataset", "digits", *clock_flags, "--subfolder", tmp_path, "--resume")
+    done = run(*command, check=False)
+    assert done.returncode == 1 and "not a checkpoint of a run" in done.stderr
+    done = run(*command, "--device", "cuda", check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "--device cuda is not valid: PyTorch" in done.stderr
 
 
 @needs_no_gpu
