@@ -96,7 +96,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
     parser = ArgumentParser(__doc__, argument_default=argparse.SUPPRESS)
     add = parser.add_argument
-    add("--dataset", required=True, choices=DATASETS, help="data set to train on; digits is embedded and needs no file")
+    add("--dataset", required=True, choices=DATASETS, help="data set to train on; digits is bundled and needs no files")
     add(
         "--data_dir",
         type=os.path.expanduser,
@@ -109,7 +109,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--k_splits", type=splits, default=5, metavar="N", help="number of folds (default 5); [2,samples]")
     add("--alr", action="store_true", default=False, help="Adam instead of SGD")
     add("--momentum", type=momentum, nargs="?", metavar="M",
-        help="without a value: try the --momentums; flag not given: 0; not used with Adam")  # fmt: skip
+        help="one value; without a value: try the --momentums; with neither flag: 0; not with Adam")  # fmt: skip
     network = parser.add_mutually_exclusive_group().add_argument
     network("--alt_model", action="store_true", default=False, help="CNN1 / CNN2 instead of LeNet5 / ResNet18")
     network("--network", choices=NETWORKS, help="any network that takes the images of the data set")

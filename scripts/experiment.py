@@ -43,21 +43,21 @@ def make_parser() -> ArgumentParser:
         help="only report how many runs there are, and how long they take",
     )
     add("--verbose", action="store_true", default=False, help="with --dry_run: the commands, too")
-    add("--dataset", choices=list(DATASETS), help="of the runs, but for those whose level has its own")
+    add("--dataset", choices=list(DATASETS), help="data set of all runs, except where a level names its own")
     add(
         "--epochs",
         type=Interval(int, "[1,inf)"),
         metavar="N",
-        help="of each run, but for those whose level has its own",
+        help="epochs per run, except where a level names its own",
     )
     add("--train_split", type=Interval(float, "(0,1]"), metavar="F", help="fraction of the training set")
-    add("--seeds", type=seeds, nargs="+", metavar="N", help="of the runs that are compared")
+    add("--seeds", type=seeds, nargs="+", metavar="N", help="seeds of the runs that are compared")
     add(
         "--tuning_seeds",
         type=seeds,
         nargs="+",
         metavar="N",
-        help="of those that choose the rates",
+        help="seeds of the runs that choose the rates",
     )
     return parser
 

@@ -95,19 +95,19 @@ training_settings=(dataset train_split lr batch_size epochs seeds clock compute_
 dataset=fashion_mnist    # mnist, fashion_mnist, cifar10, cifar100 or digits
 train_split=1            # fraction of the training set
 lr=0.005                 # learning rate
-batch_size=32            # samples of a mini-batch
-epochs=6                 # of each run
-momentum=0.9             # of all runs
-seeds=(42)               # one run for each
+batch_size=32            # samples per mini-batch
+epochs=6                 # epochs per run
+momentum=0.9             # momentum of SGD
+seeds=(42)               # one run per seed
 clock=wall               # wall: real processes; virtual: a simulated schedule
 compute_ms=              # time per gradient on the virtual clock, ms
-compute_time=            # its distribution, such as lognormal:0.5
-worker_speeds=()         # of each worker on the virtual clock, or spread:CV
+compute_time=            # distribution of the time per gradient, such as lognormal:0.5
+worker_speeds=()         # speed of each worker on the virtual clock, or spread:CV
 communication_ms=        # time per message on the virtual clock, ms
 stop=epochs              # when a distributed run ends: epochs, first or total
-max_seconds=             # its time limit, s (default: none)
-local_steps=             # of a worker before it pushes (default 1)
-evals_per_epoch=         # test accuracy over time (default: none)
+max_seconds=             # time limit of a run, s (default: none)
+local_steps=             # local steps of a worker before it pushes (default 1)
+evals_per_epoch=         # evaluations on the test set per epoch (default: none)
 
 # without_settings NAME...: the driver has values of its own for these settings of training.
 without_settings() {
@@ -174,13 +174,22 @@ set_setting() {
   fi
 }
 
-# read_folder FOLDER...: read the first argument of a driver, a folder, which is also the default for its results.
+# read_folder NAME... -- ARGUMENTS: read the first argument of a driver, a folder, which is also the default for its
+# results, and then its settings.
 read_folder() {
-  [[ ${1:-} != -h && ${1:-} != --help ]] || describe "${driver_settings[@]}"
+  local names=()
+  while [[ $1 != -- ]]; do
+    names+=("$1")
+    shift
+  done
+  shift
+  results=FOLDER
+  [[ ${1:-} != -h && ${1:-} != --help ]] || describe "${driver_settings[@]}" ${names[@]+"${names[@]}"}
   [[ -n ${1:-} && $1 != --* ]] || refuse "give the folder of the runs as the first argument"
   [[ -d $1 ]] || refuse "$1: no such folder"
   folder=$1
   results=$folder
+  read_settings ${names[@]+"${names[@]}"} -- "${@:2}"
 }
 
 # describe NAME...: print the driver's header comment and its settings, and exit.

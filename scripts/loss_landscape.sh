@@ -11,8 +11,7 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 grid_size=25                 # grid points per side
 test_samples=                # number of test images (default: all)
 
-read_folder "$@"
-read_settings grid_size test_samples -- "${@:2}"
+read_folder grid_size test_samples -- "$@"
 
 while read -r base; do
   [[ -f ${base}_weights.npy ]] || continue

@@ -9,16 +9,16 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
-dataset=(mnist fashion_mnist)  # one search for each
+dataset=(mnist fashion_mnist)  # one search per data set
 networks=(default)           # default: LeNet5 / ResNet18; alt: CNN1 / CNN2
-optimizers=(SGD)             # --alr: ADAM
+optimizers=(SGD)             # SGD, ADAM or both; --alr is --optimizers ADAM
 k_splits=5                   # folds
-epochs=(2 4 6)               # values to search over, as the next ones
-learning_rates=()            # default: those of kfold.py, which depend on the optimiser
-batch_sizes=(32 64 128)      # samples of a mini-batch
-momentums=(0.9 0.95 0.99)    # only for SGD
+epochs=(2 4 6)               # numbers of epochs to try
+learning_rates=()            # learning rates to try (default: those of kfold.py for the optimiser)
+batch_sizes=(32 64 128)      # samples per mini-batch to try
+momentums=(0.9 0.95 0.99)    # momentum values to try, only with SGD
 max_samples=                 # number of samples to search on (default: all)
-seeds=(42)                   # one search for each
+seeds=(42)                   # one search per seed
 jobs=$(nproc)                # processes of a search
 results=results/kfold
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Which settings work best for SGD and for Adam? Covers all data sets and networks; takes days on two cores.
+# Which settings work best for SGD and for Adam? Covers all data sets but digits, and all
+# networks; takes days on two cores.
 #
 #   bash scripts/run_kfold_full.sh --max_samples 6000
 #

@@ -102,7 +102,8 @@ def main() -> None:
     seeds = ", ".join(map(str, SEEDS))
     about = (
         "Schedules of the published settings with equally fast workers, 15 ms per gradient, on the virtual clock; "
-        f"seeds {seeds}. Mean staleness and its standard deviation within a run: means over the seeds."
+        f"seeds {seeds}, by `python3 -m scripts.schedules --data_dir data`. Mean staleness and its standard deviation "
+        "within a run: means over the seeds."
     )
     write_text(arguments.output, f"# Schedules\n\n{about}\n\n{markdown_table(titles, rows)}")
     print(arguments.output)

@@ -6,8 +6,7 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
-read_folder "$@"
-read_settings -- "${@:2}"
+read_folder -- "$@"
 
 while read -r base; do
   test_run "$base"

@@ -26,7 +26,7 @@ class Malenia(Algorithm):
 
     title, mode, flags = "Malenia SGD", "sync", (BufferFlags,)
     purpose = """\
-synchronous SGD in which nobody waits: fast workers average several gradients per round, and all workers
+synchronous SGD in which no worker is idle: fast workers average several gradients per round, and all workers
 count alike. For workers with different data, at the speed of the slowest."""
     tolerates_lost_workers = False
 

@@ -21,7 +21,7 @@ class SspFlags:
     """Bounded staleness (ssp)"""
 
     slack: float | None = flag(
-        None, "s: a worker waits while it has pushed more than this many gradients more than the slowest one",
+        None, "s: a worker waits while it is more than s gradients ahead of the slowest",
         Interval(int, "[0,inf]"), modes=("async",), suffix="slack", fills=3, label="slack", phrase="slack {}",
         argparse={"metavar": "s"},
     )  # fmt: skip
@@ -36,8 +36,8 @@ class StaleSynchronousParallel(OnArrival):
     title, flags = "stale synchronous parallel SGD", (SspFlags,)
     keeps_gradients = False
     purpose = """\
-fast workers wait for slow ones once they are s gradients ahead: every worker contributes alike, and
-nothing is much older than s rounds, at the speed of the slowest (SSP)."""
+fast workers wait for slow ones when they are more than s gradients ahead: every worker contributes alike,
+and nothing is much older than s rounds, at the speed of the slowest (SSP)."""
 
     def __init__(self, server: ParameterServer, config: Any, workers: Sequence[int]) -> None:
         super().__init__(server, config, workers)
