@@ -1,10 +1,13 @@
 """Tabulate the best result of every grid search in a folder.
 
 python3 -m cross_validation.summary results/kfold
+
+A search without a result, such as one that was interrupted at its first configuration, is left out with a warning.
 """
 
 import csv
 import dataclasses
+import logging
 from pathlib import Path
 
 from analysis.tables import markdown_table, write_rows, write_text
@@ -54,7 +57,12 @@ def main() -> None:
     parser = ArgumentParser(__doc__)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder with the results of kfold.py")
     folder = parser.parse_args().folder
-    rows = [row_of(read_best(path)) for path in sorted(folder.glob("kfold_*.csv"))]
+    rows = []
+    for path in sorted(folder.glob("kfold_*.csv")):
+        if path.read_bytes().count(b"\n") == 1:  # its titles alone
+            logging.warning("%s: contains no result yet", path)
+        else:
+            rows.append(row_of(read_best(path)))
     if not rows:
         raise DataError(f"{folder}: contains no kfold_*.csv with results to summarise")
     titles, values = list(rows[0]), [list(map(str, row.values())) for row in rows]

@@ -291,6 +291,11 @@ def test_an_algorithm_defines_all_properties(name):
     assert all(flags.__doc__ for flags in rule.flags)
 
 
+@pytest.mark.parametrize("make", [lambda weights: SGD(weights, 0.9), Adam], ids=["momentum", "adam"])
+def test_the_state_of_an_optimizer_is_where_its_parameters_are(make):
+    assert {tensor.device.type for tensor in make(torch.zeros(3, device="meta")).tensors} == {"meta"}
+
+
 @pytest.mark.parametrize(
     ("make_ours", "make_torchs"),
     [

@@ -274,6 +274,8 @@ def test_replay_refuses_conflicting_flags_logs_and_data(tmp_path):
     for log, flags, code, text in (
         (wall["log"], ("--lr", 0.01), 2, "--lr 0.01 conflicts with"),
         (wall["log"], ("--seed", 5), 2, "--seed 5 conflicts with"),
+        (wall["log"], ("--val",), 2, "--val conflicts with"),
+        (wall["log"], ("--alr",), 2, "--alr conflicts with"),
         (wall["log"], ("--world_size", 4), 2, "--world_size 4 conflicts with"),
         (wall["log"], ("--dataset", "mnist"), 2, "--dataset mnist conflicts with"),
         (sync["log"], (), 1, "only asynchronous runs"),

@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +163,18 @@ def test_a_shorter_training_is_a_prefix_of_a_longer_one(samples):
 # ----------------------------------------------------------------------------------------------------
 # The search, complete and interrupted
 # ----------------------------------------------------------------------------------------------------
+
+
+def test_a_search_without_a_result_is_left_out_of_the_summary(nursery, searched, tmp_path):
+    (path,) = searched[0].glob("kfold_*.csv")
+    shutil.copy(path, tmp_path)
+    (tmp_path / "kfold_interrupted.csv").write_text(f"{path.read_text().splitlines()[0]}\n")
+    ended = nursery.run("cross_validation/summary.py", tmp_path).went_well()
+    assert "kfold_interrupted.csv: contains no result yet" in ended.errors
+    assert len((tmp_path / "best.csv").read_text().splitlines()) == 2
+    (tmp_path / path.name).unlink()
+    ended = nursery.run("cross_validation/summary.py", tmp_path)
+    assert ended.code == 1 and "no kfold_*.csv with results" in ended.errors
 
 
 def test_a_search_prints_its_results_best_first(searched):

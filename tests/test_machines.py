@@ -17,8 +17,10 @@ import pytest
 from torch.distributed import TCPStore
 
 from conftest import DATA, ROOT, shared_nursery, train, weights_of
+from interface.errors import DataError
 from live_run import listening_addresses
 from training.algorithms import ALGORITHMS
+from training.engines.rpc import agents
 from training.engines.rpc.agents import check_own_address
 from training.record.reader import read_log
 
@@ -352,6 +354,18 @@ def test_a_host_name_that_is_a_loopback_address_is_warned_of(caplog, monkeypatch
     check_own_address("localhost")
     check_own_address("127.0.1.1")
     assert not caplog.text
+
+
+def test_a_connection_of_a_port_to_itself_is_not_a_server(monkeypatch):
+    """A client of an ephemeral port may be given that same port as its own."""
+    connect = socket.create_connection
+    monkeypatch.setattr(socket, "create_connection", lambda end, **options: connect(end, source_address=end, **options))
+    monkeypatch.setattr(agents, "RENDEZVOUS_SECONDS", 0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(DataError, match=f"no server at tcp://127.0.0.1:{port} .*itself"):
+        agents.wait_for_server("127.0.0.1", port)
 
 
 def test_a_port_that_is_taken(other_services, start):

@@ -15,13 +15,17 @@ import torch
 
 import common
 from conftest import ROOT, run, train, weights_of
+from interface.errors import DataError
 from live_run import LiveRun
 from training.algorithms import ALGORITHMS
 from training.checkpoints import Checkpoints
 from training.config import RunConfig
 from training.engines import virtual
+from training.engines.rpc.coordinator import Coordinator, shared_settings
+from training.engines.rpc.mailbox import OnTheWire
 from training.observer import Observer
 from training.plan import make_plan
+from training.protocol import Push
 from training.record.reader import read_log
 from training.record.resume import find_checkpoint
 from training.record.writer import Record
@@ -71,6 +75,15 @@ CASES = {
     "Adam": {"mode": "async", "world_size": 3, "alr": True, "lrs": "cosine_annealing", "saves_per_epoch": 3},
     "dropout": {"mode": "async", "world_size": 3, "alt_model": True, "epochs": 1, "evals_per_epoch": 2},
     "local steps": {"mode": "async", "world_size": 3, "local_steps": 2, "epochs": 6},
+    "snapshots outlive their rate": {
+        "mode": "async",
+        "algorithm": "fedbuff",
+        "buffer_size": 5,
+        "world_size": 5,
+        "local_steps": 2,
+        "lrs": "cosine_annealing",
+        "epochs": 6,
+    },
     "one worker": {"mode": "async", "world_size": 2},
     "labels": {"mode": "async", "world_size": 6, "partition": "split_labels_unscaled", "slow_worker_1": True},
     "total": {"mode": "async", "world_size": 4, "stop": "total", "compute_time": "pareto:1.5"},
@@ -208,6 +221,9 @@ def test_what_cannot_be_resumed(tmp_path):
     assert other.returncode == 2 and "--threads 5 conflicts with the interrupted run" in other.stderr
 
     state = torch.load(checkpoint, weights_only=True)
+    torch.save(state | {"device": "cuda"}, checkpoint)
+    other = run(*command, "--resume", "--subfolder", tmp_path / "runs", check=False)
+    assert other.returncode == 2 and "--device cpu conflicts with the interrupted run" in other.stderr
     torch.save(state | {"format": 99}, checkpoint)
     refused("written in format 99")
     torch.save(state | {"torch": "1.0"}, checkpoint)
@@ -235,6 +251,82 @@ def test_a_run_whose_saved_weights_are_cut_is_not_resumed(keep, message, tmp_pat
     weights.write_bytes(weights.read_bytes()[:keep])
     done = run(*command, "--dataset", "digits", *RATE, *LONG, "--resume", "--subfolder", tmp_path, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1) and message in done.stderr
+
+
+def test_a_run_that_another_process_resumes_at_the_same_moment_is_refused(tmp_path):
+    kill(tmp_path, ("nonDistributed.py",), 30)
+    config = RunConfig(mode="classic", dataset="digits", lr=0.02, momentum=0.9, seed=7, epochs=20, train_split=0.3,
+                       resume=True, checkpoint_every=10, subfolder=str(tmp_path))  # fmt: skip
+    resumed = find_checkpoint(config)
+    plan = make_plan(config, resumed.seed, common.load_dataset("digits", "unused").train)
+    lock = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(); input()"
+    (log,) = tmp_path.glob("*_partial*_log.log")
+    before = log.read_bytes()
+    with subprocess.Popen([sys.executable, "-c", lock, log], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()  # it holds the lock
+        with pytest.raises(DataError, match="another process has resumed this run"):
+            Record(plan, "wall", resumed)
+        other.communicate(b"\n")
+    assert log.read_bytes() == before
+
+
+@pytest.mark.parametrize("rejoined", [{1, 2}, set()], ids=["rejoined", "none has rejoined"])
+@pytest.mark.parametrize("algorithm", ["ssp", "asgd"])
+def test_a_worker_is_lost_before_the_others_have_rejoined(algorithm, rejoined, tmp_path):
+    """Its loss releases those that wait for it; they fetch once all are there, and the log is readable."""
+    settings = {"algorithm": algorithm} | ({"slack": 0} if algorithm == "ssp" else {})
+
+    def start(resume: bool):
+        config = RunConfig(mode="async", dataset="digits", world_size=4, seed=4, train_split=0.3, epochs=1,
+                           checkpoint_every=1, resume=resume, subfolder=str(tmp_path), **settings)  # fmt: skip
+        resumed, dataset = find_checkpoint(config), common.load_dataset("digits", "unused")
+        plan, model = make_plan(config, 4, dataset.train), common.build_model("digits", "LeNet5", 4)
+        algorithm, record = plan.algorithm(model), Record(plan, "wall", resumed)
+        observer = Observer(plan, model, record, dataset)
+        checkpoints = Checkpoints(plan, model, algorithm.server.optimizer, observer, resumed)
+        mailboxes = dict.fromkeys(plan.steps, OnTheWire())
+        return record, observer, Coordinator(plan, algorithm, observer, checkpoints, mailboxes), shared_settings(plan)
+
+    def exchange(coordinator: Coordinator, worker: int, step: int, version: int):
+        gradient = torch.zeros_like(coordinator.dispatcher.algorithm.server.parameters)
+        return coordinator.exchange(Push(worker, step, version, 1.0, gradient, gradient[:0]))
+
+    record, observer, coordinator, same = start(resume=False)
+    with observer:
+        for worker in (1, 2, 3):
+            coordinator.join(worker, same)
+        observer.paused_seconds += 5  # an evaluation; the clock of the run stood still
+        coordinator._start -= 5
+        for worker in (1, 2):
+            exchange(coordinator, worker, 1, 0)
+    record._log.close()  # as if killed
+
+    record, observer, coordinator, same = start(resume=True)
+    with observer:
+        answers = {worker: coordinator.join(worker, same) for worker in rejoined}
+        coordinator.lose(3, "killed by SIGKILL")
+        answers |= {worker: coordinator.join(worker, same) for worker in {1, 2} - rejoined}
+        assert coordinator.error is None
+        assert [answers[worker].wait().version for worker in (1, 2)] == [2, 2]
+        assert "continues without this worker" in coordinator.join(3, same).wait().reason
+        exchange(coordinator, 1, 2, 2)
+    record._log.close()
+    (log,) = map(read_log, tmp_path.glob("*_log.log"))
+    assert [loss.worker for loss in log.losses] == [3] and len(log.updates) == 3
+
+
+def test_a_failure_after_the_end_leaves_the_run_complete(tmp_path, monkeypatch):
+    """The terminal may be gone when the paths of the files are printed."""
+
+    def show(text="", **options):
+        if str(text).startswith("Finished"):
+            raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", show)
+    with pytest.raises(BrokenPipeError):
+        train_here(tmp_path, mode="async", world_size=3, epochs=1)
+    assert sorted(path.name.rpartition("_")[2] for path in tmp_path.iterdir()) == ["log.log", "model.pt"]
+    assert not list(tmp_path.glob("*_partial*"))
 
 
 def test_a_run_that_is_still_going_on_is_not_resumed(tmp_path):

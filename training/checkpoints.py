@@ -73,6 +73,7 @@ class Checkpoints:
             "seed": self.plan.seed,
             "data": self.plan.fingerprint,
             "threads": self.plan.threads_per_gradient,
+            "device": self.plan.config.device,
             "settings": {name: config[name] for name in SAME},
             "updates": self.observer.updates,
             "parameters": self.model.parameters,

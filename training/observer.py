@@ -56,6 +56,7 @@ class Observer:
         self.lost: list[int] = []
         self.resumed_after: list[int] = []
         self._position = 0
+        self._finished = False  # the record has its final names
         self._divergence = DivergenceWarning(self.warn)
         self._tester = Tester(plan, partial(evaluate, dataset.test, model), record, self.pause)
         gathers = plan.config.distributed and plan.config.rule.gathers
@@ -89,7 +90,7 @@ class Observer:
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
         self._close_watchers()
         self._redirect.__exit__(kind, error, traceback)
-        if error is not None:
+        if error is not None and not self._finished:
             self._abandon(str(error) or kind.__name__)
 
     def state(self) -> dict[str, Any]:
@@ -239,6 +240,7 @@ class Observer:
         if not self.plan.config.no_save_model:
             self.record.save_model(self.model.state_dict())
         paths = self.record.finish(self.seconds, finite(result), partial)
+        self._finished = True
         print(self._end_in_words(result["real_seconds"]))
         for path in paths:
             print(f"  {path}")

@@ -41,7 +41,7 @@ class Adam:
 
     def __init__(self, parameters: Tensor) -> None:
         self._parameters = [parameters]
-        self._state = [torch.zeros_like(parameters)], [torch.zeros_like(parameters)], [], [torch.zeros(())]
+        self._state = [torch.zeros_like(parameters)], [torch.zeros_like(parameters)], [], [parameters.new_zeros(())]
         self._adam = partial(
             adam, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False, fused=True
         )

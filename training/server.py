@@ -52,12 +52,17 @@ class ParameterServer:
 
     def state(self) -> dict[str, Any]:
         """Everything but the global model and the optimiser."""
-        return {"version": self.version, "gradients_pushed": self.gradients_pushed, "buffers": self._latest_buffers}
+        return {
+            "version": self.version,
+            "gradients_pushed": self.gradients_pushed,
+            "buffers": self._latest_buffers,
+            "snapshot": self._snapshot,  # whose learning rate may be that of an earlier gradient
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a state."""
         self.version, self.gradients_pushed = state["version"], state["gradients_pushed"]
-        self._latest_buffers = state["buffers"]
+        self._latest_buffers, self._snapshot = state["buffers"], state["snapshot"]
 
     @property
     def current_rate(self) -> float:

@@ -41,11 +41,19 @@ def config_of_replay(log: RunLog, flags: dict[str, Any]) -> RunConfig:
         raise DataError(f"{log.path}: the log has no update to replay")
     actual = log.config.as_dict() | {"seed": log.header["seed"]}
     base = log.config.as_dict() | {name: default_of(name) for name in FREE - KEPT} | OWN_CLOCK
-    asked = RunConfig(**(base | {"seed": log.header["seed"]} | flags))  # which has one form for each setting
-    for name, value in flags.items():
-        if name not in FREE and getattr(asked, name) != actual[name]:
-            flag = f"--{value}" if name == "partition" else f"--{name} {value}"
-            raise UsageError(f"{flag} conflicts with {log.path}, a run with {name} {actual[name]}")
+
+    def check_conflicts(asked: dict[str, Any]) -> None:
+        for name, value in flags.items():
+            if name not in FREE and asked[name] != actual[name]:
+                flag = f"--{value}" if name == "partition" else f"--{name}" if value is True else f"--{name} {value}"
+                raise UsageError(f"{flag} conflicts with {log.path}, a run with {name} {actual[name]}")
+
+    try:
+        asked = RunConfig(**(base | {"seed": log.header["seed"]} | flags))  # which has one form for each setting
+    except UsageError:  # perhaps of a setting of the log that has no effect with a flag
+        check_conflicts(flags)
+        raise
+    check_conflicts(asked.as_dict())
     return RunConfig(**(base | flags))
 
 

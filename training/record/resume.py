@@ -23,7 +23,7 @@ from training.plan import Plan
 from training.protocol import Push, Snapshot
 from training.settings import ROWS
 
-FORMAT = 2
+FORMAT = 3
 State = dict[str, Any]
 # The settings that must be the same: those that change training or what the record contains.
 SAME = tuple(
@@ -47,12 +47,15 @@ class Checkpoint:
     def fit_plan(self, plan: Plan) -> Plan:
         """The plan with the interrupted run's threads per gradient.
 
-        Raises DataError if the data are others, UsageError if another number of threads is asked for.
+        Raises DataError if the data are others, UsageError if another device or number of threads is asked for.
         """
         if self.state["data"] != plan.fingerprint:
             raise DataError(f"{self.base}{CHECKPOINT}: its run trained on other data, with fingerprint "
                             f"{self.state['data']}; {plan.config.dataset} in {plan.config.data_dir} has "
                             f"{plan.fingerprint}")  # fmt: skip
+        if plan.config.device != self.state["device"]:
+            raise UsageError(f"--device {plan.config.device} conflicts with the interrupted run {self.base}, which "
+                             f"computes with --device {self.state['device']}")  # fmt: skip
         if plan.config.threads not in (None, self.state["threads"]):
             raise UsageError(f"--threads {plan.config.threads} conflicts with the interrupted run {self.base}, whose "
                              f"gradients have --threads {self.state['threads']}")  # fmt: skip

@@ -114,7 +114,10 @@ class Record:
             with removed_on_error(path):
                 path.write_text(json.dumps(header(plan, clock)) + "\n", encoding="utf-8")
         self._log = path.open("a", encoding="utf-8", buffering=1)
-        fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for --resume: the run is not interrupted
+        try:
+            fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for --resume: the run is not interrupted
+        except BlockingIOError as error:
+            raise DataError(f"{path}: another process has resumed this run") from error
         if resumed is not None:
             self._continue(**resumed.state["record"])
 

@@ -8,6 +8,7 @@ uses its public groups, whose processes join one by one and are all connected. T
 
 import array
 import ctypes
+import errno
 import fcntl
 import functools
 import ipaddress
@@ -272,8 +273,10 @@ def wait_for_server(address: str, port: int) -> None:
     deadline = time.monotonic() + RENDEZVOUS_SECONDS
     while True:
         try:
-            socket.create_connection((address, port), timeout=5).close()
-            break
+            with socket.create_connection((address, port), timeout=5) as probe:
+                if probe.getsockname() != probe.getpeername():
+                    break
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "TCP connected the port to itself")
         except OSError as error:
             if isinstance(error, socket.gaierror) or time.monotonic() > deadline:
                 raise DataError(f"no server at {url_of(address, port)} ({error.strerror or error})") from error

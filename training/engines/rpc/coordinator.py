@@ -76,12 +76,14 @@ class Coordinator:
         self._here: set[int] = set()  # workers that have joined and not said goodbye
         self._goodbyes = threading.Condition()
         self._replies: dict[int, torch.futures.Future[Answer]] = {}
-        self._start = time.perf_counter()
+        self._start: float | None = None  # None until all have joined
         self._lock = threading.Lock()
         self._closed = False
 
     @property
     def _seconds(self) -> float:
+        if self._start is None:
+            return self.observer.seconds
         return time.perf_counter() - self._start - self.observer.paused_seconds
 
     def _unfinished_workers(self) -> set[int]:
@@ -110,18 +112,23 @@ class Coordinator:
             if worker not in self.taking_part and not self._closed:
                 reply.set_result(None)  # it had left before the run was interrupted
                 return reply
+            if worker in self.dispatcher.lost and not self._closed:
+                reply.set_result(Refusal("the run continues without this worker"))
+                return reply
             if worker not in self.awaited or self._closed:
                 reply.set_result(Refusal(f"Worker_{worker} has already joined", is_twin=True))
                 return reply
             self.heartbeat(worker)
             self._replies[worker] = reply
             self.awaited.remove(worker)
+            if self.plan.config.rank is not None:
+                print(f"Worker_{worker} has joined", flush=True)
             with self._errors_fail_the_run():
                 self._start_when_all_are_there()
         return reply
 
     def _start_when_all_are_there(self) -> None:
-        if not self.awaited:
+        if not self.awaited and self._start is None:
             self._start = time.perf_counter() - self.observer.seconds - self.observer.paused_seconds
             self.dispatcher.start()
 
@@ -149,12 +156,16 @@ class Coordinator:
         return reply
 
     def _send_model(self, worker: int, snapshot: Snapshot) -> None:
-        self._replies.pop(worker).set_result(self.mailboxes[worker].post_snapshot(snapshot))
+        if self._start is not None:  # else a loss released it, and it fetches when all have joined
+            self._replies.pop(worker).set_result(self.mailboxes[worker].post_snapshot(snapshot))
 
     def _dismiss(self, worker: int) -> None:
         """A worker that still computes when the run ends has no reply to wait for: its next push gets this answer."""
         if reply := self._replies.pop(worker, None):
             reply.set_result(None)
+        elif worker in self.awaited:  # a loss released it, and it has nothing left to do when it joins
+            self.awaited.remove(worker)
+            self.taking_part.remove(worker)
         self._leave(worker)
 
     def _leave(self, worker: int) -> None:
@@ -177,7 +188,7 @@ class Coordinator:
     def check_time(self) -> None:
         """End the run if its time is over."""
         with self._lock:
-            if not self.awaited and not self._closed and self.error is None and self._training:
+            if self._start is not None and not self._closed and self.error is None and self._training:
                 self.dispatcher.check_time(self._seconds)
 
     def warn(self, text: str) -> None:
@@ -194,9 +205,8 @@ class Coordinator:
             self._replies.pop(worker, None)
             self.dispatcher.lose(self._seconds, worker, how)
             self._leave(worker)
-            if worker in self.awaited:
-                self.awaited.remove(worker)
-                self._start_when_all_are_there()
+            self.awaited.discard(worker)
+            self._start_when_all_are_there()
 
     def silent(self, seconds: float) -> list[int]:
         """The workers in training whose last heartbeat is older than this."""

@@ -57,10 +57,7 @@ _coordinator: Coordinator
 
 @async_execution
 def _join(worker: int, settings: dict[str, object]) -> torch.futures.Future[Answer]:
-    reply = _coordinator.join(worker, settings)
-    if _coordinator.plan.config.rank is not None and worker not in _coordinator.awaited:
-        print(f"Worker_{worker} has joined", flush=True)
-    return reply
+    return _coordinator.join(worker, settings)
 
 
 @async_execution
