@@ -419,6 +419,12 @@ class FlatModel:
             network.get_submodule(owner)._buffers[own_name] = values.view(buffer.shape).data
         self._dropouts = [module for module in network.modules() if isinstance(module, Dropout)]
 
+    def is_parameter(self) -> np.ndarray:
+        """(S,): which values of `state_vector` are parameters, and not buffers."""
+        names = dict(self.network.named_parameters())
+        state = self.network.state_dict().items()
+        return np.concatenate([np.full(value.numel(), name in names) for name, value in state])
+
     @property
     def has_dropout(self) -> bool:
         """Whether training draws dropout masks."""

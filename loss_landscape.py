@@ -57,12 +57,11 @@ def main() -> None:
     landscape = survey.measure(evaluation, files.unfinished)
     landscape.save(files.numbers)
     print(landscape.report())
+    paths = files.numbers, *draw(landscape, files.stem, shared_plotly=arguments.shared_plotly)
+    files.unfinished.unlink(missing_ok=True)
     if arguments.hessian:
         print(hessian_in_words(model, arguments))
-
-    for path in (files.numbers, *draw(landscape, files.stem, shared_plotly=arguments.shared_plotly)):
-        print(f"  {path}")
-    files.unfinished.unlink(missing_ok=True)
+    print(*(f"  {path}" for path in paths), sep="\n")
 
 
 def hessian_in_words(model: Source, arguments: argparse.Namespace) -> str:
@@ -79,6 +78,8 @@ def hessian_in_words(model: Source, arguments: argparse.Namespace) -> str:
     torch.set_num_threads(available_cores())
     network = build_model(model.config.dataset, model.config.network_name, device=arguments.device)
     read_model(model.path, network)
+    if not torch.isfinite(network.parameters).all():
+        return "the Hessian at the end has no eigenvalues: the model is not finite"
     dataset = load_dataset(model.config.dataset, arguments.data_dir, model.config.changed_data)
     images = images_of(dataset, arguments.hessian_of, arguments.test_samples).to(arguments.device)
     with tqdm(unit=" products", desc="Hessian", disable=None) as bar:

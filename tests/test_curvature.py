@@ -1,5 +1,6 @@
 """Random planes, eigenvalues of the Hessian and barriers, on problems with known answers."""
 
+import math
 import re
 import shutil
 
@@ -17,6 +18,7 @@ from analysis.landscape.plane import Line, Plane
 from common import Samples, build_model, load_dataset
 from conftest import run, train
 from evaluation import evaluate
+from interface.errors import DataError
 
 QUICK = ("--grid_size", 4, "--test_samples", 60)
 
@@ -71,6 +73,19 @@ def test_eigenvalues_of_a_trained_network(trained, tmp_path):
         found[part] = [float(word) for word in words.split(", ")]
         assert found[part][0] >= found[part][1] > 0
     assert found["test"] != found["train"]
+
+
+def test_a_model_that_is_not_finite_has_no_eigenvalues(trained, tmp_path):
+    files = trained[1]
+    state = torch.load(files["model"], weights_only=True)
+    next(iter(state.values())).fill_(math.nan)
+    model = tmp_path / files["model"].name
+    torch.save(state, model)
+    output = run("loss_landscape.py", model, files["weights"], *QUICK, "--hessian", 1, "--subfolder", tmp_path).stdout
+    assert "the Hessian at the end has no eigenvalues: the model is not finite" in output
+    assert list(tmp_path.glob("*_contour.html")) and not list(tmp_path.glob("*_unfinished*"))
+    with pytest.raises(DataError, match="were not found"):
+        largest_eigenvalues(lambda vector: vector * math.nan, 9, 1)
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -55,6 +55,14 @@ def test_pairs_have_the_same_seed():
     assert found.points == {2: 2.0} and found.in_words == "+2.0"
 
 
+def test_runs_that_lost_workers_are_left_out():
+    lost = trial(50.0, 2, momentum=0.5)
+    lost = dataclasses.replace(lost, outcome=dataclasses.replace(lost.outcome, lost_workers="Worker_1"))
+    trials = [trial(80.0, 1), trial(81.0, 2), trial(83.0, 1, momentum=0.5), lost]
+    (found,) = differences(trials)
+    assert found.points == {1: 3.0}
+
+
 def test_the_usual_value_is_the_base():
     trials = [trial(80.0, 1), trial(70.0, 1, stop="first"), trial(85.0, 1, stop="total")]
     assert [one.compared for one in differences(trials)] == ["first − epochs", "total − epochs"]
@@ -90,7 +98,7 @@ def test_tables_and_terminals_have_an_end(capsys):
     text = markdown(trials)
     assert text.count("| learning rate") == LONGEST and f"The first {LONGEST} of {len(trials) - 1}." in text
     show(trials)
-    assert capsys.readouterr().out.splitlines()[-1] == f"  and {len(trials) - 1 - 12} more, in summary.md"
+    assert capsys.readouterr().out.splitlines()[-1] == f"  and {len(trials) - 1 - 12} more"
 
 
 @pytest.mark.parametrize("clock", ["wall", "virtual"])

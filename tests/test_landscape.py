@@ -456,6 +456,11 @@ def test_several_runs_share_a_plane_a_grid_and_plotly(runs, tmp_path, capsys):
     assert error.count("\n") == 1 and "4 x 4 points, margin 0.2, not 5 x 5 points" in error
     assert call(loss_landscape_multi, runs[0.9]["model"], weights[0], *QUICK, "--grid_losses", tmp_path / name) == 1
     assert "fingerprint of the weights" in capsys.readouterr().err
+    alone = (runs[0.9]["model"], weights[0], *QUICK, "--subfolder", tmp_path / "random")
+    assert call(loss_landscape, *alone, "--plane", "random") == 0
+    (random,) = (tmp_path / "random").glob("*_numbers.npz")
+    assert call(loss_landscape_multi, *alone, "--grid_losses", random) == 1
+    assert "plane random, seed 42, not None" in capsys.readouterr().err
     half = tmp_path / "half_numbers.npz"
     for content in ((tmp_path / name).read_bytes()[:-1000], pickle.dumps(numbers), b""):
         half.write_bytes(content)

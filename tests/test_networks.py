@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from analysis.landscape.hessian import HessianProduct
-from common import FlatModel, load_dataset, max_pool
+from common import FlatModel, build_model, load_dataset, max_pool
 from training.engines.batches import NetworkFunction
 
 INDICES, MEANS, COUNTER = "order", "1.running_mean", "1.num_batches_tracked"
@@ -73,3 +73,9 @@ def test_what_is_not_trained_has_no_gradient_and_no_curvature(unusual):
     assert not gradient[:fixed].any() and gradient[fixed:].any()
     curvature = HessianProduct(unusual, samples, 500)(torch.ones(len(gradient)).numpy())
     assert not curvature[:fixed].any() and curvature[fixed:].any()
+
+
+@pytest.mark.parametrize(("dataset", "network"), [("digits", "LeNet5"), ("cifar10", "ResNet18")])
+def test_the_parameters_are_found_in_a_row_of_saved_weights(dataset, network):
+    model = build_model(dataset, network, 1)
+    assert torch.equal(model.state_vector()[torch.from_numpy(model.is_parameter())], model.parameters)

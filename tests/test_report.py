@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -204,6 +205,29 @@ def test_a_report_measures_what_no_sweep_has(compared, tmp_path):
     logs_only = compare(list(read_folder(tmp_path, tmp_path, "data")))
     assert [len(setting.runs) for setting in logs_only.settings] == [2, 2]
     assert [one.cells for one in logs_only.settings] == [("synchronous",), ("asynchronous",)]
+    known = {trial.name: trial.outcome for trial in Trials(compared).rows.values()}
+    for run in logs_only.runs:
+        for what in ("test_accuracy", "test_loss", "converged"):
+            assert getattr(run.outcome, what) == pytest.approx(getattr(known[run.trial.name], what)), what
+
+
+def test_an_unreadable_log_costs_only_its_own_run(compared, nursery, tmp_path):
+    folder = tmp_path / "a#1"  # a name that a link has to quote
+    shutil.copytree(compared, folder)
+    (folder / "other_log.log").touch()
+    for script, code in (("analysis/report/__main__.py", 0), ("analysis/conclude.py", 1)):
+        (folder / "report.html").unlink()
+        ended = nursery.run(script, folder, folder=tmp_path)
+        assert ended.code == code and "other_log.log" in ended.errors
+        assert "left out" in ended.errors
+        page = (folder / "report.html").read_text()
+        links = re.findall(r'"link":"([^"]*)"', page)
+        assert len(links) == 4 and all((folder / unquote(link)).is_file() for link in links)
+
+
+def test_a_trial_without_its_log_does_not_replace_the_run(compared, tmp_path):
+    runs = [run for folder in (compared, tmp_path) for run in read_folder(folder, compared, "data")]
+    assert len(runs) == 8 and all(run.log is not None for run in compare(runs).runs)
 
 
 def test_the_figure_shows_a_first_worker_that_finished_below_all_curves(compared):
@@ -279,6 +303,14 @@ def visit(browser) -> Iterator[Callable]:
 def lines_in(tab, figure: str) -> list[str]:
     """The names of what a figure's legend lists."""
     return tab.evaluate(f"byId('{figure}').data.filter((one) => one.name).map((one) => one.name)")
+
+
+def test_histograms_of_different_widths_are_added_in_proportion(compared, visit):
+    runs = [{"bin_width": 2, "histogram": [[0, 2], [4, 6]]}, {"bin_width": 3, "histogram": [[0, 3], [3, 9]]}]
+    counts, width = visit(compared / "report.html").evaluate(
+        "(runs) => { const [counts, width] = stalenessCounts(runs); return [[...counts], width]; }", runs
+    )
+    assert (counts, width) == ([[0, 4 + 3 + 3], [3, 3 + 9]], 3)
 
 
 def test_ticking_filtering_and_sorting(compared, visit):

@@ -60,6 +60,19 @@ def test_distances_are_those_between_the_saved_weights(nursery, tmp_path):
     assert (tmp_path / "plots/distances.png").read_bytes() == before
 
 
+def test_workers_finish_where_the_log_says_although_updates_have_several(nursery, tmp_path):
+    flags = ("--algorithm", "fedbuff", "--buffer_size", 2, "--worker_speeds", 1, 0.25, "--split_labels")
+    log = train("dist_async.py", tmp_path / "runs", *flags, "--clock", "virtual", "--seed", 1, "--saves_per_epoch", 5,
+                "--epochs", 2, "--lr", 0.02)["log"]  # fmt: skip
+    left = read_log(log).left
+    assert left[1] < left[2]
+    nursery.run("analysis/reports/class_recall.py", log, folder=tmp_path).went_well()
+    assert {one.last for one in read_numbers(tmp_path / "recall.csv", Recall)} == {2}
+    nursery.run("analysis/reports/last_updates.py", log, folder=tmp_path).went_well()
+    (finished,) = {row["first_finished"] for row in rows_of(tmp_path / "last_updates.csv")}
+    assert int(finished) == left[2] - left[1]
+
+
 def test_an_update_after_a_worker_left_is_not_in_the_row_saved_before(tmp_path):
     """The last gradient of a worker closes no round of Malenia SGD, but the round closes when the worker leaves."""
     unequal = ("--split_dirichlet", 0.1, "--slow_worker_1", "--delay", "--delay_ms", 30, "--clock", "virtual")

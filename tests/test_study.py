@@ -287,6 +287,14 @@ def test_contrasts_of_which_all_pairs_are_lost_are_written_and_drawn():
         assert "(10\xa0lost)" in figure.axes[0].get_yticklabels()[0].get_text()
 
 
+def test_an_experiment_of_which_no_pair_has_run_is_refused_and_changes_nothing(tmp_path):
+    shutil.copytree(ROOT / "summaries/momentum/tuning", tmp_path / "tuning")
+    (tmp_path / "contrasts.md").write_text("as before")
+    with pytest.raises(DataError, match="no seed has run in both cells"):
+        write_answers("momentum", EXPERIMENTS["momentum"], tmp_path, tmp_path)
+    assert (tmp_path / "contrasts.md").read_text() == "as before"
+
+
 @pytest.mark.parametrize(("values", "logarithmic"), [([-40.0, 1.0, 8.0], True), ([-4.0, 1.0, 2.0], False)])
 def test_a_forest_plot_says_whether_its_scale_is_logarithmic(values, logarithmic):
     figure = draw(TINY, judge([effect_of(values)]))

@@ -48,6 +48,10 @@ def test_what_changes_training_is_another_experiment(changes):
     assert len(group([trial(1), trial(2, **changes)])) == 2
 
 
+def test_a_published_run_is_no_repetition_of_our_own():
+    assert [one.remark for one in group([trial(None), trial(1)])] == ["", "published"]
+
+
 def test_a_replay_is_no_repetition_of_runs_on_a_clock():
     assert len(group([trial(1), trial(1, clock="replay")])) == 2
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from common import DEFAULT_SEED, FlatModel, Samples
+from interface.errors import DataError
 
 TOLERANCE = 1e-3  # relative, of an eigenvalue
 
@@ -17,12 +18,16 @@ def largest_eigenvalues(product: Callable[[np.ndarray], np.ndarray], size: int, 
     """The `count` largest eigenvalues (count,), in descending order, of a symmetric matrix (size, size).
 
     product: (size,) → the matrix times that vector. Lanczos, by scipy's eigsh, from a fixed start.
+    Raises DataError if it finds none, as of a matrix that is not finite.
     """
-    from scipy.sparse.linalg import LinearOperator, eigsh
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     start = np.random.default_rng(DEFAULT_SEED).standard_normal(size)
     matrix = LinearOperator((size, size), matvec=product, dtype=np.float64)
-    found = eigsh(matrix, k=count, which="LA", v0=start, tol=TOLERANCE, return_eigenvectors=False)
+    try:
+        found = eigsh(matrix, k=count, which="LA", v0=start, tol=TOLERANCE, return_eigenvectors=False)
+    except ArpackError as error:
+        raise DataError(f"eigenvalues of the Hessian were not found ({error})") from error
     return np.sort(found)[::-1]
 
 

@@ -25,7 +25,9 @@ def read_numbers(path: Path, about: dict[str, str], **like: np.ndarray) -> list[
         with np.load(path, allow_pickle=False) as file:
             found = json.loads(str(file["about"]))
             differences = [
-                f"{key} {found.get(key)}, not {value}" for key, value in about.items() if found.get(key) != value
+                f"{key} {found.get(key)}, not {about.get(key)}"
+                for key in (about | found)
+                if found.get(key) != about.get(key)
             ]
             numbers = [] if differences else [file[name] for name in like]
     except OSError as error:

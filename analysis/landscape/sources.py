@@ -60,15 +60,12 @@ def read_run(source: Source, label: str, network: FlatModel) -> SavedRun | None:
     Rows too large to draw are left out, with a warning.
     Raises DataError if the file cannot be used.
     """
-    state = network.network.state_dict()
-    names = dict(network.network.named_parameters())
     rows = read_weights(source.path, len(network.state_vector()))
     if len(rows) < MIN_ROWS:
         raise DataError(
             f"{source.path}: {len(rows)} saved rows, but a plane requires {MIN_ROWS}; train with --saves_per_epoch"
         )
-    is_parameter = np.concatenate([np.full(value.numel(), name in names) for name, value in state.items()])
-    parameters = rows[:, is_parameter]
+    parameters = rows[:, network.is_parameter()]
     if not np.isfinite(parameters[0]).all():
         raise DataError(f"{source.path}: the first row is not finite, although every run starts from finite weights")
     usable = can_be_drawn(parameters)

@@ -8,9 +8,11 @@ import math
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from analysis.report.runs import Comparison, Run
 from analysis.reports.differences import COLUMNS, tables
+from analysis.reports.trials import bin_width
 from analysis.spread import t_quantiles
 
 ASSETS = Path(__file__).parent / "assets"
@@ -72,7 +74,7 @@ def run_of(run: Run, folder: Path) -> dict[str, Any]:
     return {
         "name": trial.name,
         "seed": trial.seed,
-        "link": None if run.log is None else readable(os.path.relpath(run.log, folder)),
+        "link": None if run.log is None else quote(os.fsencode(os.path.relpath(run.log, folder))),
         "clock": trial.clock,
         "accuracy": rounded(outcome.test_accuracy),
         "loss": rounded(outcome.test_loss),
@@ -86,6 +88,7 @@ def run_of(run: Run, folder: Path) -> dict[str, Any]:
         "validation": columns(outcome.validations, 4),
         "training": columns(outcome.training_losses, 3),
         "histogram": columns(outcome.staleness_counts, 2),
+        "bin_width": bin_width(outcome.max_staleness),
     }
 
 

@@ -58,22 +58,29 @@ class Comparison:
 def read_folder(folder: Path, summary_dir: Path, data_dir: str) -> Iterator[Run]:
     """The complete runs of a folder, and all trials of `summary_dir`.
 
-    Those without a trial are measured; of what cannot be measured there is what its log contains.
+    Those without a trial are measured; of what cannot be measured there is what its log contains. A log that cannot be
+    read is left out, with a warning.
     """
     from tqdm import tqdm
 
     trials = Trials(summary_dir)
     logs = sorted(path for path in folder.glob(f"*{LOG_ENDING}") if "_partial" not in path.name)
     for log in tqdm(logs, unit=" logs", dynamic_ncols=True, disable=None):
-        name = run_of(log)
-        if name not in trials.rows or trials.is_outdated(log):
-            yield Run(measured(trials, log, data_dir), log)
-        elif trials.rows[name].outcome.training_losses:
-            yield Run(trials.rows[name], log)
-        else:  # a trial of an earlier version, without curves
-            yield Run(with_curves(trials.rows[name], log), log)
+        try:
+            yield Run(trial_of(trials, log, data_dir), log)
+        except DataError as error:
+            logging.warning("%s: left out", error)
     known = set(map(run_of, logs))
     yield from (Run(trial, None) for name, trial in trials.rows.items() if name not in known)
+
+
+def trial_of(trials: Trials, log: Path, data_dir: str) -> Trial:
+    """The trial of a run with its curves. Raises DataError if there is none, and its log cannot be read."""
+    name = run_of(log)
+    if name not in trials.rows or trials.is_outdated(log):
+        return measured(trials, log, data_dir)
+    trial = trials.rows[name]
+    return trial if trial.outcome.training_losses else with_curves(trial, log)  # of an earlier version
 
 
 def measured(trials: Trials, log: Path, data_dir: str) -> Trial:
@@ -83,8 +90,8 @@ def measured(trials: Trials, log: Path, data_dir: str) -> Trial:
     try:
         trial = Trial.of(log, data_dir)
     except DataError as error:
-        logging.warning("%s: only what its log contains is reported", error)
         found = read_log(log)
+        logging.warning("%s: only what its log contains is reported", error)
         config = replace(found.config, data_dir=default_of("data_dir"), subfolder=default_of("subfolder"))
         return Trial(run_of(log), found.seed, found.clock, config, TrialOutcome.of_log(found))
     if trials.path.exists():  # a report changes no folder that is not one of this suite's sweeps
@@ -103,8 +110,12 @@ def with_curves(trial: Trial, log: Path) -> Trial:
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
-    """Group runs by their settings; of runs that are repetitions with the same seed, the last one counts."""
-    distinct = {(*run.trial.experiment, run.trial.repetition): run for run in runs}
+    """Group runs by their settings; of runs that are repetitions with the same seed, the last one with a log counts."""
+    distinct: dict[tuple, Run] = {}
+    for run in runs:
+        key = (*run.trial.experiment, run.trial.repetition)
+        if run.log is not None or key not in distinct:  # another folder may have the same trial without its log
+            distinct[key] = run
     by_setting: dict[tuple[RunConfig, str, str], list[Run]] = {}
     for run in distinct.values():
         by_setting.setdefault(run.trial.experiment, []).append(run)

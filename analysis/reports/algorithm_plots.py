@@ -78,8 +78,8 @@ def slow_labels(config: RunConfig, seed: int, data_dir: str) -> tuple[int, ...]:
 
 def slow_accuracy(trial: Trial, data_dir: str) -> float:
     """Test accuracy on the labels of the slowest worker, percent."""
-    names = ("mode", "dataset", "changed_data", "train_split", "val", "batch_size", "world_size", "partition", "clock",
-             "worker_speeds")  # fmt: skip
+    names = ("mode", "dataset", "changed_data", "train_split", "val", "batch_size", "world_size", "partition",
+             "split_dirichlet", "clock", "worker_speeds")  # fmt: skip
     partition = RunConfig(**{name: getattr(trial.config, name) for name in names})
     return float(np.mean([trial.outcome.label_accuracies[label]
                           for label in slow_labels(partition, trial.seed, data_dir)]))  # fmt: skip

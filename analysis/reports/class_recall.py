@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
 from analysis.flags import add_data_dir
-from analysis.reports.saved_weights import Measurement, first_finished, read_saved
+from analysis.reports.saved_weights import Measurement, first_finished, left_after, read_saved
 from analysis.reports.trials import run_of
 from analysis.spread import counted
 from common import Samples, build_model, load_dataset
@@ -65,7 +65,8 @@ def measure(log: RunLog, arguments: argparse.Namespace) -> list[Recall]:
     owner = owners(log, dataset.train)
     model = build_model(config.dataset, config.network_name)
     weights, left = read_saved(log, len(model.state_vector()))
-    finished, last = first_finished(log), int(log.updates.worker[-1])
+    left_last = left_after(log)
+    finished, last = first_finished(log), max(left_last, key=left_last.get)
     numbers = []
     for row in chosen(left, finished):
         model.load_state_vector(torch.from_numpy(weights[row]))

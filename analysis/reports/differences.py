@@ -124,7 +124,8 @@ def interactions(trials: Collection[Trial]) -> list[Difference]:
 def read(trials: Collection[Trial]) -> tuple[list[Setting], list[str]]:
     """The settings of the trials in order, and the names of those that vary."""
     by_setting: dict[tuple, list[Trial]] = {}
-    for trial in distinct(trials):
+    usual = [trial for trial in trials if not trial.remark]  # a run that lost workers is not one of its setting
+    for trial in distinct(usual or trials):
         by_setting.setdefault(trial.experiment, []).append(trial)
     ordered = sorted(by_setting, key=lambda one: (*sort_key(one[0]), *one[1:]))
     groups = [Group(*one, tuple(trial.outcome for trial in by_setting[one])) for one in ordered]
@@ -195,4 +196,4 @@ def show(trials: Collection[Trial]) -> None:
         place = f" ({one.place})" if one.place else ""
         print(f"  {one.title}{place}: {one.in_words}, n = {len(one.points)}")
     if len(found) > PRINTED:
-        print(f"  and {len(found) - PRINTED} more, in summary.md")
+        print(f"  and {len(found) - PRINTED} more")

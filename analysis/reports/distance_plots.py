@@ -52,7 +52,7 @@ def measure(log: RunLog, _: argparse.Namespace) -> list[Part]:
     config = log.config
     model = build_model(config.dataset, config.network_name)
     weights, left = read_saved(log, len(model.state_vector()))
-    weights = weights[:, : len(model.parameters)]
+    weights = weights[:, model.is_parameter()]
     row_of = {len(log.updates) - int(updates): row for row, updates in enumerate(left)}
     moved = np.array([
         distance(weights, row_of, version - 1, fetched)

@@ -53,10 +53,17 @@ def read_saved(log: RunLog, columns: int) -> tuple[np.ndarray, np.ndarray]:
     return weights, len(log.updates) - log.saved_versions
 
 
+def left_after(log: RunLog) -> dict[int, int]:
+    """Worker → the updates after which it had nothing left to do; of an old log, those after its last gradient."""
+    gradients = log.gradients
+    return log.left or {
+        worker: int(gradients.of_worker(worker).version[-1]) for worker in set(gradients.worker.tolist())
+    }
+
+
 def first_finished(log: RunLog) -> int:
-    """The updates between the last one of the first worker to finish and the end."""
-    workers = log.updates.worker[::-1]
-    return max(int(np.flatnonzero(workers == worker)[0]) for worker in np.unique(workers))
+    """The updates between the moment at which the first worker finished and the end."""
+    return len(log.updates) - min(left_after(log).values())
 
 
 def write_numbers(path: Path, numbers: Sequence[Number]) -> None:

@@ -32,7 +32,7 @@ def read_runs(folder: Path) -> Runs:
     trials = [trial for trial in distinct(Trials(folder).rows.values()) if trial.outcome.evaluations]
     if not trials:
         raise DataError(f"{folder}: it has no run with --evals_per_epoch")
-    alike = [alike_but_for(trial.config, "world_size", "stop") for trial in trials]
+    alike = [(trial.clock, alike_but_for(trial.config, "world_size", "stop")) for trial in trials]
     if any(one != alike[0] for one in alike):
         raise DataError(f"{folder}: its runs differ in more than the number of workers, the stopping rule and the seed")
     runs: Runs = defaultdict(list)
@@ -74,7 +74,7 @@ def stopping_figure(runs: Runs) -> Figure:
         for number, (rule, color) in enumerate(color_of.items()):
             if (workers, rule) in runs:
                 draw_rule(axes, runs[workers, rule], color, 1.1 + 0.8 * (len(color_of) - 1 - number))
-        axes.set(xlabel="virtual-clock time (s)", xlim=(0, None))
+        axes.set(xlabel=f"{next(iter(runs.values()))[0].clock}-clock time (s)", xlim=(0, None))
         set_titles(axes, f"{workers} worker{'s' if workers > 1 else ''}")
     frame(panels[0], everything)
     panels[0].set_ylabel("test accuracy (%)")

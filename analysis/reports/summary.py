@@ -35,11 +35,15 @@ TARGETS = (80.0, 85.0)  # test accuracy, percent
 
 
 def time_cell(group: Group, target: float) -> str:
-    """When the runs of a group first reached a test accuracy, and how many did: the others are censored."""
-    reached = [found[0] for outcome in group.outcomes if (found := time_to(target, outcome))]
+    """When the runs of a group first reached a test accuracy, and how many did: the others are censored.
+
+    Empty if none of them was evaluated on the way.
+    """
+    evaluated = [outcome for outcome in group.outcomes if outcome.evaluations]
+    reached = [found[0] for outcome in evaluated if (found := time_to(target, outcome))]
     if not reached:
-        return "never"
-    count = "" if len(reached) == len(group.outcomes) else f" ({len(reached)} of {len(group.outcomes)})"
+        return "never" if evaluated else ""
+    count = "" if len(reached) == len(evaluated) else f" ({len(reached)} of {len(evaluated)})"
     return f"{Spread.of(reached):.1f}{count}"
 
 

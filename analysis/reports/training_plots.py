@@ -219,10 +219,11 @@ def draw_cumulative_updates(axes: Axes, log: RunLog, colors: np.ndarray) -> None
     every_gradient_updates = not log.gathers and not log.dropped
     axes.set_ylabel("updates by the worker" if every_gradient_updates else "gradients by the worker")
     axes.set_ylim(bottom=0)
-    rate = f", {len(log.updates) / log.seconds:,.0f}/s" if log.seconds > 0 else ""
+    received = len(log.gradients)
+    rate = f", {received / log.seconds:,.0f}/s" if log.seconds > 0 else ""
     title = "Cumulative updates" if every_gradient_updates else "Cumulative gradients"
     dropped = f", {log.dropped} dropped" if log.dropped else ""
-    set_titles(axes, title, f"{len(log.updates):,}{rate}{dropped}")
+    set_titles(axes, title, f"{received:,}{rate}{dropped}")
 
 
 def draw_staleness(axes: Axes, log: RunLog, colors: np.ndarray) -> None:

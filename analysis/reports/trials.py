@@ -57,7 +57,8 @@ class TrialOutcome:
     evaluations: seconds, update and test accuracy of each evaluation on the way; test_losses: the loss of each;
     validations: seconds, epoch, validation loss and accuracy after each epoch, with --val;
     training_losses: seconds, update and mean loss of some mini-batches, for a curve;
-    staleness_counts: staleness, and the number of updates with it; epochs_done: how far the run went, in epochs;
+    staleness_counts: staleness, or the lowest one of a bin, and the number of updates with it;
+    epochs_done: how far the run went, in epochs;
     validation_accuracy: of the last validation, with --val; label_accuracies: test accuracy of each label.
     """
 
@@ -121,17 +122,18 @@ class TrialOutcome:
 
     @classmethod
     def of_log(cls, log: RunLog) -> TrialOutcome:
-        """What the log contains: accuracies and losses of the final model are NaN."""
+        """What the log contains: of the final model, accuracy and loss on the test set, if the run went to its end."""
         config, header, result = log.config, log.header or {}, log.result or {}
+        accuracy, loss = result.get("test_accuracy"), result.get("test_loss")
         first = next((one for one in log.evaluations if one.first_left), None)
         staleness = log.updates.staleness
         planned = header.get("gradients") or len(log.gradients)
         return cls(
-            test_accuracy=math.nan,
-            test_loss=math.nan,
+            test_accuracy=math.nan if accuracy is None else accuracy,
+            test_loss=math.nan if loss is None else loss,
             train_accuracy=math.nan,
             train_loss=math.nan,
-            converged=False,
+            converged=None not in (accuracy, loss) and DATASETS[config.dataset].was_learned(accuracy),
             seconds=log.seconds,
             updates=len(log.updates),
             mean_staleness=float(staleness.mean()) if len(staleness) else 0.0,
@@ -178,11 +180,16 @@ def loss_curve(updates: Events) -> tuple[tuple[float, int, float], ...]:
     )
 
 
+def bin_width(max_staleness: int) -> int:
+    """How many values of the staleness a bin of the histogram has."""
+    return max_staleness // HISTOGRAM_BINS + 1
+
+
 def histogram(staleness: np.ndarray) -> tuple[tuple[int, int], ...]:
     """Each staleness and how often it occurs; in at most HISTOGRAM_BINS bins, named after their lowest value."""
     import numpy as np
 
-    width = int(staleness.max(initial=0)) // HISTOGRAM_BINS + 1
+    width = bin_width(int(staleness.max(initial=0)))
     values, counts = np.unique(staleness // width * width, return_counts=True)
     return tuple(zip(values.tolist(), counts.tolist(), strict=True))
 
@@ -208,9 +215,14 @@ class Trial:
         return cls(run_of(path), log.seed, log.clock, config, outcome)  # which may be published: without folders
 
     @property
+    def remark(self) -> str:
+        """What sets it apart from a complete run of this suite, which has a seed."""
+        return "published" if self.seed is None else self.outcome.remark
+
+    @property
     def experiment(self) -> tuple[RunConfig, str, str]:
         """Configuration, clock and remark, but for the seed: equal for runs that are repetitions of one another."""
-        return experiment_of(self.config), self.clock, self.outcome.remark
+        return experiment_of(self.config), self.clock, self.remark
 
     @property
     def repetition(self) -> object:
@@ -416,7 +428,7 @@ class Trials:
 
 @dataclass(frozen=True)
 class Group:
-    """The outcomes of one experiment, one per seed. remark: of TrialOutcome."""
+    """The outcomes of one experiment, one per seed. remark: of their Trials."""
 
     config: RunConfig
     clock: str

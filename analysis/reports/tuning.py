@@ -36,10 +36,12 @@ def position(label: str) -> tuple[int, str]:
 
 
 def read_tuning(trials: Trials, names: Iterable[str]) -> Tuning:
-    """The validation accuracies of runs; those that are not there yet have none."""
+    """The validation accuracies of distributed runs; those that are not there yet have none."""
     found: Tuning = {}
     for name in names:
         config = parse_run_name(name)
+        if not config.distributed:
+            continue
         accuracies = found.setdefault(label_of(config), {}).setdefault(config.lr, [])
         if name in trials.rows:
             accuracies.append(trials.rows[name].outcome.validation_accuracy)

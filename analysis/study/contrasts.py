@@ -25,6 +25,7 @@ from analysis.study.effects import CONTRASTS, FEWEST, LEVEL, POWER, Answer, answ
 from analysis.study.experiment_plots import FIGURES
 from analysis.tables import markdown_table, write_text
 from interface.command_line import ArgumentParser, count, run_script
+from interface.errors import DataError
 from interface.files import make_folder
 
 MEANING = f"""\
@@ -137,6 +138,8 @@ def write_answers(name: str, experiment: Experiment, folder: Path, plot_dir: Pat
     """contrasts.md beside the trials of an experiment, and its figure."""
     runs, tuning = experiment.read(folder), Trials(folder / "tuning")
     answers = answer(experiment, runs, read_contrasts(CONTRASTS, name))
+    if not any(one.effect.pairs for one in answers):
+        raise DataError(f"{folder}: no seed has run in both cells of any contrast")
     text = "\n".join([markdown(experiment, answers), divergence(experiment, runs), tuning_table(experiment, tuning)])
     write_text(folder / "contrasts.md", text)
     written = save(draw(experiment, answers), make_folder(plot_dir, "--plot_dir") / name)

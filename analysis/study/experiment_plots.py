@@ -129,8 +129,8 @@ def algorithms_figure(experiment: Experiment, runs: Runs) -> Figure:
             for place, name in enumerate(names):
                 trials = list(runs[name, partition, speed].values())
                 values = accuracies(runs[name, partition, speed])
-                if len(values) > 1:
-                    half = half_width(values)
+                if values:
+                    half = half_width(values) if len(values) > 1 else None
                     left.errorbar(statistics.fmean(values), place, xerr=half, fmt="o", color=OKABE_ITO[0], markersize=3)
                 if lost := len(trials) - len(values):
                     left.annotate(f"× {lost}", (0, place), xycoords=("axes fraction", "data"), xytext=(2, 0),
@@ -179,7 +179,8 @@ def in_cell(by_seed: Mapping[int, Trial]) -> str:
     """Mean, interval and diverged runs."""
     values = accuracies(by_seed)
     lost = len(by_seed) - len(values)
-    lines = [f"{statistics.fmean(values):.1f}", f"± {half_width(values):.1f}"] if len(values) > 1 else ["–"]
+    lines = [f"{statistics.fmean(values):.1f}"] if values else ["–"]
+    lines += [f"± {half_width(values):.1f}"] * (len(values) > 1)
     return "\n".join(lines + [f"× {lost}"] * bool(lost))
 
 

@@ -102,7 +102,7 @@ const COLUMNS = [
 
 const evaluated = () => runs.some((run) => run.test[0].length > 0);
 
-// A column with means; counted: it also reports how many runs have a value at all.
+// A column with means; counted: it also reports how many of the runs that were evaluated have a value at all.
 function measured(title, of, digits, counted = false) {
   return {
     title,
@@ -110,8 +110,9 @@ function measured(title, of, digits, counted = false) {
     value: (setting) => estimate(setting.runs.map(of))?.mean ?? null,
     text: (setting) => {
       const found = estimate(setting.runs.map(of));
-      if (!found) return counted ? "never" : "";
-      const count = counted && found.n < setting.runs.length ? ` (${found.n} of ${setting.runs.length})` : "";
+      const able = setting.runs.filter((run) => run.test[0].length > 0).length;
+      if (!found) return counted && able ? "never" : "";
+      const count = counted && found.n < able ? ` (${found.n} of ${able})` : "";
       return found.mean.toFixed(digits) + (found.half === null ? "" : ` ± ${found.half.toFixed(digits)}`) + count;
     },
   };
@@ -281,7 +282,7 @@ function drawCurves() {
 
 function settingTraces(setting, index, quantity) {
   const color = colorOf(index);
-  const curves = setting.runs.map((run) => placedCurve(run, quantity)).filter((curve) => curve.x.length > 0);
+  const curves = setting.runs.map((run) => ({ ...placedCurve(run, quantity), link: run.link })).filter((curve) => curve.x.length > 0);
   const traces = [];
   if (byId("seeds").checked && (setting.runs.length > 1 || !curves.length)) {
     setting.runs.forEach((run) => {
@@ -310,6 +311,7 @@ function meanTraces(setting, index, curves, [lowest, highest]) {
   const line = {
     x: grid, y: found.map((one) => one.mean), mode: grid.length < 3 ? "lines+markers" : "lines", type: "scatter",
     line: { color: colorOf(index), width: 2.4, dash: dashOf(index) }, name: broken(setting.label),
+    customdata: alone ? grid.map(() => curves[0].link) : [],
     hovertemplate: `${setting.label}<br>mean of ${curves.length}: %{y:.4g}<extra></extra>`,
   };
   if (alone || !byId("bands").checked) return [line];
@@ -388,18 +390,34 @@ function drawTimes() {
   });
 }
 
+// The updates of some runs by staleness, in bins of the widest of their histograms, and that width. The lowest value of
+// a bin stands for it; a run's own bin counts for those that it overlaps in proportion.
+function stalenessCounts(runs) {
+  const width = Math.max(...runs.map((run) => run.bin_width));
+  const counts = new Map();
+  for (const run of runs) {
+    const [starts, updates] = run.histogram;
+    starts.forEach((start, place) => {
+      const end = start + run.bin_width;
+      for (let bin = start - (start % width); bin < end; bin += width) {
+        const share = (Math.min(end, bin + width) - Math.max(start, bin)) / run.bin_width;
+        counts.set(bin, (counts.get(bin) ?? 0) + updates[place] * share);
+      }
+    });
+  }
+  return [counts, width];
+}
+
 function drawStaleness() {
   const traces = drawnSettings().map(({ setting, index }) => {
-    const counts = new Map();
-    for (const run of setting.runs) {
-      run.histogram[0].forEach((value, place) => counts.set(value, (counts.get(value) ?? 0) + run.histogram[1][place]));
-    }
+    const [counts, width] = stalenessCounts(setting.runs);
     const values = [...counts.keys()].sort((one, other) => one - other);
     const total = [...counts.values()].reduce((sum, count) => sum + count, 0);
     return {
-      x: values, y: values.map((value) => (100 * counts.get(value)) / total), type: "scatter", mode: "lines+markers",
+      x: values.map((value) => value + (width - 1) / 2), y: values.map((value) => (100 * counts.get(value)) / total / width),
+      text: values.map((value) => (width === 1 ? String(value) : `${value} to ${value + width - 1}`)), type: "scatter", mode: "lines+markers",
       line: { color: colorOf(index), dash: dashOf(index), shape: "linear" }, name: broken(setting.label),
-      hovertemplate: `${setting.label}<br>staleness %{x}: %{y:.3g} %<extra></extra>`,
+      hovertemplate: `${setting.label}<br>staleness %{text}: %{y:.3g} %${width === 1 ? "" : " each"}<extra></extra>`,
     };
   });
   draw("staleness", traces, {
