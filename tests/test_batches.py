@@ -28,11 +28,12 @@ def cifar() -> common.Samples:
     ids=str,
 )
 def test_a_batch_agrees_with_the_workers_own_gradients(network, settings):
-    """Within 1e-5, dropout masks and running statistics included, and for mini-batches of several sizes.
+    """Within 1e-4, dropout masks and running statistics included, and for mini-batches of several sizes.
 
-    Along local steps and through ResNet18's layers the difference grows, as a ReLU near 0 may switch.
+    Both round, each processor in its own way, and a ReLU near 0 may switch: along local steps and through ResNet18's
+    layers more often.
     """
-    bound = 1e-3 if settings or network == "ResNet18" else 1e-5
+    bound = 1e-3 if settings or network == "ResNet18" else 1e-4
     dataset = "cifar10" if network == "ResNet18" else "digits"
     samples = cifar() if network == "ResNet18" else common.load_dataset("digits", "unused").train
     config = RunConfig(mode="async", dataset=dataset, network=network, world_size=5, partition="split_dataset",
