@@ -421,7 +421,7 @@ function drawStaleness() {
     };
   });
   draw("staleness", traces, {
-    height: 360, showlegend: true, xaxis: { ...axisTitle("staleness (updates)"), rangemode: "tozero" },
+    height: 460, showlegend: true, xaxis: { ...axisTitle("staleness (updates)"), rangemode: "tozero" },
     yaxis: { ...axisTitle("share of updates (%)"), rangemode: "tozero" },
   });
 }
