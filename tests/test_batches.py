@@ -28,12 +28,12 @@ def cifar() -> common.Samples:
     ids=str,
 )
 def test_a_batch_agrees_with_the_workers_own_gradients(network, settings):
-    """Within 1e-4, dropout masks and running statistics included, and for mini-batches of several sizes.
+    """Within 1e-5, dropout masks and running statistics included, and for mini-batches of several sizes.
 
-    Both round, each processor in its own way, and a ReLU near 0 may switch: along local steps and through ResNet18's
-    layers more often.
+    Where a ReLU near 0 or two nearly equal maxima switch, the difference is larger: along local steps, through
+    ResNet18's layers, and for LeNet5 on some processors, on which the worker's own gradient is the less exact one.
     """
-    bound = 1e-3 if settings or network == "ResNet18" else 1e-4
+    bound = 1e-3 if settings or network == "ResNet18" else {"LeNet5": 1e-4, "CNN1": 1e-5}[network]
     dataset = "cifar10" if network == "ResNet18" else "digits"
     samples = cifar() if network == "ResNet18" else common.load_dataset("digits", "unused").train
     config = RunConfig(mode="async", dataset=dataset, network=network, world_size=5, partition="split_dataset",
@@ -56,6 +56,27 @@ def test_a_batch_agrees_with_the_workers_own_gradients(network, settings):
             error = torch.linalg.vector_norm(one.gradient - other.gradient) / torch.linalg.vector_norm(one.gradient)
             assert error < bound, round_number
             torch.testing.assert_close(other.buffers, one.buffers, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_in_a_batch_are_those_of_double_precision():
+    """Within 1e-6, for LeNet5."""
+    samples = common.load_dataset("digits", "unused").train
+    config = RunConfig(mode="async", dataset="digits", world_size=5, partition="split_dataset", batch_size=50,
+                       clock="virtual")  # fmt: skip
+    plan = make_plan(config, 3, samples)
+    model = common.build_model("digits", "LeNet5", 3)
+    snapshot = plan.algorithm(model).server.fetch(1)
+    model.network.double()
+    batches = BatchGradients(plan, samples)
+    for worker in plan.steps:
+        batches.start(worker, snapshot, 0.0)
+    for worker in plan.steps:
+        (batch,) = plan.worker(worker).start(snapshot).batches
+        images, labels = samples.batch(batch)
+        loss = torch.nn.functional.nll_loss(model.network(images.double()), labels)
+        exact = torch.cat([one.flatten() for one in torch.autograd.grad(loss, list(model.network.parameters()))])
+        error = torch.linalg.vector_norm(batches.take(worker).gradient - exact) / torch.linalg.vector_norm(exact)
+        assert error < 1e-6
 
 
 def test_a_batch_of_resnet18_agrees_in_double_precision():
