@@ -1,6 +1,7 @@
 """Write tables in Markdown, for people, and in CSV, for programs."""
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,5 +21,11 @@ def write_text(path: Path, text: str) -> None:
 
 def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file atomically."""
-    with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    write_text(path, csv_text(rows))
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """The text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

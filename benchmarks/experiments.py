@@ -218,7 +218,7 @@ def memory(task: Task) -> Experiment:
         return Contestant(name, "memory.peak", task, {"script": script, "flags": flags})
 
     subject = contestant("11 processes", "dist_async.py")
-    same = contestant("dist_async.py --clock virtual, one process", "dist_async.py", "--clock", "virtual")
+    same = contestant("dist_async.py --clock virtual", "dist_async.py", "--clock", "virtual")
     control = contestant("nonDistributed.py, one process", "nonDistributed.py")
     return Experiment(
         "memory",
@@ -245,7 +245,8 @@ def landscape(task: Task, effort: Effort) -> Experiment:
         )
         for count in LOADER_WORKERS
     ]
-    limit = Contestant(PASSES_ALONE, "limit.forward_passes", task, {"batch_size": BATCH_SIZE_OF_LANDSCAPES})
+    options = {"batch_size": BATCH_SIZE_OF_LANDSCAPES, "points": effort.points}
+    limit = Contestant(PASSES_ALONE, "limit.forward_passes", task, options)
     return Experiment(
         "landscape",
         f"loss_landscape.py, {task.network}, {task.amount:,} test images",

@@ -73,13 +73,15 @@ def pass_through(rank: int, task: Task, gate: Barrier, images: Tensor, labels: T
 
 
 @torch.no_grad()
-def forward_passes(task: Task, batch_size: int) -> Sample:
+def forward_passes(task: Task, batch_size: int, points: int) -> Sample:
     """Points/s of a landscape's forward passes alone, over the same images in the memory layout of the suite."""
     torch.set_num_threads(threads_of(1))
     network = make_network(task.network).to(memory_format=torch.channels_last).eval()
     images = tensors(task.data_dir)[0][:batch_size].to(memory_format=torch.channels_last)
-    network(images)
-    stopwatch = Stopwatch()
-    for _ in range(task.amount // batch_size):
+    passes = task.amount // batch_size  # per point
+    for _ in range(passes):
         network(images)
-    return stopwatch.rate(1)
+    stopwatch = Stopwatch()
+    for _ in range(points * passes):
+        network(images)
+    return stopwatch.rate(points)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import common
-from conftest import run, train
+from conftest import run, train, weights_of
 from test_resume import PowerFailure, train_here
 from training.config import RunConfig
 from training.engines import gradients
@@ -14,6 +14,7 @@ from training.names import run_name
 from training.plan import make_plan
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 def cifar() -> common.Samples:
@@ -106,6 +107,16 @@ def test_a_run_in_batches_resumes_to_the_same_bits(tmp_path, monkeypatch):
     parameters, resumed_log = train_here(tmp_path / "cut", resume=True, **settings)
     assert torch.equal(parameters, whole)
     assert resumed_log == log
+
+
+@needs_gpu
+@pytest.mark.parametrize("more", [(), ("--tf32",)], ids=str)
+@pytest.mark.parametrize(
+    "command", [("nonDistributed.py",), ("dist_sync.py", "--clock", "virtual"), ("dist_async.py", "--clock", "virtual")]
+)
+def test_a_run_on_a_gpu_repeats_itself(command, more, tmp_path):
+    runs = [train(*command[:1], tmp_path / name, *command[1:], "--device", "cuda", *more) for name in ("one", "two")]
+    assert weights_of(runs[0]) == weights_of(runs[1])
 
 
 @needs_no_gpu

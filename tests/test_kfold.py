@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,7 +221,9 @@ def start():
 
 def wait_for_rows(path: Path, rows: int, process: subprocess.Popen) -> list[int]:
     """Wait until the file has this many rows; return the training processes."""
+    deadline = time.monotonic() + 120
     while not path.exists() or path.read_bytes().count(b"\n") <= rows:
+        assert time.monotonic() < deadline
         try:
             process.wait(timeout=0.02)
         except subprocess.TimeoutExpired:

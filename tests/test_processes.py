@@ -111,7 +111,7 @@ def test_workers_end_if_the_launcher_dies_at_start_up(start):
 def test_async_completes_when_a_worker_dies_in_the_last_updates(start, tmp_path):
     run = start("dist_async.py", "--world_size", 3, "--epochs", 1, "--split_dataset", "--delay", "--delay_type",
                 "constant", "--delay_ms", 100)  # fmt: skip
-    workers = run.wait_until_training(updates=2 * 23 - 4)
+    workers = run.wait_until_training(updates=2 * 23 - 8)
     os.kill(workers[0], signal.SIGKILL)
     code, _, error = run.end()
     assert code == 0, error

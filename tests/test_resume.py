@@ -307,8 +307,10 @@ def test_a_worker_is_lost_before_the_others_have_rejoined(algorithm, rejoined, t
         coordinator.lose(3, "killed by SIGKILL")
         answers |= {worker: coordinator.join(worker, same) for worker in {1, 2} - rejoined}
         assert coordinator.error is None
-        assert [answers[worker].wait().version for worker in (1, 2)] == [2, 2]
-        assert "continues without this worker" in coordinator.join(3, same).wait().reason
+        answers[3] = coordinator.join(3, same)
+        assert all(answer.done() for answer in answers.values())
+        assert [answers[worker].value().version for worker in (1, 2)] == [2, 2]
+        assert "continues without this worker" in answers[3].value().reason
         exchange(coordinator, 1, 2, 2)
     record._log.close()
     (log,) = map(read_log, tmp_path.glob("*_log.log"))

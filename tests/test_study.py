@@ -15,13 +15,15 @@ import torch
 from scipy import stats
 
 from analysis.forest import Row, forest
+from analysis.reports.algorithm_plots import report as report_algorithms
+from analysis.reports.stopping_plots import report as report_stopping
 from analysis.reports.trials import Trial, TrialOutcome, Trials, accuracy_at_training_loss
 from analysis.reports.trials import test_loss_at_training_loss as loss_at_training_loss
 from analysis.study import contrasts as contrasts_module
 from analysis.study import pages as pages_module
-from analysis.study.__main__ import check_pages
+from analysis.study.__main__ import check_texts, texts_of
 from analysis.study.contrasts import divergence, draw, markdown, write_answers
-from analysis.study.design import EXPERIMENTS, SLOW_WORKERS, Experiment, Level, diverged
+from analysis.study.design import EXPERIMENTS, SLOW_WORKERS, Experiment, Level, diverged, slow_label
 from analysis.study.effects import (
     CONTRASTS,
     FEWEST,
@@ -38,7 +40,7 @@ from analysis.study.effects import (
 from analysis.study.experiment_plots import FIGURES
 from analysis.study.pages import NOT_RUN, PAGES, TEMPLATES, Lookup, page
 from common import load_dataset, make_generator, partition_samples
-from conftest import ROOT, train
+from conftest import DATA, ROOT, needs_data, train
 from interface.errors import DataError
 from scripts.experiment import main
 from scripts.plan import PlannedRun
@@ -70,7 +72,7 @@ def test_the_slow_worker_owns_the_label_of_the_seed(workers):
     for seed, slow in enumerate(SLOW_WORKERS[workers], start=1):
         generator = make_generator(seed, "partition")
         owned = partition_samples("split_labels_unscaled", labels, labels, workers, generator)
-        assert seed - 1 in owned[slow - 1]
+        assert slow_label(seed) in owned[slow - 1]
         slow_labels += owned[slow - 1].tolist()
     assert workers < 10 or sorted(slow_labels) == list(range(10))  # each is slow once
 
@@ -443,19 +445,34 @@ def study():
     return Lookup(SUMMARIES)
 
 
-def test_every_number_on_the_pages_is_that_of_the_rows(study):
-    check_pages(study, SUMMARIES)
+@pytest.fixture(scope="module")
+def texts():
+    return texts_of(SUMMARIES)
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_whose_number_drifted_is_refused(name, study, tmp_path):
-    for other in PAGES:
-        shutil.copy(SUMMARIES / other, tmp_path)
-    text = (tmp_path / name).read_text(encoding="utf-8")
-    place = text.index("±") + 2
-    (tmp_path / name).write_text(text[:place] + "9" + text[place:])
+def test_every_number_on_the_pages_is_that_of_the_rows(texts):
+    check_texts(texts, SUMMARIES)
+
+
+@pytest.mark.parametrize("name", [*PAGES, "comparison.md", "comparison.csv", "speeds/contrasts.md"])
+def test_a_page_whose_number_drifted_is_refused(name, texts, tmp_path):
+    folder = shutil.copytree(SUMMARIES, tmp_path / "summaries")
+    text = (folder / name).read_text(encoding="utf-8")
+    place = re.search(r"± \d", text).start() + 2
+    (folder / name).write_text(text[:place] + "9" + text[place:], encoding="utf-8")
     with pytest.raises(DataError, match=rf"{name}, line \d+: the rows say .* ± "):
-        check_pages(study, tmp_path)
+        check_texts(texts, folder)
+
+
+def test_the_table_of_the_stopping_rules_is_that_of_its_rows():
+    text = (SUMMARIES / "stopping/stopping.md").read_text(encoding="utf-8")
+    assert text == report_stopping(SUMMARIES / "stopping")[0]
+
+
+@needs_data
+def test_the_table_of_the_algorithms_is_that_of_its_rows():
+    text = (SUMMARIES / "algorithms/algorithms.md").read_text(encoding="utf-8")
+    assert text == report_algorithms(SUMMARIES / "algorithms", str(DATA))[0]
 
 
 def test_an_experiment_answers_from_three_pairs_on(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ python3 -m analysis.study summaries --check
 
 Reads published.csv and the trials of each folder in there; writes comparison.md and comparison.csv, the pages made from
 the templates in analysis/study/pages/, and one figure per question. With --check it writes nothing, and ends with exit
-code 1 if a page says anything that the rows do not.
+code 1 if a page, the comparison or the contrasts of an experiment say anything that the rows do not.
 """
 
 import logging
@@ -14,10 +14,12 @@ from pathlib import Path
 
 from analysis.figures import save
 from analysis.flags import add_plot_dir
+from analysis.study.contrasts import page_of, read_answers
+from analysis.study.design import EXPERIMENTS
 from analysis.study.pages import PAGES, Lookup, page
 from analysis.study.plots import FIGURES
 from analysis.study.published import COMPUTE_MS, Results, setting_of
-from analysis.tables import markdown_table, write_rows, write_text
+from analysis.tables import csv_text, markdown_table, write_text
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import DataError
 from interface.files import make_folder, with_filename
@@ -46,8 +48,8 @@ def compare(row: dict[str, str], results: Results) -> list[str]:
     return [*settings, *outcome, f"{accuracy.mean - published:+.2f}"]
 
 
-def write_comparison(results: Results, folder: Path) -> None:
-    """comparison.md and comparison.csv."""
+def comparison(results: Results) -> tuple[str, dict[str, str]]:
+    """How many settings are measured, and the text of comparison.md and comparison.csv."""
     rows = [compare(row, results) for row in results.rows]
     done = sum(row[-1] != "" for row in rows)
     about = (
@@ -56,10 +58,18 @@ def write_comparison(results: Results, folder: Path) -> None:
         "is that of the delay compensation, which had no effect in the published code. "
         f"{done} of {len(rows)} settings are measured."
     )
-    write_text(folder / "comparison.md", f"# Published and measured\n\n{about}\n\n{markdown_table(TITLES, rows)}")
-    write_rows(folder / "comparison.csv", [TITLES, *rows])
-    print(f"{done} of {len(rows)} published settings measured:")
-    for name in ("comparison.md", "comparison.csv"):
+    return f"{done} of {len(rows)} published settings measured", {
+        "comparison.md": f"# Published and measured\n\n{about}\n\n{markdown_table(TITLES, rows)}",
+        "comparison.csv": csv_text([TITLES, *rows]),
+    }
+
+
+def write_comparison(results: Results, folder: Path) -> None:
+    """comparison.md and comparison.csv."""
+    done, texts = comparison(results)
+    print(f"{done}:")
+    for name, text in texts.items():
+        write_text(folder / name, text)
         print(f"  {folder / name}")
 
 
@@ -77,27 +87,39 @@ def write_pages(study: Lookup, folder: Path) -> None:
             print(f"  {folder / name}")
 
 
-def check_pages(study: Lookup, folder: Path) -> None:
-    """Raise DataError unless the pages say what the rows say."""
-    for name in PAGES:
-        path, text = folder / name, page(name, study)
+def texts_of(folder: Path) -> dict[str, str]:
+    """Name → what the pages, the comparison and the contrasts of the experiments must say, by the rows."""
+    study = Lookup(folder)
+    _, texts = comparison(Results.read(folder))
+    texts |= {name: page(name, study) for name in PAGES}
+    for name, experiment in EXPERIMENTS.items():
+        if (folder / name / "contrasts.md").exists():
+            runs, answers = read_answers(name, experiment, folder / name)
+            texts[f"{name}/contrasts.md"] = page_of(experiment, folder / name, runs, answers)
+    return texts
+
+
+def check_texts(texts: dict[str, str], folder: Path) -> None:
+    """Raise DataError unless the files of a folder say this."""
+    for name, text in texts.items():
+        path = folder / name
         with with_filename(path):
             written = path.read_text(encoding="utf-8").splitlines()
         for number, (line, expected) in enumerate(zip_longest(written, text.splitlines()), start=1):
             if line != expected:
                 raise DataError(f"{path}, line {number}: the rows say {expected!r}, not {line!r}")
-    print(f"Every number on {', '.join(PAGES)} is that of the rows.")
+    print(f"Every number is that of the rows, on {', '.join(texts)}.")
 
 
 def main() -> None:
     parser = ArgumentParser(__doc__)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="with published.csv and one folder per experiment")
     add_plot_dir(parser, "plots")
-    parser.add_argument("--check", action="store_true", help="only compare the pages with the rows")
+    parser.add_argument("--check", action="store_true", help="only compare what is written with the rows")
     arguments = parser.parse_args()
     folder = arguments.folder
     if arguments.check:
-        check_pages(Lookup(folder), folder)
+        check_texts(texts_of(folder), folder)
         return
     results = Results.read(folder)
     write_comparison(results, folder)

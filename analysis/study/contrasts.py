@@ -134,14 +134,25 @@ def color_of(primary: bool) -> str:
     return OKABE_ITO[0] if primary else OKABE_ITO[1]
 
 
-def write_answers(name: str, experiment: Experiment, folder: Path, plot_dir: Path) -> None:
-    """contrasts.md beside the trials of an experiment, and its figure."""
-    runs, tuning = experiment.read(folder), Trials(folder / "tuning")
+def read_answers(name: str, experiment: Experiment, folder: Path) -> tuple[Runs, list[Answer]]:
+    """The runs of an experiment, and what came of its contrasts. Raises DataError before the first pair."""
+    runs = experiment.read(folder)
     answers = answer(experiment, runs, read_contrasts(CONTRASTS, name))
     if not any(one.effect.pairs for one in answers):
         raise DataError(f"{folder}: no seed has run in both cells of any contrast")
-    text = "\n".join([markdown(experiment, answers), divergence(experiment, runs), tuning_table(experiment, tuning)])
-    write_text(folder / "contrasts.md", text)
+    return runs, answers
+
+
+def page_of(experiment: Experiment, folder: Path, runs: Runs, answers: Sequence[Answer]) -> str:
+    """The text of contrasts.md."""
+    tuning = Trials(folder / "tuning")
+    return "\n".join([markdown(experiment, answers), divergence(experiment, runs), tuning_table(experiment, tuning)])
+
+
+def write_answers(name: str, experiment: Experiment, folder: Path, plot_dir: Path) -> None:
+    """contrasts.md beside the trials of an experiment, and its figure."""
+    runs, answers = read_answers(name, experiment, folder)
+    write_text(folder / "contrasts.md", page_of(experiment, folder, runs, answers))
     written = save(draw(experiment, answers), make_folder(plot_dir, "--plot_dir") / name)
     if name in FIGURES:
         written += save(FIGURES[name](experiment, runs), plot_dir / f"{name}_runs")

@@ -29,13 +29,17 @@ Rates = dict[Cell, float]  # cell that is tuned → learning rate
 Runs = Mapping[Cell, Mapping[int, Trial]]  # cell → seed → run
 
 SHARED = {"mode": "async", "dataset": "fashion_mnist", "epochs": 6, "clock": "virtual", "evals_per_epoch": 1}
-# Number of workers → the slow one, for the seeds 1 to 10: where labels are split, it owns label seed − 1. So each label
-# is slow once.
+# Number of workers → the slow one, for the seeds 1 to 10: where labels are split, it owns `slow_label`.
 SLOW_WORKERS = {
     2: (2, 1, 1, 1, 2, 1, 1, 1, 1, 2),
     5: (4, 2, 2, 1, 3, 3, 2, 2, 1, 5),
     10: (8, 3, 3, 1, 6, 5, 4, 3, 1, 9),
 }
+
+
+def slow_label(seed: int) -> int:
+    """A label that the slow worker owns where labels are split: each once in ten seeds."""
+    return (seed - 1) % 10
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,14 @@ from analysis.reports.trials import (
     test_loss_at_training_loss,
 )
 from analysis.spread import Spread, half_width, interval
-from analysis.study.design import EXPERIMENTS
+from analysis.study.design import EXPERIMENTS, slow_label
 from analysis.study.effects import CONTRASTS, FEWEST, Answer, answer, p_in_words, place_in_words, read_contrasts
 from analysis.study.published import SAME_FOR_ALL, SEEDS, VIRTUAL, Results, uncompensated
 from analysis.study.tables import TABLES
 from interface.errors import DataError
 from interface.files import with_filename
 from training.config import RunConfig
+from training.settings import DELAY_INTENSITIES
 
 TEMPLATES = Path(__file__).parent / "pages"
 PAGES = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
@@ -186,6 +187,10 @@ class Lookup:
         by_seed = {trial.seed: number(trial) for trial in found}
         return Values(by_seed if len(by_seed) == len(found) else {trial.name: number(trial) for trial in found})
 
+    def by_intensity(self, **wanted: Any) -> list[float]:
+        """Mean test accuracy in the suite's own delays, from the shortest to the longest, with these settings."""
+        return [self.rows("delays", delay_intensity=name, **wanted).mean for name in DELAY_INTENSITIES]
+
     def cell(self, path: str, column: str, **row: Any) -> str:
         """A cell of a Markdown table: of the column whose title starts so, in the first row with these values."""
         titles, *lines = _table_rows(self._folder / path)
@@ -259,6 +264,12 @@ class Lookup:
         found = {seed: EXPERIMENTS[experiment].accuracy(cell, trial) for seed, trial in runs.items()}
         return Values({seed: accuracy for seed, accuracy in found.items() if accuracy is not None})
 
+    def on_slow_label(self, experiment: str, *cell: str) -> Values:
+        """Test accuracy, percent, of the runs of a cell on the label of the slow one of ten workers, by their seed."""
+        return Values({
+            seed: run.outcome.label_accuracies[slow_label(seed)] for seed, run in self._runs(experiment)[cell].items()
+        })  # fmt: skip
+
     def at_training_loss(self, experiment: str, limit: float, *cell: str) -> tuple[str, str]:
         """Test accuracy, percent, and test loss of the runs of a cell when the training loss first fell to `limit`."""
         runs = self._runs(experiment)[cell].values()
@@ -276,6 +287,11 @@ class Lookup:
     def at_lowest_rate(self, experiment: str, *cell: str) -> bool:
         """Whether the tuned learning rate of a cell is the lowest that was tried."""
         return self.rate(experiment, *cell) == min(EXPERIMENTS[experiment].rates_of(cell))
+
+    def lowest_rates(self, experiment: str) -> tuple[int, int]:
+        """How many of its tuned learning rates are the lowest that was tried, and how many there are."""
+        cells = list(self._rates(experiment))
+        return sum(self.at_lowest_rate(experiment, *cell) for cell in cells), len(cells)
 
     def effective_rate(self, experiment: str, *cell: str) -> str:
         """The tuned learning rate of a cell, divided by 1 − momentum."""
