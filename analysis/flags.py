@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 def add_data_dir(parser: ArgumentParser) -> None:
     """Where data sets are."""
     parser.add_argument(
-        "--data_dir", metavar="DIR", default="data", help="where data sets lie or are downloaded to (default data)"
-    )
+        "--data_dir", type=os.path.expanduser, metavar="DIR", default="data",
+        help="where data sets lie or are downloaded to (default data)",
+    )  # fmt: skip
 
 
 def add_summary_dir(parser: ArgumentParser) -> None:

@@ -59,7 +59,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     rows = []
     for path in sorted(folder.glob("kfold_*.csv")):
-        if path.read_bytes().count(b"\n") == 1:  # its titles alone
+        if path.read_bytes().count(b"\n") <= 1:  # its titles at most
             logging.warning("%s: contains no result yet", path)
         else:
             rows.append(row_of(read_best(path)))

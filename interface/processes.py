@@ -70,9 +70,14 @@ FORK = _Context()  # for processes that share the objects of this one in memory
 
 def end_with_parent(signal_number: int) -> None:
     """Have the kernel send this signal to the calling process, which was forked, when its parent ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number)
+    signal_at_parents_end(signal_number)
     if os.getppid() != multiprocessing.parent_process().pid:  # it died before this process could request the signal
         os._exit(1)
+
+
+def signal_at_parents_end(signal_number: int) -> None:
+    """The same for a process of which the parent may be any."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number)
 
 
 def allow_open_files(needed: int, what: str) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -110,14 +111,14 @@ def options(name: str) -> dict[str, Any]:
         return {"nargs": "+", "type": row.valid, "metavar": row.valid.metavar}
     if row.valid is not None:
         return {"nargs": "+", "choices": list(row.valid), "metavar": name.upper()}
-    return {"nargs": "+", **row.argparse}
+    return {"nargs": "+", "type": os.path.expanduser, **row.argparse}
 
 
 def partition(text: str) -> str:
     """One of the PARTITIONS, the label skew with its α: split_dirichlet:0.1."""
     name, _, alpha = text.partition(":")
     if name == DIRICHLET and alpha:
-        return f"{name}:{ROWS[DIRICHLET].valid(alpha):g}"
+        return f"{name}:{ROWS[DIRICHLET].valid(alpha):.15g}"
     if text not in PARTITIONS or text == DIRICHLET:
         raise argparse.ArgumentTypeError(f"{text!r} is not valid: give one of {', '.join(partition_choices())}")
     return text
@@ -176,6 +177,9 @@ def combine(values: dict[str, list], given: set[str], place: dict[str, Any]) -> 
     place: settings of all runs that say where they run. Raises UsageError for a given setting that no run has.
     """
     found = Comparison()
+    for name in values.get("algorithm", ()):
+        if ALGORITHMS[name].mode not in values["mode"]:
+            raise UsageError(f"--algorithms {name} has no effect without --modes {ALGORITHMS[name].mode}")
     names = [name for name in values if name not in ("mode", "algorithm", "seed")]
     for mode in values["mode"]:
         algorithms = offered(values.get("algorithm"), mode, found)
@@ -190,7 +194,7 @@ def combine(values: dict[str, list], given: set[str], place: dict[str, Any]) -> 
     used = {name for config in found.configs for name in found.unused if getattr(config, name) != default_of(name)}
     for name, reason in found.unused.items():
         if found.configs and name not in used:
-            raise UsageError(reason)
+            raise UsageError(next((other for other in found.left_out if f"--{name} " in other), reason))
     seeds = itertools.product(values["seed"], found.configs)  # an interrupted comparison has whole seeds
     found.configs = {dataclasses.replace(config, seed=seed): None for seed, config in seeds}
     return found

@@ -77,7 +77,7 @@ install_packages() {
 # Drivers: a driver sets the variables of its experiment, reads its command line, then plans and executes runs.
 # ----------------------------------------------------------------------------------------------------
 
-# Settings of every driver.
+# Settings of every driver; run_kfold.sh takes one out.
 driver_settings=(jobs scheduler keep data_dir results summary_dir)
 jobs=                    # runs in parallel on this machine (default 1)
 scheduler=               # address of a Dask cluster that executes the runs; local: one of --jobs workers
@@ -143,6 +143,7 @@ read_settings() {
     shift
     local values=()
     while (($#)) && [[ $1 != --* ]]; do
+      [[ $1 != *$'\n'* ]] || refuse "--$name takes no line breaks"
       values+=("$1")
       shift
     done
@@ -188,6 +189,7 @@ read_folder() {
   [[ -n ${1:-} && $1 != --* ]] || refuse "give the folder of the runs as the first argument"
   [[ -d $1 ]] || refuse "$1: no such folder"
   folder=$1
+  [[ $folder != -* ]] || folder=./$folder  # it would be taken for a flag
   results=$folder
   read_settings ${names[@]+"${names[@]}"} -- "${@:2}"
 }
@@ -231,20 +233,26 @@ find_python() {
   prepare_environment requirements.txt
 }
 
-# module NAME ARGUMENTS...: run a module of this checkout, whatever the folder and the environment contain.
-module() {
-  python3 -c 'import runpy, sys
+# Runs a module of this checkout, whatever the folder and the environment contain.
+run_module='import runpy, sys
 sys.path[:] = [sys.argv.pop(1), *filter(None, sys.path)]
-runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)' "$ROOT" "$@"
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)'
+
+# module NAME ARGUMENTS...: run a module of this checkout.
+module() {
+  python3 -c "$run_module" "$ROOT" "$@"
 }
 
-# run_python_driver MODULE ARGUMENTS...: run a driver that is written in Python.
+# run_python_driver MODULE ARGUMENTS...: run a driver that is written in Python, in place of the shell: signals reach it.
 run_python_driver() {
   unset RANK WORLD_SIZE MASTER_ADDR MASTER_PORT  # set by torchrun and in some containers: the runs are local
   case " $* " in
     *" --dry_run "*) dry_module "$@" ;;  # needs no torch, so it installs nothing, as --help does
     *" --help "* | *" -h "*) module "$@" ;;
-    *) find_python && module "$@" ;;
+    *)
+      find_python
+      exec python3 -c "$run_module" "$ROOT" "$@"
+      ;;
   esac
 }
 
@@ -307,15 +315,23 @@ split() {
 # delay_of DELAY: set `delay_of` to the flags for a delay: an intensity (small, medium, long) or a number of milliseconds.
 delay_of() {
   case $1 in
-    *[a-z]*) delay_of=(--delay_intensity "$1") ;;
+    small | medium | long) delay_of=(--delay_intensity "$1") ;;
     *) delay_of=(--delay_ms "$1") ;;
   esac
+}
+
+# product NUMBER FACTOR: print it, in any locale; what is no number as it is, for the training script to refuse it.
+product() {
+  LC_ALL=C awk -v number="$1" -v factor="$2" 'BEGIN {
+    if (number factor ~ /^[-+.0-9eE]+$/) printf "%.15g\n", number * factor; else print number
+  }'
 }
 
 # sweep FLAGS...: pass the planned runs to scripts/sweep.py, or to the one that `answer_dry_runs` started.
 sweep() {
   if [[ -z ${SUITE_PLANNER:-} ]]; then
-    printf '%s\n' ${planned[@]+"${planned[@]}"} | module scripts.sweep --summary_dir "$summary_dir" "$@"
+    # A child of this shell, not of one side of a pipe: it ends when the driver is killed.
+    module scripts.sweep --summary_dir "$summary_dir" "$@" < <(printf '%s\n' ${planned[@]+"${planned[@]}"})
   else
     ask_planner --summary_dir "$summary_dir" "$@"
   fi
@@ -361,8 +377,8 @@ run_planned() {
   [[ $verbose == no ]] || flags+=(--verbose)
   sweep "${flags[@]}" || code=$?
   planned=()
-  ((code <= 1)) || exit "$code"
-  ((code == 0)) || status=1
+  ((code == 0 || code == 3)) || exit "$code"
+  ((code == 0)) || status=1  # some runs failed
 }
 
 # finish COMMAND...: summarise with COMMAND, and exit.

@@ -116,7 +116,13 @@ class Nursery:
             self._closed = True
             if self._process:
                 self._control.close()
-                self._process.wait()
+                try:
+                    self._process.wait(2 * GRACE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    pass  # it reads a data set, or downloads one
+                finally:
+                    self._process.kill()
+                    self._process.wait()
 
     def _connect(self) -> tuple[Connection, subprocess.Popen | None]:
         """A connection for an order, and the process that reads it; nobody does if there is no nursery any more.
@@ -209,8 +215,8 @@ def serve() -> None:
         if control not in ready:
             continue
         if connection := accept(control):
-            with contextlib.suppress(EOFError, OSError):  # the process that gave the order was killed
-                runs.append(start(connection))
+            if run := begin(connection):
+                runs.append(run)
         else:
             controls.clear()
             for run in runs:
@@ -230,11 +236,25 @@ def accept(control: socket.socket) -> Connection | None:
     return Connection(descriptors[0]) if message else None
 
 
-def start(connection: Connection) -> Running:
-    """Read an order, and the data set that it needs, and fork its run."""
+def begin(connection: Connection) -> Running | None:
+    """Read an order and start its run; None if who gave it was killed, or the system has no room for a run."""
+    try:
+        order = pickle.loads(connection.recv_bytes())
+    except (EOFError, OSError):
+        connection.close()
+        return None
+    try:
+        return start(order, connection)
+    except OSError as error:  # a full disk, or too many processes or open files
+        answer(connection, Report(1, str(error)))
+        connection.close()
+        return None
+
+
+def start(order: Order, connection: Connection) -> Running:
+    """Read the data set that an order needs, and fork its run."""
     from common import load_dataset
 
-    order: Order = pickle.loads(connection.recv_bytes())
     if order.config:
         with contextlib.suppress(DataError):  # which the run will report
             load_dataset(order.config.dataset, order.config.data_dir, order.config.changed_data)

@@ -105,7 +105,7 @@ class PlannedRun:
     def is_done(self, trials: Trials) -> bool:
         """Whether the run can be skipped."""
         if self.config:
-            return self.has_row(trials) and (self.proof == "row" or self.has_log())
+            return self.has_row(trials) and (self.proof == "row" or self.has_files())
         if self.words[0] == "kfold.py":
             return kfold.is_finished(self.words[1:])
         try:
@@ -122,7 +122,12 @@ class PlannedRun:
         """Whether the file of this name says that the run is done."""
         return name == (self.log if self.config else Path(self.proof)).name
 
-    def has_log(self) -> bool:
+    def has_files(self) -> bool:
+        """Whether a training run has left all that is read of it later."""
+        kinds = ["model.pt"] + ["weights.npy"] * (self.proof == "files" and self.config.saves_per_epoch is not None)
+        return self._has_log() and all((self.folder / f"{self.name}_{kind}").exists() for kind in kinds)
+
+    def _has_log(self) -> bool:
         """Whether there is the log of a run with this seed: one without a seed has the name of the default seed."""
         return self.log.exists() and header_of(self.log).get("config", {}).get("seed") == self.config.seed
 

@@ -46,7 +46,7 @@ results+=/tuning summary_dir+=/tuning seeds=("${tuning_seeds[@]}")
 for rate in "${rates[@]}"; do
   for algorithm in "${algorithms[@]}"; do
     lr=$rate
-    [[ $algorithm != dana* ]] || lr=$(awk "BEGIN { print $rate / 10 }")
+    [[ $algorithm != dana* ]] || lr=$(product "$rate" 0.1)
     train_algorithm "$algorithm" --val
   done
 done

@@ -22,6 +22,7 @@ seeds=(42)                   # one search per seed
 jobs=$(nproc)                # processes of a search
 results=results/kfold
 
+driver_settings=(jobs scheduler keep data_dir results)  # a search has its tables in its results
 arguments=()
 for argument in "$@"; do
   [[ $argument == --alr ]] && arguments+=(--optimizers ADAM) || arguments+=("$argument")

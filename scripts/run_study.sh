@@ -9,16 +9,18 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
-cd "$ROOT"
 
 all_experiments=(undelayed_published delays_published gaussian_published undelayed_wall delays speed_virtual speed_wall
   momentums close_ups last_updates stopping distances recall algorithms kfold partitions
   momentum regulariser remedies speeds partitions_elsewhere momentum_elsewhere
   remedies_elsewhere figures)
 experiments=("${all_experiments[@]}")  # which of them to run
-results=results
-summary_dir=summaries
-plot_dir=plots
+checkout=$ROOT/  # the study belongs there, wherever it is started
+[[ $PWD != "$ROOT" ]] || checkout=
+data_dir=${checkout}data
+results=${checkout}results
+summary_dir=${checkout}summaries
+plot_dir=${checkout}plots
 
 read_settings plot_dir experiments -- "$@"
 
@@ -34,14 +36,17 @@ wanted() {
 
 # study NAME DRIVER ARGUMENTS...: run one experiment, with its own folder; if it fails, the study continues.
 study() {
-  local name=$1 driver=$2 flags=(--data_dir "$data_dir" --results "$results/$1" --summary_dir "$summary_dir/$1")
+  local code=0 name=$1 driver=$2 flags=(--data_dir "$data_dir" --results "$results/$1")
+  [[ $driver == run_kfold* ]] || flags+=(--summary_dir "$summary_dir/$1")
   flags+=(${jobs:+--jobs "$jobs"} ${scheduler:+--scheduler "$scheduler"} ${keep:+--keep "$keep"})
   shift 2
   wanted "$name" || return 0
   [[ $dry_run == no ]] || flags+=(--dry_run)
   [[ $verbose == no ]] || flags+=(--verbose)
   say "$name"
-  bash "scripts/$driver.sh" "${flags[@]}" "$@" || failed+=("$name")
+  bash "$ROOT/scripts/$driver.sh" "${flags[@]}" "$@" || code=$?
+  ((code <= 128)) || exit "$code"  # it was interrupted
+  ((code == 0)) || failed+=("$name")
 }
 failed=()
 [[ $dry_run == no ]] || answer_dry_runs

@@ -1,9 +1,10 @@
 """Execute the runs planned by a driver, several in parallel; called by scripts/lib.sh.
 
 Reads one command of this suite per line from stdin. The first word is the proof that the run is done. Training runs:
-"row" (a row in trials.jsonl) or "files" (the log as well); a grid search: "-", because it has a file of its own; other
-scripts: the last file that they write. A file is a proof only for the flags and the content of the files that it was
-made from, which a hidden file beside it holds. Runs that are done are skipped; if a run fails, the others continue.
+"row" (a row in trials.jsonl) or "files" (log, model and saved weights as well); a grid search: "-", because it has a
+file of its own; other scripts: the last file that they write. A file is a proof only for the flags and the content of
+the files that it was made from, which a hidden file beside it holds. Runs that are done are skipped; if a run fails,
+the others continue.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -31,11 +32,13 @@ from analysis.reports.trials import Trials
 from interface.command_line import ArgumentParser, Interval, complain, count, run_script
 from interface.errors import DataError, UsageError
 from interface.files import atomic_write, make_folder
+from interface.processes import signal_at_parents_end
 from scripts.estimate import in_words, total_seconds
 from scripts.nursery import ROOT, Nursery, Order, Report
 from scripts.plan import PlannedRun, parse_plan
 
 WATCH_SECONDS = 0.3  # between checks for a signal
+RUNS_FAILED = 3  # exit code if some runs did, all others being done; lib.sh knows it as well
 
 
 class Pool(Protocol):
@@ -65,7 +68,7 @@ class LocalPool:
         self._threads = ThreadPoolExecutor(jobs)
 
     def submit(self, run: PlannedRun) -> Future[Report]:
-        order = Order(run.words_to_execute, run.config, trained=run.config is not None and run.has_log())
+        order = Order(run.words_to_execute, run.config, trained=run.config is not None and run.has_files())
         return self._threads.submit(self._execute, order)
 
     def _execute(self, order: Order) -> Report:
@@ -105,10 +108,10 @@ class Sweep:
         """Execute all waiting runs."""
         from tqdm import tqdm
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # one raised in a finaliser would be lost
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._interrupt)
-        with tqdm(total=self.total, initial=self.skipped, unit=" runs", dynamic_ncols=True, disable=None) as bar:
+        with (
+            interruptions_to(self._interrupt),  # what a handler raises in a finaliser would be lost
+            tqdm(total=self.total, initial=self.skipped, unit=" runs", dynamic_ncols=True, disable=None) as bar,
+        ):
             while self.waiting or self._running:
                 while self.waiting and len(self._running) < pool.outstanding:
                     self._start(self.waiting.pop(0), pool)
@@ -156,6 +159,19 @@ class Sweep:
             run.origin.write_text(fingerprint)
 
 
+@contextmanager
+def interruptions_to(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Have this called at Ctrl-C, SIGTERM and SIGHUP, unless they are ignored, as under nohup."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in numbers
+              if signal.getsignal(number) is not signal.SIG_IGN}  # fmt: skip
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
 def time_left(seconds: float) -> str:
     """A duration in the format of tqdm: 01:23, 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
@@ -164,10 +180,10 @@ def time_left(seconds: float) -> str:
 
 
 @contextmanager
-def alone_in(folders: Iterable[Path]) -> Iterator[None]:
-    """Keep other sweeps out of these folders. Raises DataError if one is at work in any of them."""
+def alone_in(folders: Mapping[Path, str]) -> Iterator[None]:
+    """Keep other sweeps out of these folders: folder → its flag. Raises DataError if one is at work in any of them."""
     with ExitStack() as stack:
-        for folder in dict.fromkeys(make_folder(folder).resolve() for folder in folders):
+        for folder in dict.fromkeys(make_folder(folder, flag).resolve() for folder, flag in folders.items()):
             lock = os.open(folder, os.O_RDONLY)  # the folder itself, so that no file is left behind
             stack.callback(os.close, lock)
             try:
@@ -192,7 +208,7 @@ def print_plan(
     known = waiting and len(configs) == len(waiting) and scheduler is None
     duration = total_seconds(configs, jobs or 1) if known else None
     estimate = f", {in_words(duration)} with --jobs {jobs or 1}" if duration else ""
-    reason = f" ({again} again, for logs that are not here)" if again else ""
+    reason = f" ({again} again, for files that are not here)" if again else ""
     print(f"{count(len(runs), 'run')}: {len(runs) - len(waiting)} done, {len(waiting)} to do{reason}{estimate}")
 
 
@@ -214,7 +230,7 @@ def execute_all(
     runs: list[PlannedRun], summary_dir: Path, jobs: int | None, scheduler: str | None, keep: str | None
 ) -> int:
     """Execute the runs that are not done, and print what failed; returns how many did."""
-    with alone_in([summary_dir, *(run.folder for run in runs if run.config)]):
+    with alone_in({summary_dir: "--summary_dir"} | {run.folder: "--results" for run in runs if run.config}):
         sweep = Sweep(runs, Trials(summary_dir))
         print(f"{count(sweep.total, 'run')}, {sweep.skipped} already done", flush=True)
         if sweep.waiting:
@@ -300,8 +316,11 @@ def main() -> None:
     sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")  # as paths are
     if sys.argv[1:] == ["--serve"]:
         serve()
-    elif sweep(make_sweep_parser().parse_args(), sys.stdin):
-        sys.exit(1)
+        return
+    arguments = make_sweep_parser().parse_args()
+    signal_at_parents_end(signal.SIGTERM)  # that of a driver
+    if sweep(arguments, sys.stdin):
+        sys.exit(RUNS_FAILED)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,8 @@ from analysis.reports.trials import Trial
 from conftest import ROOT, weights_of
 from interface.processes import available_cores
 from live_run import listening_addresses
-from scripts.nursery import Nursery, Order
-from test_bad_files import write_mnist
 from test_drivers import command, descendants, drive, environment, trials_of, wait_for_trials
 from test_machines import Hosts
-from training.config import RunConfig
 
 pytest.importorskip("distributed", reason="distributed is not installed: pip install -r requirements-cluster.txt")
 
@@ -390,48 +387,3 @@ def test_a_local_cluster_cannot_be_reached_from_outside(tmp_path):
         wait_for(lambda: not any(map(is_alive, started)), "end of all processes", 30)
     finally:
         kill(driver)
-
-
-def test_a_data_set_is_read_once_for_all_runs(tmp_path):
-    write_mnist(tmp_path / "data/MNIST/raw")
-    nursery = Nursery(parallel=False)
-    try:
-        for seed in (1, 2):
-            flags = {"dataset": "mnist", "data_dir": str(tmp_path / "data"), "batch_size": 8, "seed": seed}
-            flags["subfolder"] = str(tmp_path / "runs")
-            words = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-            report = nursery.execute(Order(("nonDistributed.py", *words), RunConfig(mode="classic", **flags)))
-            assert report.code == 0, report.said
-            shutil.rmtree(tmp_path / "data", ignore_errors=True)
-    finally:
-        nursery.close()
-
-
-def test_a_nursery_that_is_killed_fails_its_run_and_is_replaced(tmp_path):
-    flags = {"dataset": "digits", "seed": 1, "subfolder": str(tmp_path)}
-    words = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-    order = Order(("nonDistributed.py", *words), RunConfig(mode="classic", **flags))
-    nursery = Nursery(parallel=False)
-    try:
-        assert nursery.execute(order).code == 0
-        os.kill(nursery._process.pid, signal.SIGKILL)
-        assert nursery.execute(order).code in (0, -signal.SIGKILL)  # it may not have ended yet
-        assert nursery.execute(order).code == 0
-    finally:
-        nursery.close()
-
-
-def test_a_run_that_nobody_waits_for_ends_although_it_ignores_sigterm(tmp_path):
-    script, started = tmp_path / "stubborn.py", tmp_path / "started"
-    script.write_text(
-        "import os, pathlib, signal\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        f"pathlib.Path({str(started)!r}).write_text(str(os.getpid()))\n"
-        "signal.pause()\n"
-    )
-    nursery = Nursery(parallel=False)
-    try:
-        assert nursery.execute(Order((str(script),)), wanted=lambda: not started.exists()) is None
-        wait_for(lambda: not is_alive(int(started.read_text())), "end of the run", 20)
-    finally:
-        nursery.close()

@@ -3,10 +3,12 @@
 import contextlib
 import csv
 import dataclasses
+import fcntl
 import multiprocessing
 import os
 import re
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
@@ -194,6 +196,8 @@ def test_the_network_of_a_comparison_is_also_that_of_its_control(tmp_path):
         ("run_stopping", ("--stop", "first"), "--stop is not valid"),
         ("run_stopping", ("--seeds", ""), "--seeds needs a value"),
         ("run_stopping", ("--jobs scheduler", 3), "--jobs scheduler is not valid"),
+        ("run_stopping", ("--results", "two\nlines"), "--results takes no line breaks"),
+        ("run_kfold", ("--summary_dir", "rows"), "--summary_dir is not valid"),
         ("run_algorithms", ("--lr", 0.1), "--lr is not valid"),
         ("run_algorithms", ("--algorithms", "adam"), "--algorithms adam is not valid: give some of average backup"),
     ],
@@ -206,6 +210,25 @@ def test_a_value_that_a_driver_has_no_use_for_is_refused(driver, arguments, name
 def test_folders_that_begin_like_flags(tmp_path):
     words = drive("run_stopping", *PLAN, *QUICK, "--seeds", 1, "--results", "-new", cwd=tmp_path)
     assert {config_of(command).subfolder for command in planned(words)} == {"./-new"}
+    (tmp_path / "-runs").mkdir()
+    (tmp_path / "-runs/some_log.log").touch()
+    (command,) = planned(drive("test_model", "-runs", *PLAN, cwd=tmp_path))
+    assert command[2:4] == ["./-runs/some_model.pt", "./-runs/some_log.log"]
+
+
+def test_numbers_are_read_and_written_alike_in_every_locale(tmp_path, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")  # where 0.002 is written with a comma
+    words = drive(
+        "run_distances", *PLAN, "--lr", "0.0123456789", "--momentums", 0, 0.9, "--world_sizes", 3, cwd=tmp_path
+    )
+    assert [config_of(command).lr for command in planned(words)] == [0.0123456789, 0.00123456789]
+    words = drive("run_algorithms", *PLAN, "--algorithms", "dana+momentum=0.9", "--rates", "3e-2", cwd=tmp_path)
+    assert config_of(planned(words)[0]).lr == 0.003
+    assert "--lr: 'abc' is not valid" in drive("run_distances", "--lr", "abc", "--dry_run", cwd=tmp_path, code=2)
+    words = drive("run_delay_exps", *PLAN, "--parts", "d", "--delays", "1e2", "small", cwd=tmp_path)
+    assert {(config_of(one).delay_ms, config_of(one).delay_intensity) for one in planned(words)} == {
+        (100.0, None), (None, "small"),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -406,6 +429,32 @@ def test_what_is_done_is_skipped_though_its_model_is_gone(swept):
     assert not removed.exists()
 
 
+def test_a_run_whose_files_are_measured_is_done_while_they_are_there(tmp_path):
+    driver = (
+        "run_distances",
+        *QUICK,
+        "--world_sizes",
+        3,
+        "--momentums",
+        0,
+        "--saves_per_epoch",
+        45,
+        "--results",
+        "runs",
+    )
+    drive(*driver, cwd=tmp_path)
+    for kind in ("log.log", "model.pt", "weights.npy"):
+        assert "1 run: 1 done" in drive(*driver, "--dry_run", cwd=tmp_path)
+        (path,) = (tmp_path / "runs").glob(f"*_{kind}")
+        path.rename(tmp_path / kind)
+        words = drive(*driver, "--dry_run", cwd=tmp_path)
+        assert "1 run: 0 done, 1 to do (1 again, for files that are not here)" in words
+        if kind != "weights.npy":
+            (tmp_path / kind).rename(path)
+    drive(*driver, cwd=tmp_path)
+    assert path.read_bytes() == (tmp_path / "weights.npy").read_bytes()
+
+
 def test_a_failed_run_does_not_keep_the_others_and_is_told_at_the_end(tmp_path):
     (tmp_path / "runs").mkdir()
     blocked = "digits_async_6_100_0005_09_32_1_SGD_labels_delay_slow_worker_1_small_constant_comp_virtual_log.log"
@@ -434,6 +483,13 @@ def descendants(pid: int) -> set[int]:
     return children.union(*map(descendants, children))
 
 
+def wait_until_gone(processes: set[int]) -> None:
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in processes):
+        assert time.monotonic() < deadline, "processes are left"
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_driver_leaves_no_process_and_resumes(number, tmp_path):
     sweep = command("run_delay_exps", *QUICK, "--parts", "c", "--world_sizes", 3, "--epochs", 8, "--results", "runs",
@@ -446,10 +502,7 @@ def test_an_interrupted_driver_leaves_no_process_and_resumes(number, tmp_path):
         os.killpg(process.pid, number)
         code = process.wait(timeout=30)
         assert code == (130 if number == signal.SIGINT else -signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        while any(Path(f"/proc/{pid}").exists() for pid in left):
-            assert time.monotonic() < deadline, "processes are left"
-            time.sleep(0.02)
+        wait_until_gone(left)
     finally:
         process.kill()
     done = trials_of(tmp_path / "runs")
@@ -459,6 +512,54 @@ def test_an_interrupted_driver_leaves_no_process_and_resumes(number, tmp_path):
     assert f"9 runs, {len(done)} already done" in words
     rows = trials_of(tmp_path / "runs")
     assert rows[: len(done)] == done and len({row.name for row in rows}) == 9
+
+
+@pytest.mark.parametrize("driver", ["run_delay_exps", "compare"])
+def test_a_driver_that_is_terminated_takes_its_runs_along(driver, tmp_path):
+    """The driver alone gets the signal, as from a supervisor."""
+    flags = {"run_delay_exps": (*QUICK, "--parts", "c"), "compare": ("--modes", "async", "--clock", "virtual")}[driver]
+    sweep = command(driver, *flags, "--epochs", 10, "--results", "runs")
+    process = subprocess.Popen(sweep, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    try:
+        wait_for_trials(tmp_path / "runs", 1)
+        left = descendants(process.pid)
+        assert left
+        process.terminate()
+        process.wait(timeout=30)
+        wait_until_gone(left)
+    finally:
+        process.kill()
+
+
+def test_an_interrupted_study_ends(tmp_path):
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    driver = 'trap "exit 130" INT\necho started\nsleep 60\n'  # as drivers end: the sweep has seen the Ctrl-C
+    (tmp_path / "scripts/run_stopping.sh").write_text(driver)
+    (tmp_path / "scripts/run_distances.sh").write_text("echo the next one\n")
+    study = ["bash", tmp_path / "scripts/run_study.sh", "--experiments", "stopping", "distances"]
+    process = subprocess.Popen(study, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        while process.stdout.readline() != "started\n":
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)
+        words, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "the next one" not in words
+
+
+def test_a_sweep_that_cannot_work_ends_its_driver(tmp_path):
+    (tmp_path / "runs").mkdir()
+    lock = os.open(tmp_path / "runs", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    words = drive("run_async_momentums", *QUICK, "--results", "runs", cwd=tmp_path, code=1)
+    os.close(lock)
+    assert words.count("error: ") == words.count("another sweep is at work in this folder") == 1
+    (tmp_path / "file").touch()
+    for flag in ("--results", "--summary_dir"):
+        words = drive("run_stopping", *QUICK, flag, "file", cwd=tmp_path, code=2)
+        assert f"{flag} file is not valid: a file is in its place" in words
 
 
 def test_momentums_are_trained_tested_and_drawn_together_and_each(tmp_path):
@@ -519,6 +620,14 @@ def test_algorithms_are_tuned_and_then_compared_on_new_seeds(tmp_path):
     ]
     assert "| asgd+compensation |" in table and "**" in (tmp_path / "runs/tuning/tuning.md").read_text()
     assert (tmp_path / "runs/algorithms.png").stat().st_size > 0
+
+
+def test_rates_cannot_be_chosen_by_runs_that_end_before_they_are_validated(tmp_path):
+    driver = ("run_algorithms", *QUICK, "--max_seconds", 0.01, "--world_size", 3, "--worker_speeds", 0.5, 1,
+              "--algorithms", "asgd", "--rates", 0.02, "--results", "runs")  # fmt: skip
+    words = drive(*driver, cwd=tmp_path, code=1)
+    assert "it has no run with --val that reached the end of an epoch" in words and "Traceback" not in words
+    drive(*driver, "--dry_run", cwd=tmp_path)
 
 
 def test_the_study_is_made_of_the_drivers(tmp_path):

@@ -59,7 +59,7 @@ def test_the_study_is_planned_by_one_process(tmp_path):
 
     def ask(driver: str, *words: object) -> str:
         command = ["bash", ROOT / f"scripts/{driver}.sh", "--dry_run", "--verbose", *map(str, words)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
@@ -77,7 +77,7 @@ def test_the_study_is_planned_by_one_process(tmp_path):
     assert calls.read_text().count("\n") > 2
     said = re.search("==> close_ups\n(.*)\n==> algorithms", together, re.DOTALL)[1]
     assert said == alone and said.count("  # done") == 0
-    assert "12 runs: 0 done, 12 to do (12 again, for logs that are not here), about" in said
+    assert "12 runs: 0 done, 12 to do (12 again, for files that are not here), about" in said
     assert re.search("==> kfold\n(.*\n){4}4 runs: 0 done, 4 to do\n$", together)
     assert re.findall(r"^\d+ runs: .* to do", together, re.MULTILINE) == [
         "12 runs: 0 done, 12 to do", "12 runs: 0 done, 12 to do", "75 runs: 75 done, 0 to do",

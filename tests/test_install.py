@@ -141,6 +141,12 @@ def test_an_interrupted_installation_is_repaired(machine, indexes):
     assert not (machine.folder / ".venv/.installing").exists()
 
 
+def test_a_driver_does_not_start_after_a_failed_installation(machine, indexes):
+    done = machine.run("run_python_driver scripts.compare --modes sync", PIP_INDEX_URL=(indexes / "nowhere").as_uri())
+    assert done.returncode == 1 and "ERROR" in done.stderr and "Traceback" not in done.stderr
+    assert not (machine.folder / ".venv/.installed-requirements.txt").exists()
+
+
 def test_an_environment_without_pip_is_made_anew(machine):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", machine.folder / ".venv"], check=True, timeout=60)
     machine.install()

@@ -169,9 +169,12 @@ def test_a_shorter_training_is_a_prefix_of_a_longer_one(samples):
 def test_a_search_without_a_result_is_left_out_of_the_summary(nursery, searched, tmp_path):
     (path,) = searched[0].glob("kfold_*.csv")
     shutil.copy(path, tmp_path)
-    (tmp_path / "kfold_interrupted.csv").write_text(f"{path.read_text().splitlines()[0]}\n")
+    titles = path.read_text().splitlines()[0]
+    for name, text in {"interrupted": f"{titles}\n", "torn": titles[:9], "empty": ""}.items():
+        (tmp_path / f"kfold_{name}.csv").write_text(text)
     ended = nursery.run("cross_validation/summary.py", tmp_path).went_well()
-    assert "kfold_interrupted.csv: contains no result yet" in ended.errors
+    for name in ("interrupted", "torn", "empty"):
+        assert f"kfold_{name}.csv: contains no result yet" in ended.errors
     assert len((tmp_path / "best.csv").read_text().splitlines()) == 2
     (tmp_path / path.name).unlink()
     ended = nursery.run("cross_validation/summary.py", tmp_path)

@@ -58,8 +58,8 @@ def test_what_means_nothing_is_left_out_and_told():
     assert list(found.left_out) == [
         "--world_size 4 is not valid with --split_labels on the 10 labels of digits: give one of 3, 6, 11"
     ]
-    assert "--compensation has no effect on a synchronous run" in found.without_effect
-    assert "--evals_per_epoch 2 has no effect on a non-distributed run" not in found.without_effect  # nobody gave it
+    assert "--compensation has no effect on synchronous runs" in found.without_effect
+    assert "--evals_per_epoch 2 has no effect on non-distributed runs" not in found.without_effect  # nobody gave it
 
 
 def test_algorithms_go_to_the_mode_that_has_them():
@@ -83,17 +83,26 @@ def test_values_of_several_words():
 
 
 def test_partitions_and_a_label_skew_in_one_comparison():
-    found = combined("--partitions none split_labels split_dirichlet:0.1 split_dirichlet:1 --seeds 1 --modes async")
+    alphas = "split_dirichlet:0.123456789 split_dirichlet:1"
+    found = combined(f"--partitions none split_labels {alphas} --seeds 1 --modes async")
     assert [(one.partition, one.split_dirichlet) for one in found.configs] == [
-        ("none", None), ("split_labels", None), ("split_dirichlet", 0.1), ("split_dirichlet", 1.0)
+        ("none", None), ("split_labels", None), ("split_dirichlet", 0.123456789), ("split_dirichlet", 1.0)
     ]  # fmt: skip
+
+
+def test_a_home_folder_is_expanded_as_in_the_scripts():
+    (config, *_) = combined("--data_dir=~/data --seeds 1 --modes async").configs
+    assert config.data_dir == str(Path.home() / "data")
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("--delay_ms 10 30", "--delay_ms 30.0 has no effect without --delay or --slow_worker_1"),
-        ("--modes sync --compensation", "--compensation has no effect on a synchronous run"),
+        ("--modes sync --compensation", "--compensation has no effect on synchronous runs"),
+        ("--modes classic --algorithms dude", "--algorithms dude has no effect without --modes async"),
+        ("--modes sync --algorithms average asgd", "--algorithms asgd has no effect without --modes async"),
+        ("--algorithms backup --backup_workers 7", "--backup_workers 7 is not valid"),
     ],
 )
 def test_a_setting_that_no_run_has_is_refused(line, message):

@@ -415,19 +415,16 @@ def test_an_experiment_from_its_runs_to_its_answers(tmp_path, monkeypatch, capsy
     (tmp_path / "contrasts.json").write_text(json.dumps({"tiny": [row]}))
     flags = ("tiny", "--dataset", "digits", "--epochs", 3, "--seeds", 1, 2, 3, "--tuning_seeds", 11, "--results",
              tmp_path / "runs", "--plot_dir", tmp_path)  # fmt: skip
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
     def command(*more: str) -> str:
         monkeypatch.setattr(sys, "argv", ["experiment.py", *map(str, flags), *more])
         main()
         return capsys.readouterr().out
 
-    try:
-        assert "4 runs: 0 done, 4 to do" in command("--dry_run") and not (tmp_path / "runs").exists()
-        command()
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    assert "4 runs: 0 done, 4 to do" in command("--dry_run") and not (tmp_path / "runs").exists()
+    command()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
     assert {one.config.lr for one in Trials(tmp_path / "runs").rows.values()} == {0.05}
     assert "| total − epochs |  | primary | 3 |" in (tmp_path / "runs/contrasts.md").read_text(encoding="utf-8")
     assert "6 runs: 6 done, 0 to do" in command("--dry_run")

@@ -37,7 +37,7 @@ class RunConfig(*GROUPS):
             if value == default:
                 continue
             if self.mode not in row.modes:
-                self._refuse(name, True, f"on a {MODE_TITLES[self.mode]} run")
+                self._refuse(name, True, f"on {MODE_TITLES[self.mode]} runs")
             if not is_valid(value, row, default):
                 raise UsageError(f"--{name} {str(value)[:80]} is not valid: give {what_is_valid(row, default)}")
 

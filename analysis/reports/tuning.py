@@ -43,8 +43,9 @@ def read_tuning(trials: Trials, names: Iterable[str]) -> Tuning:
         if not config.distributed:
             continue
         accuracies = found.setdefault(label_of(config), {}).setdefault(config.lr, [])
-        if name in trials.rows:
-            accuracies.append(trials.rows[name].outcome.validation_accuracy)
+        accuracy = trials.rows[name].outcome.validation_accuracy if name in trials.rows else None
+        if accuracy is not None:  # as it is in a run that ended before its first epoch
+            accuracies.append(accuracy)
     return {label: found[label] for label in sorted(found, key=position)}
 
 
@@ -81,9 +82,9 @@ def main() -> None:
     tried = {label: accuracies for label, accuracies in tuning.items() if any(accuracies.values())}
     if not arguments.dry_run:
         if not tried:
-            raise DataError(f"{folder}: it has no run with --val")
+            raise DataError(f"{folder}: it has no run with --val that reached the end of an epoch")
         for label in tuning.keys() - tried.keys():
-            logging.warning("%s: none of the runs that choose its learning rate is complete; it is left out", label)
+            logging.warning("%s: none of the runs that choose its learning rate was validated; it is left out", label)
         write_text(folder / "tuning.md", markdown(tried))
     for label, accuracies in (tuning if arguments.dry_run else tried).items():
         print(label, best_rate(accuracies))

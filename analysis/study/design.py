@@ -159,7 +159,10 @@ class Experiment:
         """Tuned cell → learning rate → mean validation accuracy, percent. Raises DataError if a run is missing."""
         found: dict[Cell, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
         for cell, config in self.tuning():
-            found[cell][config.lr].append(trial_of(config, trials).outcome.validation_accuracy)
+            accuracy = trial_of(config, trials).outcome.validation_accuracy
+            if accuracy is None:
+                raise DataError(f"{trials.path}: {run_name(config)} was not validated: it ended before its first epoch")
+            found[cell][config.lr].append(accuracy)
         return {
             cell: {rate: statistics.fmean(values) for rate, values in by_rate.items()}
             for cell, by_rate in found.items()
