@@ -11,7 +11,6 @@ the virtual clock, or, for a replay, the times in the original log.
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
 from pathlib import Path
@@ -42,7 +41,7 @@ def main() -> None:
     from common import build_model, load_dataset
     from evaluation import BATCH_SIZE, score
     from interface.device import prepare_device
-    from training.record.checkpoints import read_model
+    from training.record.checkpoints import check_norm, read_model
     from training.record.reader import read_log
 
     log = read_log(arguments.log)
@@ -128,19 +127,6 @@ def base_of_run(model: str, log: RunLog) -> str:
     if base_of(model) != base:
         raise DataError(f"{model} and {log.path} belong to different runs: {base_of(model)} and {base}")
     return base
-
-
-def check_norm(path: str, model: FlatModel, log: RunLog) -> None:
-    """Raise DataError if the weight norm of the model is not the last one in the log of a complete run."""
-    if log.header is None or log.status != "complete" or len(log.updates) == 0:
-        return
-    import torch
-
-    logged, norm = log.updates.weight_norm[-1], torch.linalg.vector_norm(model.parameters).item()
-    if math.isfinite(logged) and not math.isclose(norm, logged, rel_tol=1e-4):
-        raise DataError(
-            f"{path}: not the model of {log.path}: its weights have norm {norm:.6g}, the log reports {logged:.6g}"
-        )
 
 
 def log_probabilities(samples: Samples, model: FlatModel, batch_size: int) -> Tensor:

@@ -28,7 +28,7 @@ from interface.command_line import ArgumentParser, Interval, Joined, run_script
 from interface.command_line import count as number_of
 from interface.errors import NoEffectError, UsageError
 from scripts.plan import PlannedRun, without_duplicates
-from scripts.sweep import add_pool_flags, check_pool_flags, execute_all, print_plan
+from scripts.sweep import add_pool_flags, add_question_flags, check_pool_flags, execute_all, print_names, print_plan
 from training.algorithms import ALGORITHMS
 from training.config import RunConfig, default_of
 from training.flags import DISTRIBUTED, MODES
@@ -62,8 +62,7 @@ def make_parser() -> ArgumentParser:
     add_pool_flags(driver)
     driver("--results", type=Path, default=Path("results/comparison"), metavar="DIR",
            help="folder for all outputs (default results/comparison)")  # fmt: skip
-    driver("--dry_run", action="store_true", default=False, help="only report what would be done")
-    driver("--verbose", action="store_true", default=False, help="with --dry_run: the commands, too")
+    add_question_flags(driver)
     for group in GROUPS:
         names = [name for name in group.__dataclass_fields__ if name not in NOT_COMPARED]
         if names:
@@ -248,11 +247,14 @@ def main() -> None:
     given = vars(make_parser().parse_args())
     where = {name: given.pop(name) for name in ("jobs", "scheduler", "keep")}
     check_pool_flags(**where)
-    folder, dry_run, verbose = (given.pop(name) for name in ("results", "dry_run", "verbose"))
+    folder, dry_run, verbose, names_only = (given.pop(name) for name in ("results", "dry_run", "verbose", "names"))
     names, values = set(given) | {"mode"}, read_values(given)
     found = combine(values, names, {"subfolder": str(folder)})
-    explain(found, values)
     runs = without_duplicates(map(PlannedRun.of, found.configs))
+    if names_only:
+        print_names(runs)
+        return
+    explain(found, values)
     if not runs:
         raise UsageError("no run is left: see above")
     if dry_run:

@@ -21,7 +21,7 @@ from catalogue import DATASETS
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError
 from scripts.plan import PlannedRun, without_duplicates
-from scripts.sweep import add_pool_flags, check_pool_flags, execute_all, print_plan
+from scripts.sweep import add_pool_flags, add_question_flags, check_pool_flags, execute_all, print_names, print_plan
 from training.config import RunConfig
 
 
@@ -36,13 +36,7 @@ def make_parser() -> ArgumentParser:
     add("--results", type=Path, default=None, metavar="DIR", help="folder for all outputs (default results/NAME)")
     add("--summary_dir", type=Path, default=None, metavar="DIR", help="folder for the rows (default the results)")
     add("--plot_dir", type=Path, default=None, metavar="DIR", help="folder for the figures (default the results)")
-    add(
-        "--dry_run",
-        action="store_true",
-        default=False,
-        help="only report how many runs there are, and how long they take",
-    )
-    add("--verbose", action="store_true", default=False, help="with --dry_run: the commands, too")
+    add_question_flags(add)
     add("--dataset", choices=list(DATASETS), help="data set of all runs, except where a level names its own")
     add(
         "--epochs",
@@ -66,7 +60,7 @@ def main() -> None:
     given = vars(make_parser().parse_args())
     where = {name: given.pop(name) for name in ("jobs", "scheduler", "keep")}
     check_pool_flags(**where)
-    name, dry_run, verbose = (given.pop(flag) for flag in ("name", "dry_run", "verbose"))
+    name, dry_run, verbose, names_only = (given.pop(flag) for flag in ("name", "dry_run", "verbose", "names"))
     results = given.pop("results") or Path("results") / name
     summary_dir, plot_dir = (given.pop(folder) or results for folder in ("summary_dir", "plot_dir"))
     data_dir = given.pop("data_dir")
@@ -74,10 +68,13 @@ def main() -> None:
 
     def execute(configs: Iterable[RunConfig], folder: Path) -> int:
         runs = without_duplicates(map(PlannedRun.of, configs))
-        if dry_run:
+        if names_only:
+            print_names(runs)
+        elif dry_run:
             print_plan(runs, Trials(folder), where["jobs"], where["scheduler"], verbose)
-            return 0
-        return execute_all(runs, folder, **where)
+        else:
+            return execute_all(runs, folder, **where)
+        return 0
 
     place = {"data_dir": data_dir, "subfolder": str(results / "tuning")}
     tuning = [config for _, config in experiment.tuning(**place)]
@@ -85,12 +82,13 @@ def main() -> None:
     try:
         best = experiment.best_rates(Trials(summary_dir / "tuning"))
     except DataError:
-        if not dry_run:
+        if not (dry_run or names_only):
             raise
         cells = dict.fromkeys(cell for cell, _ in experiment.tuning())
         best = {cell: number / 1000 for number, cell in enumerate(cells, start=1)}  # no two equal: the most runs
     failures += execute(experiment.runs(best, data_dir=data_dir, subfolder=str(results)), summary_dir)
-    if not dry_run:
+    if not (dry_run or names_only):
+        resolve_name("analysis.conclude:conclude")(results, summary_dir, data_dir)
         resolve_name("analysis.study.contrasts:write_answers")(name, experiment, summary_dir, plot_dir)
     if failures:
         sys.exit(1)

@@ -88,6 +88,7 @@ summary_dir=             # folder for trials.jsonl and the summary (default: the
 plot_dir=                # in drivers that draw: folder for reports and figures (default: the results)
 dry_run=no               # --dry_run: only report how many runs there are, and how long they take
 verbose=no               # --verbose: with --dry_run, the commands as well
+names_only=no            # --names: only print the names of the runs
 
 # Settings of every driver that trains; the defaults are those of the published study.
 training_settings=(dataset train_split lr batch_size epochs seeds clock compute_ms compute_time worker_speeds
@@ -137,9 +138,10 @@ read_settings() {
       -h | --help) describe "${settings[@]}" ;;
       --dry_run) dry_run=yes && shift && continue ;;
       --verbose) verbose=yes && shift && continue ;;
+      --names) dry_run=yes names_only=yes && shift && continue ;;
     esac
     [[ $1 == --* && $name != *" "* && " ${settings[*]} " == *" $name "* ]] ||
-      refuse "$1 is not valid: give --dry_run, --verbose or some of ${settings[*]/#/--}"
+      refuse "$1 is not valid: give --dry_run, --verbose, --names or some of ${settings[*]/#/--}"
     shift
     local values=()
     while (($#)) && [[ $1 != --* ]]; do
@@ -200,7 +202,7 @@ describe() {
   print_header
   printf '\nSettings, their values, and what they are:\n'
   printf '  %-44s %s\n' --dry_run 'only report how many runs there are, and how long they take' \
-    --verbose 'with --dry_run: the commands as well'
+    --verbose 'with --dry_run: the commands as well' --names 'only print the names of the runs'
   for name in "$@"; do
     local -n value=$name
     printf '  %-44s %s\n' "--$name ${value[*]}" "$(comment_on "$name")"
@@ -247,7 +249,7 @@ module() {
 run_python_driver() {
   unset RANK WORLD_SIZE MASTER_ADDR MASTER_PORT  # set by torchrun and in some containers: the runs are local
   case " $* " in
-    *" --dry_run "*) dry_module "$@" ;;  # needs no torch, so it installs nothing, as --help does
+    *" --dry_run "* | *" --names "*) dry_module "$@" ;;  # needs no torch, so it installs nothing, as --help does
     *" --help "* | *" -h "*) module "$@" ;;
     *)
       find_python
@@ -375,6 +377,7 @@ run_planned() {
   local flags=(${jobs:+--jobs "$jobs"} ${scheduler:+--scheduler "$scheduler"} ${keep:+--keep "$keep"}) code=0
   [[ $dry_run == no ]] || flags+=(--dry_run)
   [[ $verbose == no ]] || flags+=(--verbose)
+  [[ $names_only == no ]] || flags+=(--names)
   sweep "${flags[@]}" || code=$?
   planned=()
   ((code == 0 || code == 3)) || exit "$code"

@@ -43,6 +43,7 @@ study() {
   wanted "$name" || return 0
   [[ $dry_run == no ]] || flags+=(--dry_run)
   [[ $verbose == no ]] || flags+=(--verbose)
+  [[ $names_only == no ]] || flags+=(--names)
   say "$name"
   bash "$ROOT/scripts/$driver.sh" "${flags[@]}" "$@" || code=$?
   ((code <= 128)) || exit "$code"  # it was interrupted

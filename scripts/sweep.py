@@ -212,6 +212,11 @@ def print_plan(
     print(f"{count(len(runs), 'run')}: {len(runs) - len(waiting)} done, {len(waiting)} to do{reason}{estimate}")
 
 
+def print_names(runs: list[PlannedRun]) -> None:
+    """One line per run."""
+    print(*(run.name for run in runs), sep="\n")
+
+
 def open_pool(jobs: int | None, scheduler: str | None, keep: str | None) -> Pool:
     """Where a sweep has its runs executed. Raises UsageError or DataError if that cannot be there."""
     if scheduler is None:
@@ -253,6 +258,14 @@ def add_pool_flags(add: Callable[..., Any]) -> None:
     add("--keep", default=None, choices=("rows", "files"), help=keep)
 
 
+def add_question_flags(add: Callable[..., Any]) -> None:
+    """The flags that ask what would be done; then nothing is."""
+    add("--dry_run", action="store_true", default=False,
+        help="only report how many runs there are, and how long they take")  # fmt: skip
+    add("--verbose", action="store_true", default=False, help="with --dry_run: the commands as well")
+    add("--names", action="store_true", default=False, help="only print the names of the runs")
+
+
 def check_pool_flags(jobs: int | None, scheduler: str | None, keep: str | None) -> None:
     """Raise UsageError if they do not fit together."""
     if keep and not scheduler:
@@ -268,9 +281,7 @@ def make_sweep_parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add_pool_flags(add)
-    add("--dry_run", action="store_true", help="only report how many runs there are, and how long they take")
-    add("--verbose", action="store_true", help="with --dry_run: print the commands as well")
-    add("--names", action="store_true", help="only print the names of the runs")
+    add_question_flags(add)
     add("--summary_dir", type=Path, required=True, metavar="DIR", help="folder of trials.jsonl")
     return parser
 
@@ -281,7 +292,7 @@ def sweep(arguments: argparse.Namespace, lines: Iterable[str]) -> int:
     check_pool_flags(**where)
     runs = parse_plan(lines)
     if arguments.names:
-        print(*(run.name for run in runs), sep="\n")
+        print_names(runs)
     elif arguments.dry_run:
         print_plan(runs, Trials(arguments.summary_dir), arguments.jobs, arguments.scheduler, arguments.verbose)
     else:

@@ -54,7 +54,7 @@ from damage import (
 from interface.errors import DataError, UsageError
 from nursery import Ended, Nursery
 from training.names import base_of, parse_run_name
-from training.record.checkpoints import read_model, read_weights
+from training.record.checkpoints import check_norm, read_model, read_weights
 from training.record.reader import read_log
 
 # ----------------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def test_the_model_of_another_run_is_refused(run, copy):
 
 def test_a_model_of_nan_is_not_that_of_a_run_that_converged(copy, model):
     read_model(spoil(copy / MODEL, of_nan), model)
-    assert_refused(lambda: test_model.check_norm(MODEL, model, read_log(LOG)), f"{MODEL}: not the model", "norm nan")
+    assert_refused(lambda: check_norm(MODEL, model, read_log(LOG)), f"{MODEL}: not the model", "norm nan")
 
 
 def test_a_run_that_diverged_may_have_a_model_of_nan(run, copy):

@@ -310,6 +310,7 @@ def test_batch_norm_statistics_are_averaged_over_workers():
     pushes = [plan.worker(number).compute(algorithm.fetch(number), scratch, samples) for number in (1, 2)]
     assert not torch.equal(pushes[0].buffers, pushes[1].buffers)
     for push in pushes:
+        algorithm.server.receive(push)
         algorithm.push(push)
     torch.testing.assert_close(model.buffers, (pushes[0].buffers + pushes[1].buffers) / 2)
     state = model.state_dict()

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import common
-from conftest import PUBLISHED, needs_published, train
+from analysis.reports.trials import Trial
+from conftest import PUBLISHED, needs_published, run, train
 from interface.errors import DataError
 from training.record.checkpoints import read_model, read_weights
 from training.record.reader import read_log
@@ -59,6 +60,25 @@ def test_saved_weights_range_from_the_initialisation_to_the_model(runs, mode):
 
 def test_only_requested_files_are_written(tmp_path):
     assert set(train("nonDistributed.py", tmp_path, "--no_save_model")) == {"log"}
+
+
+def test_infinity_is_written_as_a_text_that_every_reader_of_json_knows(tmp_path):
+    run = train("dist_async.py", tmp_path, "--clock", "virtual", "--algorithm", "ssp", "--slack", "inf")
+    header = run["log"].read_text().splitlines()[0]
+    json.loads(header, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert read_log(run["log"]).config.slack == math.inf
+    trial = Trial.of(run["log"], "data")
+    assert Trial.parse(trial.line()).config.slack == math.inf
+
+
+def test_the_model_of_an_earlier_run_of_the_same_name_is_not_measured(tmp_path):
+    flags = ("--dataset", "digits", "--clock", "virtual", "--lr", 0.05, "--subfolder", tmp_path)  # any seed
+    run("dist_async.py", *flags)
+    (log,) = tmp_path.glob("*_log.log")
+    Trial.of(log, "data")
+    run("dist_async.py", *flags, "--no_save_model")
+    with pytest.raises(DataError, match="not the model of"):
+        Trial.of(log, "data")
 
 
 def test_model_accuracy_is_reported(tmp_path):

@@ -34,7 +34,7 @@ QUESTION = ("--modes", "sync", "async", "--workers", 5, "--partitions", "split_l
 def combined(line: str):
     """The comparison of a command line."""
     given = vars(make_parser().parse_args(line.split()))
-    for name in ("jobs", "scheduler", "keep", "results", "dry_run", "verbose"):
+    for name in ("jobs", "scheduler", "keep", "results", "dry_run", "verbose", "names"):
         given.pop(name)
     names, values = set(given), read_values(given)
     return combine(values, names, {"subfolder": "runs"})
@@ -341,6 +341,14 @@ def test_ticking_filtering_and_sorting(compared, visit):
     tab.click("tr.setting >> nth=0")
     links = tab.locator("td.runs a").evaluate_all("links => links.map((link) => link.getAttribute('href'))")
     assert len(links) == 2 and all((compared / link).exists() for link in links)
+    points = "byId('times').data.reduce((sum, one) => sum + one.x.length, 0)"
+    assert tab.evaluate(points) == 4
+    tab.locator("td.runs input").first.uncheck()
+    assert tab.evaluate(points) == 3 and len(lines_in(tab, "curves")) == 2
+    tab.locator("td.runs input").last.uncheck()
+    assert tab.evaluate(points) == 2 and len(lines_in(tab, "curves")) == 1
+    tab.locator("td.runs input").last.check()
+    assert tab.evaluate(points) == 3
 
 
 def test_the_choices_of_the_figures(compared, visit):
@@ -348,6 +356,12 @@ def test_the_choices_of_the_figures(compared, visit):
     for abscissa, title in (("updates", "updates"), ("epochs", "epochs"), ("time", "virtual-clock time (s)")):
         tab.select_option("#abscissa", abscissa)
         assert tab.evaluate("byId('curves').layout.xaxis.title.text") == title
+    for quantity in ("test_loss", "staleness"):
+        tab.select_option("#quantity", quantity)
+        drawn = tab.evaluate("byId('curves').data.filter((one) => one.name).map((one) => one.y)")
+        assert len(drawn) == 2 and all(line and None not in line for line in drawn)
+    sync, asynchronous = drawn
+    assert set(sync) == {0} and max(asynchronous) > 1
     tab.select_option("#quantity", "training")
     assert tab.evaluate("byId('curves').layout.yaxis.title.text") == "training loss"
     before = tab.evaluate("byId('curves').data.length")

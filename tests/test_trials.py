@@ -68,6 +68,9 @@ def test_runs_whose_seed_is_not_known_all_count():
 def test_a_line_is_read_as_it_was_written(tmp_path):
     diverged = dataclasses.replace(OUTCOME, test_loss=math.nan, train_loss=math.inf, converged=False)
     written = [trial(1), dataclasses.replace(trial(2), outcome=diverged)]
+    for flag, algorithm in (("slack", "ssp"), ("max_staleness", "ringmaster")):
+        config = RunConfig(mode="async", dataset="digits", clock="virtual", algorithm=algorithm, **{flag: math.inf})
+        written.append(dataclasses.replace(trial(3), name=run_name(config), config=config))
     for one in written:
         Trials(tmp_path).add(one)
     assert repr(list(Trials(tmp_path).rows.values())) == repr(written)

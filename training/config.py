@@ -1,16 +1,19 @@
 """The configuration of a training run: RunConfig, with one field per setting (settings.py). Does not import torch."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from catalogue import DATASETS, PARTITIONS, network_name, networks_for
-from interface.command_line import ValueType
+from interface.command_line import Interval, ValueType
 from interface.errors import NoEffectError, UsageError
 from training.algorithms import ALGORITHMS, Algorithm
 from training.flags import DISTRIBUTED, MODES, Flag, Scope, filled
 from training.settings import DELAY_INTENSITIES, GROUPS, MODE_TITLES, OWNERS, ROWS
 from training.timing import listed_speeds
+
+INFINITY = "inf"  # in JSON, as on the command line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,17 @@ class RunConfig(*GROUPS):
     def as_dict(self) -> dict[str, Any]:
         """All settings by name, in the order of the flags; RunConfig(**…) restores the configuration."""
         return {"mode": self.mode} | {name: getattr(self, name) for name in ROWS}
+
+    def to_json(self) -> dict[str, Any]:
+        """The same, with a text for infinity, which JSON does not have."""
+        return {name: INFINITY if value == math.inf else value for name, value in self.as_dict().items()}
+
+    @classmethod
+    def from_json(cls, settings: dict[str, Any]) -> "RunConfig":
+        """The configuration of which `to_json` made this, also in an earlier version of the suite."""
+        numbers = {name for name, row in ROWS.items() if isinstance(row.valid, Interval)}
+        infinite = {name: math.inf for name, value in settings.items() if name in numbers and value == INFINITY}
+        return cls(**settings | infinite)
 
     @property
     def rule(self) -> type[Algorithm]:

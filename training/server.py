@@ -69,12 +69,16 @@ class ParameterServer:
         """The learning rate of the next update."""
         return self.learning_rate(self.version, self.gradients_pushed)
 
+    def receive(self, push: Push) -> None:
+        """Keep the running statistics of a worker, whatever becomes of its gradient, which the algorithm takes next."""
+        if len(self.buffers):
+            self._latest_buffers[push.worker] = push.buffers
+
     def apply(self, gradient: Tensor, pushes: tuple[Push, ...], weight: float = 1.0) -> Update:
         """Take one optimiser step along `gradient` (P,), which was computed from `pushes`; weight: of its rate."""
         self.optimizer.step(gradient, self.current_rate * weight)
         self.version += 1
         if len(self.buffers):
-            self._latest_buffers |= {push.worker: push.buffers for push in pushes}
             in_worker_order = [self._latest_buffers[worker] for worker in sorted(self._latest_buffers)]
             torch.mean(torch.stack(in_worker_order), dim=0, out=self.buffers)
         loss = sum(push.loss for push in pushes) / len(pushes)

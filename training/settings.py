@@ -27,6 +27,7 @@ MODE_TITLES = {"classic": "non-distributed", "sync": "synchronous", "async": "as
 
 DELAYED = Needs(lambda config: config.delayed, "without --delay or --slow_worker_1")
 VIRTUAL = Needs(lambda config: config.clock == "virtual", "without --clock virtual")
+CHECKED = Needs(lambda config: bool(DATASETS[config.dataset].checksums), "on a data set whose content is not known")
 RANKED = Needs(lambda config: config.rank is not None, "without --rank")
 
 
@@ -77,6 +78,7 @@ class DataFlags:
     changed_data: bool = flag(
         False, "accept files of a known data set that do not have their published content", suffix="changed_data",
         label="data", phrase="changed data", off="published data",
+        needs=CHECKED,
     )  # fmt: skip
     train_split: float = flag(
         1.0, "fraction of the training set to use", Interval(float, "(0,1]"), suffix="split",

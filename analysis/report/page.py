@@ -85,8 +85,10 @@ def run_of(run: Run, folder: Path) -> dict[str, Any]:
         "converged": outcome.converged,
         "first": None if None in first else rounded(first),
         "test": columns(outcome.evaluations, 3),
+        "test_losses": rounded(outcome.test_losses),
         "validation": columns(outcome.validations, 4),
         "training": columns(outcome.training_losses, 3),
+        "stalenesses": columns(outcome.stalenesses, 3),
         "histogram": columns(outcome.staleness_counts, 2),
         "bin_width": bin_width(outcome.max_staleness),
     }

@@ -80,7 +80,7 @@ def trial_of(trials: Trials, log: Path, data_dir: str) -> Trial:
     if name not in trials.rows or trials.is_outdated(log):
         return measured(trials, log, data_dir)
     trial = trials.rows[name]
-    return trial if trial.outcome.training_losses else with_curves(trial, log)  # of an earlier version
+    return trial if trial.outcome.stalenesses else with_curves(trial, log)  # of an earlier version
 
 
 def measured(trials: Trials, log: Path, data_dir: str) -> Trial:
@@ -104,8 +104,9 @@ def with_curves(trial: Trial, log: Path) -> Trial:
     from training.record.reader import read_log
 
     found = TrialOutcome.of_log(read_log(log))
-    curves = {name: getattr(found, name) for name in ("training_losses", "staleness_counts", "epochs_done",
-                                                      "validations", "evaluations")}  # fmt: skip
+    names = ("training_losses", "stalenesses", "staleness_counts", "epochs_done", "validations", "evaluations",
+             "test_losses")  # fmt: skip
+    curves = {name: getattr(found, name) for name in names}
     return replace(trial, outcome=replace(trial.outcome, **curves))
 
 

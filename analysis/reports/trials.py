@@ -56,7 +56,8 @@ class TrialOutcome:
     first_left: the moment at which the first worker left; ended_by: the rule that ended the run;
     evaluations: seconds, update and test accuracy of each evaluation on the way; test_losses: the loss of each;
     validations: seconds, epoch, validation loss and accuracy after each epoch, with --val;
-    training_losses: seconds, update and mean loss of some mini-batches, for a curve;
+    training_losses: seconds, update and mean loss of some mini-batches, for a curve; stalenesses: the mean staleness
+    of the same parts of the run;
     staleness_counts: staleness, or the lowest one of a bin, and the number of updates with it;
     epochs_done: how far the run went, in epochs;
     validation_accuracy: of the last validation, with --val; label_accuracies: test accuracy of each label.
@@ -82,6 +83,7 @@ class TrialOutcome:
     test_losses: tuple[float, ...] = ()
     validations: tuple[tuple[float, int, float, float], ...] = ()
     training_losses: tuple[tuple[float, int, float], ...] = ()
+    stalenesses: tuple[tuple[float, int, float], ...] = ()
     staleness_counts: tuple[tuple[int, int], ...] = ()
     epochs_done: float | None = None
     validation_accuracy: float | None = None
@@ -101,12 +103,13 @@ class TrialOutcome:
 
         from common import build_model, load_dataset
         from evaluation import evaluate, label_accuracies, predict, score
-        from training.record.checkpoints import read_model
+        from training.record.checkpoints import check_norm, read_model
 
         config = log.config
         dataset = load_dataset(config.dataset, data_dir, config.changed_data)
         model = build_model(config.dataset, config.network_name)
         read_model(model_path, model)
+        check_norm(model_path, model, log)  # a run with --no_save_model leaves that of an earlier one
         train, predicted = evaluate(dataset.train, model), predict(dataset.test, model)
         test = score(predicted, dataset.test.labels)
         finite = bool(torch.isfinite(model.parameters).all()) and math.isfinite(test.loss)
@@ -150,7 +153,8 @@ class TrialOutcome:
             ),
             test_losses=tuple(one.test_loss for one in log.evaluations if not one.first_left),
             validations=tuple((one.seconds, one.epoch, one.val_loss, one.val_accuracy) for one in log.validations),
-            training_losses=loss_curve(log.updates),
+            training_losses=curve(log.updates, log.updates.loss),
+            stalenesses=curve(log.updates, staleness),
             staleness_counts=histogram(staleness),
             epochs_done=config.epochs * len(log.gradients) / planned if planned else 0.0,
             validation_accuracy=log.validations[-1].val_accuracy if log.validations else None,
@@ -169,13 +173,13 @@ class TrialOutcome:
         return "partial" if self.status != "complete" else "lost workers" if self.lost_workers else ""
 
 
-def loss_curve(updates: Events) -> tuple[tuple[float, int, float], ...]:
-    """Seconds, update and mean loss of at most CURVE_POINTS equal parts of a run."""
+def curve(updates: Events, values: np.ndarray) -> tuple[tuple[float, int, float], ...]:
+    """Seconds, update and mean value of at most CURVE_POINTS equal parts of a run; values: one per update."""
     import numpy as np
 
     ends = np.unique(np.linspace(0, len(updates), CURVE_POINTS + 1).round().astype(int))
     return tuple(
-        (float(updates.seconds[end - 1]), int(end), float(updates.loss[start:end].mean()))
+        (float(updates.seconds[end - 1]), int(end), float(values[start:end].mean()))
         for start, end in itertools.pairwise(ends)
     )
 
@@ -233,7 +237,7 @@ class Trial:
         """Its line of the file. Numbers that are not finite, which JSON does not have, are texts."""
         fields = {"name": self.name, "seed": self.seed, "clock": self.clock}
         outcome = {name: finite_or_text(value) for name, value in dataclasses.asdict(self.outcome).items()}
-        return json.dumps(fields | {"config": self.config.as_dict(), "outcome": outcome}, allow_nan=False)
+        return json.dumps(fields | {"config": self.config.to_json(), "outcome": outcome}, allow_nan=False)
 
     @classmethod
     def parse(cls, line: str) -> Trial:
@@ -241,7 +245,7 @@ class Trial:
         try:
             found = json.loads(line)
             name, seed, clock = (found[key] for key in ("name", "seed", "clock"))
-            config, outcome = RunConfig(**found["config"]), TrialOutcome(**parse_outcome(found["outcome"]))
+            config, outcome = RunConfig.from_json(found["config"]), TrialOutcome(**parse_outcome(found["outcome"]))
         except (UsageError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ValueError(str(error) or type(error).__name__) from error
         for key, value, kind in (("name", name, str), ("seed", seed, int | None), ("clock", clock, str)):

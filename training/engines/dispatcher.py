@@ -124,6 +124,7 @@ class Dispatcher:
         if self.check_time(seconds):
             return
         self.progress.count(push.worker)
+        self.algorithm.server.receive(push)
         outcome = self.algorithm.push(push)
         if not isinstance(outcome, Outcome):
             raise TypeError(f"{type(self.algorithm).__name__}.push returned {outcome!r}, which is not an Outcome")

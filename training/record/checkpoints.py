@@ -1,6 +1,7 @@
 """Read the models and saved weights of runs. Never executes code from a file."""
 
 import logging
+import math
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from common import FlatModel
 from interface.errors import DataError
+from training.record.run_log import RunLog
 
 WRAPPER = "module."  # before the names of layers that DataParallel or DistributedDataParallel saved
 
@@ -49,6 +51,17 @@ def read_model(path: str | Path, model: FlatModel) -> None:
 def kinds(state: dict[str, Tensor]) -> dict[str, str]:
     """Dtype and shape of each entry of a state dict."""
     return {str(name): f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.") for name, value in state.items()}
+
+
+def check_norm(path: str | Path, model: FlatModel, log: RunLog) -> None:
+    """Raise DataError if the weight norm of the model is not the last one in the log of a complete run."""
+    if log.header is None or log.status != "complete" or len(log.updates) == 0:
+        return
+    logged, norm = log.updates.weight_norm[-1], torch.linalg.vector_norm(model.parameters).item()
+    if math.isfinite(logged) and not math.isclose(norm, logged, rel_tol=1e-4):
+        raise DataError(
+            f"{path}: not the model of {log.path}: its weights have norm {norm:.6g}, the log reports {logged:.6g}"
+        )
 
 
 def read_weights(path: str | Path, columns: int) -> np.ndarray:

@@ -99,7 +99,7 @@ def _read_own(path: Path, lines: list[str]) -> RunLog:
 def _own_header(line: str) -> tuple[dict[str, Any], RunConfig]:
     head = json.loads(line)
     _demand(head["format"] in FORMATS, f"format {head['format']!r}, expected {' or '.join(map(str, FORMATS))}")
-    config = RunConfig(**head["config"])
+    config = RunConfig.from_json(head["config"])
     for key, kind in HEADER_TYPES.items():
         _demand(isinstance(head[key], kind) and not isinstance(head[key], bool), f"{key} {str(head[key])[:80]!r}")
     for key, kind in OPTIONAL_TYPES.items():

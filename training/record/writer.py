@@ -67,7 +67,7 @@ def header(plan: Plan, clock: str) -> dict[str, Any]:
         "threads_from": "log" if plan.config.replay else threads_of(plan.config)[1],
         "data": plan.fingerprint,
         "started": datetime.now().astimezone().isoformat(timespec="milliseconds"),
-        "config": plan.config.as_dict(),
+        "config": plan.config.to_json(),
         "train_samples": len(plan.train),
         "validation_samples": len(plan.validation),
         "updates": plan.updates,
@@ -112,7 +112,7 @@ class Record:
         path = self._partial("log")
         if resumed is None:
             with removed_on_error(path):
-                path.write_text(json.dumps(header(plan, clock)) + "\n", encoding="utf-8")
+                path.write_text(json.dumps(header(plan, clock), allow_nan=False) + "\n", encoding="utf-8")
         self._log = path.open("a", encoding="utf-8", buffering=1)
         try:
             fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for --resume: the run is not interrupted

@@ -63,6 +63,11 @@ const QUANTITIES = {
     first: (run) => run.first,
     range: [0, 100],
   },
+  test_loss: {
+    title: "test loss",
+    curve: (run) => [run.test[0], run.test[1], run.test_losses],
+    end: (run) => (run.loss === null ? null : [run.seconds, run.updates, run.loss]),
+  },
   validation: {
     title: "validation accuracy (%)",
     curve: (run) => validationCurve(run, 3),
@@ -70,6 +75,7 @@ const QUANTITIES = {
   },
   validation_loss: { title: "validation loss", curve: (run) => validationCurve(run, 2) },
   training: { title: "training loss", curve: (run) => run.training },
+  staleness: { title: "staleness (updates)", curve: (run) => run.stalenesses },
 };
 
 function validationCurve(run, column) {
@@ -125,12 +131,18 @@ function measured(title, of, digits, counted = false) {
 const state = {
   drawn: new Set(SETTINGS.slice(0, DRAWN_AT_FIRST).keys()),
   open: new Set(),
+  hidden: new Set(), // runs that are not ticked
   sort: { column: null, descending: false },
 };
 
 const colorOf = (index) => COLORS[index % COLORS.length];
 const dashOf = (index) => DASHES[Math.floor(index / COLORS.length) % DASHES.length];
-const drawnSettings = () => SETTINGS.map((setting, index) => ({ setting, index })).filter(({ index }) => state.drawn.has(index));
+const visible = (setting) => ({ ...setting, runs: setting.runs.filter((run) => !state.hidden.has(run)) });
+
+function drawnSettings() {
+  const drawn = SETTINGS.map((setting, index) => ({ setting: visible(setting), index }));
+  return drawn.filter(({ setting, index }) => state.drawn.has(index) && setting.runs.length);
+}
 
 function tableColumns() {
   const named = DATA.columns.map((title, place) => ({
@@ -210,6 +222,13 @@ function runsRow(setting, width) {
   for (const run of setting.runs) {
     const entry = element("span");
     const name = nameOf(run);
+    const tick = element("input", "", { type: "checkbox", "aria-label": `draw ${name} of ${setting.label}` });
+    tick.checked = !state.hidden.has(run);
+    tick.onclick = () => {
+      state.hidden[tick.checked ? "delete" : "add"](run);
+      drawFigures();
+    };
+    entry.append(tick, " ");
     entry.append(run.link ? element("a", name, { href: run.link, title: run.name }) : element("b", name, { title: run.name }));
     entry.append(run.accuracy === null ? "" : `: ${run.accuracy.toFixed(2)} %`);
     cell.append(entry);
@@ -353,7 +372,7 @@ function drawDifferences() {
   const baseline = Number(byId("baseline").value);
   const measure = MEASURES[byId("measure").value];
   const rows = drawnSettings().filter(({ index }) => index !== baseline)
-    .map(({ setting, index }) => ({ setting, index, found: difference(setting, SETTINGS[baseline], measure.of) }))
+    .map(({ setting, index }) => ({ setting, index, found: difference(setting, visible(SETTINGS[baseline]), measure.of) }))
     .filter(({ found }) => found).reverse();
   const trace = {
     x: rows.map(({ found }) => found.mean), y: rows.map(({ setting }) => broken(setting.label)), mode: "markers", type: "scatter",
