@@ -1,5 +1,6 @@
 """Names tell runs apart, and every name is read back to the configuration that it stands for."""
 
+import argparse
 import dataclasses
 import random
 import re
@@ -32,6 +33,22 @@ def test_the_part_of_the_training_set_is_written_as_it_was_given():
         name = run_name(RunConfig(mode="async", dataset="digits", train_split=part))
         assert parse_run_name(name).train_split == part
     assert "_046_" in run_name(RunConfig(mode="async", dataset="digits", train_split=0.046))
+
+
+def test_names_of_long_lists_of_speeds_tell_runs_apart():
+    flags = {"mode": "async", "dataset": "digits", "clock": "virtual"}
+    for count in (20, 1000):
+        speeds = [1 / number for number in range(3, 3 + count)]
+        names = []
+        for text in (" ".join(map(str, speeds)), " ".join(map(str, reversed(speeds)))):
+            config = RunConfig(**flags, world_size=count + 1, worker_speeds=text)
+            names.append(run_name(config))
+            found = parse_run_name(names[-1])
+            assert run_name(found) == names[-1] and found.world_size == count + 1
+        assert names[0] != names[1] and len(names[0]) < 150
+    (text,) = re.findall("list[0-9a-f]{8}", names[0])
+    with pytest.raises(argparse.ArgumentTypeError, match="one per worker, or spread:CV"):
+        ROWS["worker_speeds"].valid(text)
 
 
 def test_an_algorithm_whose_name_begins_like_a_delay():

@@ -92,7 +92,7 @@ def test_no_compute_times(text):
         ComputeTimeText().parse(text)
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1 y", "nan", "spread", "spread:0", "1 2 " * 11, "n1", "0n1", "1e9n1"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "1 y", "nan", "spread", "spread:0", "n1", "0n1", "1e9n1"])
 def test_no_speeds(text):
     with pytest.raises(ValueError):
         WorkerSpeedsText().parse(text)
@@ -137,8 +137,8 @@ def test_times_have_streams_of_their_own():
 
 
 def test_as_many_speeds_as_workers():
-    listed = " ".join(map(str, range(1, 26)))
-    with pytest.raises(UsageError, match="one per worker, in at most 20 stretches of equal ones"):
-        plan_of(clock="virtual", world_size=26, worker_speeds=listed)
+    speeds = [1 / number for number in range(3, 1003)]
+    plan = plan_of(clock="virtual", world_size=1001, worker_speeds=" ".join(map(str, speeds)))
+    assert [plan.speed(worker) for worker in (1, 1000)] == [1 / 3, 1 / 1002]
     with pytest.raises(UsageError, match=r"--worker_speeds 1\.0 2\.0 is not valid: give 3 numbers"):
         plan_of(clock="virtual", worker_speeds="1.0 2.0")

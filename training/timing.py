@@ -5,9 +5,11 @@ A distribution is one row; it turns draws of a worker's own generator into milli
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -175,7 +177,9 @@ class ComputeTimeText(ValueType):
 # Speeds of workers
 # ----------------------------------------------------------------------------------------------------
 
-MAX_LISTED = 20  # speeds that a name can hold, or stretches of equal ones if there are more
+MAX_LISTED = 20  # speeds that a name holds, or stretches of equal ones if there are more
+LONGEST = 120  # characters of them
+CHECKSUM = re.compile("list[0-9a-f]{8}")  # stands for others in a name; the header of the log has them
 SPEED = Interval(float, "[1e-20,1e20]")
 TIMES = Interval(int, "[1,100000]")
 
@@ -183,13 +187,15 @@ TIMES = Interval(int, "[1,100000]")
 class WorkerSpeedsText(ValueType):
     """What --worker_speeds takes: the speed of each worker, or spread:CV, which the seed draws."""
 
-    what = (
-        f"numbers in {SPEED.text}, one per worker, in at most {MAX_LISTED} stretches of equal ones, or spread:CV with "
-        f"CV in {VARIATION.text}"
-    )
+    what = f"numbers in {SPEED.text}, one per worker, or spread:CV with CV in {VARIATION.text}"
     text = "1 is the speed of --compute_ms, 0.5 half of it"
     metavar = "S"
-    pattern = r"(?:spread)?[-+.\denx]+"
+    pattern = rf"(?:spread)?[-+.\denx]+|{CHECKSUM.pattern}"
+
+    def __call__(self, text: str) -> str:
+        if CHECKSUM.fullmatch(text):  # of a name, not of a command line
+            raise argparse.ArgumentTypeError(f"{text!r} is not valid: give {self.what}")
+        return super().__call__(text)
 
     def __contains__(self, value: object) -> bool:
         with suppress(ValueError):
@@ -197,22 +203,26 @@ class WorkerSpeedsText(ValueType):
         return False
 
     def parse(self, text: str) -> str:
+        if CHECKSUM.fullmatch(text):
+            return text
         if text.startswith("spread"):
             return f"spread:{VARIATION.parse(text.removeprefix('spread').removeprefix(':'))!r}"
         speeds: list[float] = []
         for part in text.replace("x", " ").split():
             times, several, speed = part.rpartition("n")
             speeds += [SPEED.parse(speed)] * (TIMES.parse(times) if several else 1)
-        if not 0 < len(stretches(speeds)) <= MAX_LISTED:
+        if not speeds:
             raise ValueError(text)
         return " ".join(f"{speed!r}" for speed in speeds)
 
     def in_name(self, value: str) -> str:
-        """Speeds with x between them; of more than MAX_LISTED, 99n1.0 stands for 99 equal ones."""
+        """Speeds with x between them; of more than MAX_LISTED, 99n1.0 stands for 99 equal ones. Else a checksum."""
         speeds = value.replace(":", "").split()
         if len(speeds) > MAX_LISTED:
             speeds = [f"{times}n{speed}" if times > 1 else speed for speed, times in stretches(speeds)]
-        return "x".join(speeds)
+        text = "x".join(speeds)
+        short = len(speeds) <= MAX_LISTED and len(text) <= LONGEST
+        return text if short else f"list{zlib.crc32(value.encode()):08x}"
 
 
 def stretches(values: Iterable[Any]) -> list[tuple[Any, int]]:
@@ -221,8 +231,9 @@ def stretches(values: Iterable[Any]) -> list[tuple[Any, int]]:
 
 
 def listed_speeds(text: str) -> list[float] | None:
-    """The speed of each worker; None where the seed draws them."""
-    return None if text.startswith("spread") else [float(part) for part in text.split()]
+    """The speed of each worker; None where the seed draws them, or the text is the checksum in a name."""
+    drawn = text.startswith("spread") or CHECKSUM.fullmatch(text)
+    return None if drawn else [float(part) for part in text.split()]
 
 
 def drawn_speed(text: str, draws: Draws) -> float:
