@@ -121,6 +121,7 @@ without_settings() {
 
 done_when=row            # what shows that a training run is done: see scripts/sweep.py
 planned=()               # one line per run, in the format of scripts/sweep.py
+RUNS_FAILED=3            # exit code of scripts/sweep.py if some runs failed, and the others are done
 status=0                 # exit status of the driver: 1 if any run failed
 
 # read_settings NAME... -- ARGUMENTS: set these variables, and those of every driver, from the command line.
@@ -380,8 +381,8 @@ run_planned() {
   [[ $names_only == no ]] || flags+=(--names)
   sweep "${flags[@]}" || code=$?
   planned=()
-  ((code == 0 || code == 3)) || exit "$code"
-  ((code == 0)) || status=1  # some runs failed
+  ((code == 0 || code == RUNS_FAILED)) || exit "$code"
+  ((code == 0)) || status=1
 }
 
 # finish COMMAND...: summarise with COMMAND, and exit.

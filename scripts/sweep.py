@@ -38,7 +38,7 @@ from scripts.nursery import ROOT, Nursery, Order, Report
 from scripts.plan import PlannedRun, parse_plan
 
 WATCH_SECONDS = 0.3  # between checks for a signal
-RUNS_FAILED = 3  # exit code if some runs did, all others being done; lib.sh knows it as well
+RUNS_FAILED = 3  # exit code if some runs did, and the others are done; as in lib.sh
 
 
 class Pool(Protocol):

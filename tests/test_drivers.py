@@ -217,7 +217,10 @@ def test_folders_that_begin_like_flags(tmp_path):
 
 
 def test_numbers_are_read_and_written_alike_in_every_locale(tmp_path, monkeypatch):
-    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")  # where 0.002 is written with a comma
+    made = ["localedef", "-i", "de_DE", "-f", "UTF-8", tmp_path / "de_DE.UTF-8"]  # where 0.002 is written with a comma
+    subprocess.run(made, stderr=subprocess.DEVNULL, check=False, timeout=60)  # without its source, C takes its place
+    monkeypatch.setenv("LOCPATH", str(tmp_path))
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
     words = drive(
         "run_distances", *PLAN, "--lr", "0.0123456789", "--momentums", 0, 0.9, "--world_sizes", 3, cwd=tmp_path
     )
