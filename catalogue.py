@@ -152,6 +152,11 @@ def network_name(dataset: str, alt_model: bool) -> str:
     return DATASETS[dataset].alt_network if alt_model else DATASETS[dataset].network
 
 
+def checked_datasets() -> list[str]:
+    """The data sets whose published content is known."""
+    return [name for name, row in DATASETS.items() if row.checksums]
+
+
 def networks_for(dataset: str) -> list[str]:
     """The keys of NETWORKS that accept the images of a data set."""
     return [name for name, row in NETWORKS.items() if row.image_shape == DATASETS[dataset].image_shape]

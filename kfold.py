@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
 
 from analysis.spread import Spread, in_digits
-from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, network_name, networks_for
+from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, checked_datasets, network_name, networks_for
 from cross_validation.grid import SearchGrid, SearchSettings
 from cross_validation.results import Result, ResultsFile, rank, recorded
 from interface.command_line import ArgumentParser, Interval, add_device_flags, run_script
@@ -43,6 +43,7 @@ EPOCHS = (2, 4, 6)
 def main() -> None:
     arguments = parse_arguments()
     grid = make_grid(arguments)
+    check_changed_data(arguments)
     check_network(arguments)
 
     # Slow imports, after all that --help and a wrong command line need.
@@ -171,6 +172,12 @@ def choose_momentums(arguments: argparse.Namespace) -> tuple[float, ...] | list[
     if "momentums" in arguments:
         raise UsageError(f"--momentums has no effect with --momentum {momentum}: give only one of the two")
     return (momentum,)
+
+
+def check_changed_data(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for --changed_data where the published content is not known."""
+    if arguments.changed_data and arguments.dataset not in checked_datasets():
+        raise UsageError(f"--changed_data has no effect without --dataset {' or '.join(checked_datasets())}")
 
 
 def check_network(arguments: argparse.Namespace) -> None:

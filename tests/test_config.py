@@ -69,6 +69,7 @@ BAD_COMBINATIONS = [
     (DISTRIBUTED, "--local_steps 2 --alr", "--local_steps"),
     (DISTRIBUTED, "--dataset digits --split_dirichlet 0.1 --world_size 100", "--split_dirichlet"),
     (EVERYWHERE, "--dataset digits --evals_per_epoch 1000000", "--evals_per_epoch 1000000"),
+    (EVERYWHERE, "--dataset digits --changed_data", "--changed_data"),
     (("classic",), "--stop first", "--stop"),
     (DISTRIBUTED, "--clock virtual --rank 0", "--rank"),
     (DISTRIBUTED, "--rank 1", "--seed"),

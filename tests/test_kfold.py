@@ -413,6 +413,7 @@ def test_any_grid_can_be_drawn(tmp_path, diverged):
         ("--seed -1", "--seed"),
         ("--dataset letters", "--dataset"),
         ("--lr 0.1", "--lr"),
+        ("--dataset digits --changed_data", "--changed_data"),
     ],
 )
 def test_wrong_usage_ends_with_one_line(flags, named, tmp_path, monkeypatch, capsys):

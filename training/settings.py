@@ -11,7 +11,7 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 
-from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, PARTITIONS
+from catalogue import DATASETS, DEFAULT_SEED, NETWORKS, PARTITIONS, checked_datasets
 from interface.command_line import Interval, ValueType
 from training.algorithms import ALGORITHMS
 from training.flags import DISTRIBUTED, Flag, Needs, Scope, Title, flag, row_of
@@ -27,7 +27,9 @@ MODE_TITLES = {"classic": "non-distributed", "sync": "synchronous", "async": "as
 
 DELAYED = Needs(lambda config: config.delayed, "without --delay or --slow_worker_1")
 VIRTUAL = Needs(lambda config: config.clock == "virtual", "without --clock virtual")
-CHECKED = Needs(lambda config: bool(DATASETS[config.dataset].checksums), "on a data set whose content is not known")
+CHECKED = Needs(
+    lambda config: config.dataset in checked_datasets(), f"without --dataset {' or '.join(checked_datasets())}"
+)
 RANKED = Needs(lambda config: config.rank is not None, "without --rank")
 
 
