@@ -237,7 +237,7 @@ def accept(control: socket.socket) -> Connection | None:
 
 
 def begin(connection: Connection) -> Running | None:
-    """Read an order and start its run; None if who gave it was killed, or the system has no room for a run."""
+    """Read an order and start its run. None if its sender was killed, or if the run cannot be started."""
     try:
         order = pickle.loads(connection.recv_bytes())
     except (EOFError, OSError):

@@ -1,4 +1,4 @@
-"""The process that runs are forked from: what it cannot execute is reported, and it ends when it is told to."""
+"""The nursery, from which runs are forked: it reports a run that it cannot start, and it ends when it is closed."""
 
 import errno
 import os
