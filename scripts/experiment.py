@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 from analysis.flags import add_data_dir
 from analysis.reports.trials import Trials
@@ -56,6 +57,17 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
+def stages(runs: list[PlannedRun], where: dict[str, Any]) -> Iterator[tuple[list[PlannedRun], dict[str, Any]]]:
+    """The runs on the virtual clock, then those on the wall clock, and where each are executed.
+
+    On this machine the latter go one at a time: in parallel, they would slow each other down.
+    """
+    alone = where if where["scheduler"] else where | {"jobs": 1}
+    for clock, place in ("virtual", where), ("wall", alone):
+        if on_it := [run for run in runs if run.config.clock == clock]:
+            yield on_it, place
+
+
 def main() -> None:
     given = vars(make_parser().parse_args())
     where = {name: given.pop(name) for name in ("jobs", "scheduler", "keep")}
@@ -67,17 +79,17 @@ def main() -> None:
     experiment = EXPERIMENTS[name].replaced(**given)
 
     def execute(configs: Iterable[RunConfig], folder: Path) -> int:
-        runs = without_duplicates(map(PlannedRun.of, configs))
-        if names_only:
-            print_names(runs)
-        elif dry_run:
-            print_plan(runs, Trials(folder), where["jobs"], where["scheduler"], verbose)
-        else:
-            return execute_all(runs, folder, **where)
-        return 0
+        failures = 0
+        for runs, place in stages(without_duplicates(map(PlannedRun.of, configs)), where):
+            if names_only:
+                print_names(runs)
+            elif dry_run:
+                print_plan(runs, Trials(folder), place["jobs"], place["scheduler"], verbose)
+            else:
+                failures += execute_all(runs, folder, **place)
+        return failures
 
-    place = {"data_dir": data_dir, "subfolder": str(results / "tuning")}
-    tuning = [config for _, config in experiment.tuning(**place)]
+    tuning = [config for _, config in experiment.tuning(data_dir=data_dir, subfolder=str(results / "tuning"))]
     failures = execute(tuning, summary_dir / "tuning")
     try:
         best = experiment.best_rates(Trials(summary_dir / "tuning"))

@@ -408,6 +408,14 @@ def test_an_interrupted_experiment_counts_whole_seeds(tmp_path):
         assert {len(by_seed) for by_seed in TINY.read(tmp_path).values()} == {number // 2}
 
 
+def test_runs_on_the_wall_clock_do_not_slow_each_other_down(tmp_path, monkeypatch, capsys):
+    flags = ["momentum_elsewhere", "--dry_run", "--jobs", "2", "--summary_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["experiment.py", *flags])
+    main()
+    plan = re.findall(r"(\d+) runs: 0 done.* with --jobs (\d)", capsys.readouterr().out)
+    assert plan == [("32", "2"), ("16", "1"), ("40", "2"), ("20", "1")]  # to tune, then to compare; a third on the wall
+
+
 def test_an_experiment_from_its_runs_to_its_answers(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
     monkeypatch.setattr(contrasts_module, "CONTRASTS", tmp_path / "contrasts.json")
