@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import common
 from analysis.reports.trials import Trial
 from conftest import PUBLISHED, needs_published, run, train
 from interface.errors import DataError
+from training.record import writer
 from training.record.checkpoints import read_model, read_weights
 from training.record.reader import read_log
 
@@ -248,3 +250,22 @@ def test_a_checkpoint_of_data_parallel_is_read_with_a_warning(tmp_path, caplog):
     read_model(tmp_path / "wrapped.pt", copy)
     assert torch.equal(copy.parameters, model.parameters)
     assert "wrapped.pt: its layers have the prefix module. of DataParallel" in caplog.text
+
+
+def test_the_revision_tells_modified_code_from_new_rows(tmp_path, monkeypatch):
+    """The rows of a study are in its checkout, and change with every run."""
+    monkeypatch.setattr(writer, "REPOSITORY", tmp_path)
+    assert writer.revision() == "unknown"
+    author = ("-c", "user.name=A", "-c", "user.email=a@b.org")
+    code, rows = tmp_path / "training/engine.py", tmp_path / "summaries/trials.jsonl"
+    for path in code, rows:
+        path.parent.mkdir()
+        path.write_text("1\n")
+    for command in ("init", "-q"), ("add", "."), (*author, "commit", "-qm", "begin"):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, timeout=60)
+    committed = writer.revision()
+    assert len(committed) == 12
+    rows.write_text("2\n")
+    assert writer.revision() == committed
+    code.write_text("2\n")
+    assert writer.revision() == committed + "+"

@@ -43,7 +43,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 def revision() -> str:
-    """The git revision of the code, with a + if files were modified; "unknown" outside a checkout."""
+    """The git revision of the code, with a + if a Python file was modified; "unknown" outside a checkout."""
 
     def git(*arguments: str) -> str:
         # A checkout that another user owns is fine to read.
@@ -51,7 +51,7 @@ def revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno", "*.py") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
