@@ -216,11 +216,15 @@ class Lookup:
             raise DataError(f"{CONTRASTS}: no contrast of {experiment} is called {claim!r}, {place!r}")
         return found[0] if found else None
 
-    def effects(self, experiment: str, claim: str, **where: str | Sequence[str]) -> str:
-        """The differences of this claim in a sentence, one for each level where a factor has several."""
+    def answers(self, experiment: str, claim: str, **where: str | Sequence[str]) -> list[Answer | None]:
+        """The same, one for each level where a factor has several."""
         levels = [[level] if isinstance(level, str) else level for level in where.values()]
-        places = [dict(zip(where, place, strict=True)) for place in itertools.product(*levels)]
-        found = [self.answer(experiment, claim, **place) for place in places]
+        return [self.answer(experiment, claim, **dict(zip(where, place, strict=True)))
+                for place in itertools.product(*levels)]  # fmt: skip
+
+    def effects(self, experiment: str, claim: str, **where: str | Sequence[str]) -> str:
+        """Their differences in a sentence."""
+        found = self.answers(experiment, claim, **where)
         return listed(one.effect.in_words if one else NOT_RUN for one in found)
 
     def different(self, experiment: str, claim: str) -> str:
