@@ -114,13 +114,32 @@ class Values:
         return max(self.values, default=math.nan)
 
     @property
+    def outlier(self) -> float:
+        """The value that is farthest from the median."""
+        return max(self.values, key=lambda value: abs(value - statistics.median(self.values)))
+
+    @property
+    def others(self) -> Values:
+        """All but that one."""
+        return Values({run: value for run, value in self.by_run.items() if value != self.outlier})
+
+    @property
+    def distance(self) -> Values:
+        """The values without their signs."""
+        return Values({run: abs(value) for run, value in self.by_run.items()})
+
+    @property
     def farthest(self) -> float:
-        """The largest of the values without their signs."""
-        return max(map(abs, self.values), default=math.nan)
+        """The largest of these."""
+        return self.distance.high
 
     def above(self, limit: float) -> int:
         """How many are larger."""
         return sum(value > limit for value in self.values)
+
+    def below(self, limit: float) -> int:
+        """How many are smaller."""
+        return sum(value < limit for value in self.values)
 
     def within(self, limit: float) -> int:
         """How many are at most that large, whatever their sign."""
@@ -136,6 +155,7 @@ class Lookup:
         self._trials = cache(lambda name: Trials(folder / name))
         self._runs = cache(lambda name: EXPERIMENTS[name].read(folder / name))
         self._rates = cache(lambda name: EXPERIMENTS[name].best_rates(Trials(folder / name / "tuning")))
+        self._tried = cache(lambda name: EXPERIMENTS[name].tried(Trials(folder / name / "tuning")))
         self._answers = cache(self._answers_of)
 
     # ------------------------------------------------------------------------------------------------
@@ -233,9 +253,18 @@ class Lookup:
         found = [f"`{one.effect.contrast.where}`" for one in answers if one.verdict.startswith("different")]
         return listed(found) if found else "none"
 
-    def verdicts(self, experiment: str) -> str:
-        """The answers to its primary contrasts, each with their number, the most frequent first."""
-        found = Counter(one.verdict for one in self._answers(experiment) if one.effect.contrast.primary)
+    def directions(self, experiment: str, claim: str) -> str:
+        """The same, apart by the sign of the difference: "better: `dude`; worse: `ringmaster`"."""
+        found: dict[str, list[str]] = {"better": [], "worse": []}
+        for one in self._answers(experiment):
+            if one.effect.contrast.claim == claim and one.verdict.startswith("different"):
+                found["better" if one.effect.mean > 0 else "worse"].append(f"`{one.effect.contrast.where}`")
+        return "; ".join(f"{word}: {listed(places)}" for word, places in found.items() if places) or "none"
+
+    def verdicts(self, experiment: str, claim: str | None = None) -> str:
+        """The answers to its primary contrasts, or to those of a claim, each with their number, the most frequent first."""
+        contrasts = [(one, one.effect.contrast) for one in self._answers(experiment)]
+        found = Counter(one.verdict for one, contrast in contrasts if contrast.primary and claim in (None, contrast.claim))
         return listed(f"{verdict} ({count})" for verdict, count in found.most_common())
 
     def ends_at(self, experiment: str, *cell: str) -> str:
@@ -244,10 +273,10 @@ class Lookup:
         lost = len(self._runs(experiment)[cell]) - len(found)
         return f"{found.interval} %{f' ({lost} of {lost + len(found)} runs diverged)' if lost else ''}"
 
-    def seeds_below_zero(self, experiment: str, claim: str, **where: str) -> str:
-        """In how many seeds the difference of this claim is negative: "9 of 10"."""
+    def differences(self, experiment: str, claim: str, **where: str) -> Values:
+        """Those of the pairs of this claim, points."""
         found = self.answer(experiment, claim, **where)
-        return f"{sum(one < 0 for one in found.effect.differences)} of {found.effect.pairs}" if found else NOT_RUN
+        return Values(dict(enumerate(found.effect.differences)) if found else {})
 
     def seeds_needed(self, experiment: str) -> Values:
         """How many would show each primary contrast with a margin to be equal, if it is."""
@@ -269,10 +298,10 @@ class Lookup:
         return Values({seed: accuracy for seed, accuracy in found.items() if accuracy is not None})
 
     def on_slow_label(self, experiment: str, *cell: str) -> Values:
-        """Test accuracy, percent, of the runs of a cell on the label of the slow one of ten workers, by their seed."""
-        return Values({
-            seed: run.outcome.label_accuracies[slow_label(seed)] for seed, run in self._runs(experiment)[cell].items()
-        })  # fmt: skip
+        """Test accuracy, percent, on the label of the slow one of ten workers, of the runs that did not diverge."""
+        runs = self._runs(experiment)[cell]
+        return Values({seed: runs[seed].outcome.label_accuracies[slow_label(seed)]
+                       for seed in self.accuracies(experiment, *cell).by_run})  # fmt: skip
 
     def at_training_loss(self, experiment: str, limit: float, *cell: str) -> tuple[str, str]:
         """Test accuracy, percent, and test loss of the runs of a cell when the training loss first fell to `limit`."""
@@ -287,6 +316,11 @@ class Lookup:
     def rate(self, experiment: str, *cell: str) -> float:
         """The tuned learning rate of a cell."""
         return EXPERIMENTS[experiment].rate(cell, self._rates(experiment))
+
+    def behind(self, experiment: str, rate: float, *cell: str) -> float:
+        """By how many points of validation accuracy this learning rate is behind the one that was chosen for a cell."""
+        tried = self._tried(experiment)[EXPERIMENTS[experiment].tuned_as(cell)]
+        return max(tried.values()) - tried[rate]
 
     def at_lowest_rate(self, experiment: str, *cell: str) -> bool:
         """Whether the tuned learning rate of a cell is the lowest that was tried."""
