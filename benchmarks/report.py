@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from benchmarks.experiments import Experiment, Goal
 from benchmarks.measure import ROOT, Sample, cores
+from interface.processes import cpu_model
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "ray")
 
@@ -167,14 +167,6 @@ def revision() -> str:
     command = [sys.executable, "-c", "from training.record.writer import revision; print(revision())"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     return done.stdout.strip() or "unknown"
-
-
-def cpu_model() -> str:
-    """The kernel's name for the processor."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown processor"
 
 
 def memory_gib() -> float:

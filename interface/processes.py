@@ -1,15 +1,17 @@
-"""Available cores, and forked processes that end whenever their parent does."""
+"""The processor, available cores, and forked processes that end whenever their parent does."""
 
 import ctypes
 import gc
 import multiprocessing
 import os
+import platform
 import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from interface.errors import UsageError
 
@@ -94,6 +96,15 @@ def allow_open_files(needed: int, what: str) -> None:
             f"--clock virtual, which runs in one process"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def cpu_model() -> str:
+    """The kernel's name for the processor."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown processor"
 
 
 def available_cores() -> int:

@@ -35,6 +35,7 @@ def test_a_log_contains_the_whole_run(runs, mode):
     head = log.header
     assert head["seed"] == 9 and head["cores"] >= 1 and head["threads_per_gradient"] >= 1
     assert {"python", "torch", "torchvision", "numpy"} <= head["versions"].keys()
+    assert head["processor"].endswith(torch.backends.cpu.get_cpu_capability())
     assert (log.config.mode, log.clock, log.result["status"]) == (mode, "wall", "complete")
     assert len(log.updates) == head["updates"] == log.result["updates"]
     assert np.all(np.diff(log.updates.seconds) >= 0) and log.seconds == pytest.approx(log.updates.seconds[-1], abs=1e-5)

@@ -90,6 +90,7 @@ class TrialOutcome:
     label_accuracies: tuple[float, ...] = ()
     real_seconds: float | None = None
     host: str = ""
+    processor: str = ""
     torch: str = ""
     lost_workers: str = ""
     status: str = "complete"
@@ -160,6 +161,7 @@ class TrialOutcome:
             validation_accuracy=log.validations[-1].val_accuracy if log.validations else None,
             real_seconds=result.get("real_seconds"),
             host=header.get("host", ""),
+            processor=header.get("processor", ""),
             torch=header.get("versions", {}).get("torch", ""),
             lost_workers=" ".join(result.get("lost_workers", [])),
             status=log.status or "partial",

@@ -262,9 +262,9 @@ class Lookup:
         return "; ".join(f"{word}: {listed(places)}" for word, places in found.items() if places) or "none"
 
     def verdicts(self, experiment: str, claim: str | None = None) -> str:
-        """The answers to its primary contrasts, or to those of a claim, each with their number, the most frequent first."""
-        contrasts = [(one, one.effect.contrast) for one in self._answers(experiment)]
-        found = Counter(one.verdict for one, contrast in contrasts if contrast.primary and claim in (None, contrast.claim))
+        """The answers to its primary contrasts, or to those of a claim, with their numbers, the most frequent first."""
+        asked = [(one.effect.contrast, one.verdict) for one in self._answers(experiment)]
+        found = Counter(verdict for contrast, verdict in asked if contrast.primary and claim in (None, contrast.claim))
         return listed(f"{verdict} ({count})" for verdict, count in found.most_common())
 
     def ends_at(self, experiment: str, *cell: str) -> str:

@@ -19,7 +19,7 @@ MAX_THREADS = 4096  # of a gradient, on any machine
 FORMATS = (1, 2)  # current and earlier formats of writer.py
 HEADER_TYPES = {"seed": int, "threads_per_gradient": int, "cores": int, "clock": str, "data": str, "started": str,
                 "revision": str, "updates": int | None, "worker_samples": list}  # fmt: skip
-OPTIONAL_TYPES = {"host": str, "versions": dict}  # of later versions of the suite
+OPTIONAL_TYPES = {"host": str, "processor": str, "versions": dict}  # of later versions of the suite
 
 
 def read_log(path: str | Path) -> RunLog:

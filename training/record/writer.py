@@ -32,7 +32,7 @@ from torch import Tensor
 from evaluation import Score
 from interface.errors import DataError
 from interface.files import make_folder, partial_mark, removed_on_error, with_filename
-from interface.processes import available_cores
+from interface.processes import available_cores, cpu_model
 from training.names import ARTIFACTS, CHECKPOINT, run_name
 from training.plan import Plan, threads_of
 from training.protocol import Push, Update
@@ -81,6 +81,8 @@ def header(plan: Plan, clock: str) -> dict[str, Any]:
         | {package: version(package) for package in ("torch", "torchvision", "numpy")},
         "host": platform.node(),
         "machine": platform.machine(),
+        # The last bits of a gradient depend on both.
+        "processor": f"{cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",
         "cores": available_cores(),
         "command": sys.argv,
     }
