@@ -42,16 +42,17 @@ def report_trials(
 ) -> None:
     """The program of a report on the trials of a folder: a table beside them, and a figure.
 
-    table: name of its file; name: of the figure's; report: from the folder, and with needs_data the folder of the data
-    sets, to the text of the table and the figure.
+    table: name of its file; name: of the figure's; report: from the folder, the names of runs, of which none stands for
+    all, and with needs_data the folder of the data sets, to the text of the table and the figure.
     """
     parser = ArgumentParser(doc)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where trials.jsonl is")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="of a run (default: all of the folder)")
     add_plot_dir(parser)
     if needs_data:
         add_data_dir(parser)
     arguments = parser.parse_args()
-    inputs: list[Any] = [arguments.folder, *([arguments.data_dir] if needs_data else [])]
+    inputs: list[Any] = [arguments.folder, arguments.names, *([arguments.data_dir] if needs_data else [])]
     text, figure = report(*inputs)
     write_text(arguments.folder / table, text)
     from analysis.figures import save

@@ -28,7 +28,15 @@ from interface.command_line import ArgumentParser, Interval, Joined, run_script
 from interface.command_line import count as number_of
 from interface.errors import NoEffectError, UsageError
 from scripts.plan import PlannedRun, without_duplicates
-from scripts.sweep import add_pool_flags, add_question_flags, check_pool_flags, execute_all, print_names, print_plan
+from scripts.sweep import (
+    add_pool_flags,
+    add_question_flags,
+    check_pool_flags,
+    execute_all,
+    print_names,
+    print_plan,
+    tell_others,
+)
 from training.algorithms import ALGORITHMS
 from training.config import RunConfig, default_of
 from training.flags import DISTRIBUTED, MODES
@@ -171,7 +179,7 @@ class Comparison:
 
 
 def combine(values: dict[str, list], given: set[str], place: dict[str, Any]) -> Comparison:
-    """Every combination of the values; given: the settings whose lack of effect is worth telling.
+    """Every combination of the values; given: the settings of which to report that they have no effect.
 
     place: settings of all runs that say where they run. Raises UsageError for a given setting that no run has.
     """
@@ -223,7 +231,8 @@ def without_idle(mode: str, settings: dict[str, Any], given: set[str], found: Co
         except NoEffectError as error:
             if error.setting not in settings:
                 raise
-            if error.setting in given:
+            asked = "partition" if error.setting == DIRICHLET else error.setting  # as split_dirichlet:F
+            if asked in given:
                 found.without_effect[str(error)] += 1
                 found.unused[error.setting] = str(error)
             del settings[error.setting]
@@ -261,11 +270,8 @@ def main() -> None:
         print_plan(runs, Trials(folder), where["jobs"], where["scheduler"], verbose)
         return
     failures = execute_all(runs, folder, **where)
-    others = len(Trials(folder).rows.keys() - {run.name for run in runs})
-    if others:
-        print(f"{folder} has {number_of(others, 'run')} of other comparisons, which are in the tables as well: "
-              "--results DIR keeps them apart")  # fmt: skip
-    resolve_name("analysis.conclude:conclude")(folder, folder, values.get("data_dir", ["data"])[0])
+    tell_others(runs, folder)
+    resolve_name("analysis.conclude:conclude")(folder, folder, folder, values.get("data_dir", ["data"])[0])
     if failures:
         sys.exit(1)
 

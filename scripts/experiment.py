@@ -22,7 +22,15 @@ from catalogue import DATASETS
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import DataError
 from scripts.plan import PlannedRun, without_duplicates
-from scripts.sweep import add_pool_flags, add_question_flags, check_pool_flags, execute_all, print_names, print_plan
+from scripts.sweep import (
+    add_pool_flags,
+    add_question_flags,
+    check_pool_flags,
+    execute_all,
+    print_names,
+    print_plan,
+    tell_others,
+)
 from training.config import RunConfig
 
 
@@ -98,9 +106,15 @@ def main() -> None:
             raise
         cells = dict.fromkeys(cell for cell, _ in experiment.tuning())
         best = {cell: number / 1000 for number, cell in enumerate(cells, start=1)}  # no two equal: the most runs
-    failures += execute(experiment.runs(best, data_dir=data_dir, subfolder=str(results)), summary_dir)
+        if names_only:
+            return
+        if verbose:
+            print("With rates that stand in for those to be chosen:")
+    compared = list(experiment.runs(best, data_dir=data_dir, subfolder=str(results)))
+    failures += execute(compared, summary_dir)
     if not (dry_run or names_only):
-        resolve_name("analysis.conclude:conclude")(results, summary_dir, data_dir)
+        tell_others(list(map(PlannedRun.of, compared)), summary_dir)
+        resolve_name("analysis.conclude:conclude")(results, summary_dir, results, data_dir)
         resolve_name("analysis.study.contrasts:write_answers")(name, experiment, summary_dir, plot_dir)
     if failures:
         sys.exit(1)

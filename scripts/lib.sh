@@ -4,9 +4,9 @@
 
 ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 
-# say TEXT: announce the next step.
+# say TEXT: announce the next step, unless only names are asked for.
 say() {
-  printf '\n==> %s\n' "$*"
+  [[ ${names_only:-no} == yes ]] || printf '\n==> %s\n' "$*"
 }
 
 CPU_INDEX=https://download.pytorch.org/whl/cpu  # PyTorch's own, of builds without CUDA
@@ -153,6 +153,7 @@ read_settings() {
     ((${#values[@]})) || refuse "--$name needs a value"
     set_setting "$name" "${values[@]}"
   done
+  [[ $verbose == no || $dry_run == yes ]] || refuse "--verbose has no effect without --dry_run"
   [[ $jobs =~ ^([1-9][0-9]*)?$ ]] || refuse "--jobs $jobs is not valid: give an integer in [1,inf)"
   summary_dir=${summary_dir:-$results}
   plot_dir=${plot_dir:-$results}
@@ -302,8 +303,11 @@ runs_in() {
 
 # logs_of NAME...: set `logs` to the paths of the logs of these runs.
 logs_of() {
-  logs=("${@/#/$results/}")
-  logs=("${logs[@]/%/_log.log}")
+  local name
+  logs=()
+  for name in "$@"; do
+    logs+=("$results/${name}_log.log")
+  done
 }
 
 # split PARTITION WORLD_SIZE: set `split` to the flags for both. A label split needs two workers: it uses world size 3,
@@ -323,11 +327,17 @@ delay_of() {
   esac
 }
 
-# product NUMBER FACTOR: print it, in any locale; what is no number as it is, for the training script to refuse it.
+# product NUMBER FACTOR: print their product, in any locale. What is not a number is printed as it is, for the training
+# script to refuse it.
 product() {
   LC_ALL=C awk -v number="$1" -v factor="$2" 'BEGIN {
     if (number factor ~ /^[-+.0-9eE]+$/) printf "%.15g\n", number * factor; else print number
   }'
+}
+
+# without_momentum RATE MOMENTUM: print (1 - MOMENTUM) times a learning rate, with which steps grow as large as without.
+without_momentum() {
+  product "$1" "$(LC_ALL=C awk -v momentum="$2" 'BEGIN { print 1 - momentum }')"
 }
 
 # sweep FLAGS...: pass the planned runs to scripts/sweep.py, or to the one that `answer_dry_runs` started.
@@ -387,10 +397,16 @@ run_planned() {
 
 # finish COMMAND...: summarise with COMMAND, and exit.
 finish() {
-  if [[ $dry_run == no ]]; then
-    "$@" || status=1
-  fi
+  local code=0
+  [[ $dry_run == yes ]] || "$@" || code=$?
+  ! interrupted "$code" || exit "$code"
+  ((code == 0)) || status=1
   exit "$status"
+}
+
+# interrupted CODE: whether this exit code is that of a command that was told to end, by SIGHUP, SIGINT or SIGTERM.
+interrupted() {
+  (($1 == 129 || $1 == 130 || $1 == 143))
 }
 
 # run_and_measure MODULE ARGUMENTS...: execute the planned runs, summarise them, let a module measure their logs, exit.
@@ -409,7 +425,7 @@ measure_logs() {
     module "$1" "${logs[@]}" --summary_dir "$summary_dir" --plot_dir "$plot_dir" "${@:2}"
 }
 
-# summarise [FOLDER]: tabulate the training runs in a folder (default: the results), and report them.
+# summarise [FOLDER]: tabulate the training runs in a folder (default: the results), and report them in the results.
 summarise() {
-  module analysis.conclude "${1:-$results}" --summary_dir "$summary_dir" --data_dir "$data_dir"
+  module analysis.conclude "${1:-$results}" --summary_dir "$summary_dir" --report_dir "$results" --data_dir "$data_dir"
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kfold
-from analysis.reports.trials import Trials, header_of
+from analysis.reports.trials import Trials, header_of, result_of
 from interface.command_line import ArgumentParser
 from interface.errors import UsageError
 from training.command_line import make_parser
@@ -114,9 +114,14 @@ class PlannedRun:
             return False
 
     def has_row(self, trials: Trials) -> bool:
-        """Whether there is a row, of a run with this seed, and of the run that wrote the log, if there is one."""
+        """Whether there is a row, of a run with this seed that kept all workers, and of the one that wrote the log."""
         trial = trials.rows.get(self.name)
-        return trial is not None and trial.config.seed == self.config.seed and not trials.is_outdated(self.log)
+        return (
+            trial is not None
+            and trial.config.seed == self.config.seed
+            and not trial.remark
+            and not trials.is_outdated(self.log)
+        )
 
     def is_proof(self, name: str) -> bool:
         """Whether the file of this name says that the run is done."""
@@ -128,14 +133,26 @@ class PlannedRun:
         return self._has_log() and all((self.folder / f"{self.name}_{kind}").exists() for kind in kinds)
 
     def _has_log(self) -> bool:
-        """Whether there is the log of a run with this seed: one without a seed has the name of the default seed."""
-        return self.log.exists() and header_of(self.log).get("config", {}).get("seed") == self.config.seed
+        """Whether there is the log of a run with this seed that kept all workers.
+
+        One without a seed has the name of the default seed.
+        """
+        seed = header_of(self.log).get("config", {}).get("seed", "no log")
+        return seed == self.config.seed and not result_of(self.log).get("lost_workers")
 
     @property
     def origin(self) -> Path:
         """The file that holds the fingerprint of what the proof was made from."""
         proof = Path(self.proof)
         return proof.with_name(f".{proof.name}.origin")
+
+    def made(self) -> tuple[int, int] | None:
+        """What changes whenever the proof is written; None if it is not there."""
+        try:
+            found = Path(self.proof).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
     def fingerprint(self) -> str:
         """A digest of the command and the content of its input files."""

@@ -15,13 +15,14 @@ rules=(epochs first total)   # values of --stop
 world_sizes=(3 6 11)         # processes: workers + 1
 delay=30                     # milliseconds, or small, medium, long
 clock=virtual
-compute_ms=15
+compute_ms=                  # time per gradient on the virtual clock, ms (default 15)
 evals_per_epoch=4
 seeds=(1 2 3 4 5 6 7 8 9 10)
 results=results/stopping
 
 without_settings stop  # the rules are
 read_settings "${training_settings[@]}" plot_dir momentum rules world_sizes delay -- "$@"
+[[ $clock == wall ]] || compute_ms=${compute_ms:-15}
 
 delay_of "$delay"
 all_seeds=("${seeds[@]}")
@@ -35,10 +36,12 @@ for seed in "${all_seeds[@]}"; do  # whole seeds one after the other: an interru
     done
   done
 done
+names=$(sweep --names)
 run_planned
 
 # conclude: the summary, and accuracy over time under each rule.
+# shellcheck disable=SC2086  # one word per run
 conclude() {
-  summarise && module analysis.reports.stopping_plots "$summary_dir" --plot_dir "$plot_dir"
+  summarise && module analysis.reports.stopping_plots "$summary_dir" $names --plot_dir "$plot_dir"
 }
 finish conclude

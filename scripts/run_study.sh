@@ -34,9 +34,24 @@ wanted() {
   [[ " ${experiments[*]} " == *" $1 "* ]]
 }
 
-# study NAME DRIVER ARGUMENTS...: run one experiment, with its own folder; if it fails, the study continues.
+# attempt NAME COMMAND...: if a command fails, the study continues, unless it was interrupted.
+attempt() {
+  local code=0
+  "${@:2}" || code=$?
+  ! interrupted "$code" || exit "$code"
+  ((code == 0)) || failed+=("$1")
+}
+
+# driver NAME ARGUMENTS...: run a driver, which ends when the study is killed.
+bound=()
+! setpriv --pdeathsig TERM true 2>/dev/null || bound=(setpriv --pdeathsig TERM)
+driver() {
+  ${bound[@]+"${bound[@]}"} bash "$ROOT/scripts/$1.sh" "${@:2}"
+}
+
+# study NAME DRIVER ARGUMENTS...: run one experiment, with its own folder.
 study() {
-  local code=0 name=$1 driver=$2 flags=(--data_dir "$data_dir" --results "$results/$1")
+  local name=$1 driver=$2 flags=(--data_dir "$data_dir" --results "$results/$1")
   [[ $driver == run_kfold* ]] || flags+=(--summary_dir "$summary_dir/$1")
   flags+=(${jobs:+--jobs "$jobs"} ${scheduler:+--scheduler "$scheduler"} ${keep:+--keep "$keep"})
   shift 2
@@ -45,9 +60,7 @@ study() {
   [[ $verbose == no ]] || flags+=(--verbose)
   [[ $names_only == no ]] || flags+=(--names)
   say "$name"
-  bash "$ROOT/scripts/$driver.sh" "${flags[@]}" "$@" || code=$?
-  ((code <= 128)) || exit "$code"  # it was interrupted
-  ((code == 0)) || failed+=("$name")
+  attempt "$name" driver "$driver" "${flags[@]}" "$@"
 }
 failed=()
 [[ $dry_run == no ]] || answer_dry_runs
@@ -101,8 +114,9 @@ study kfold run_kfold_full --dataset mnist fashion_mnist --networks default --ma
 
 if [[ $dry_run == no ]] && wanted figures; then
   say "Tables and figures"
-  module analysis.reports.partition_plots --data_dir "$data_dir" --output "$plot_dir/partitioning.png"
-  module analysis.study "$summary_dir" --plot_dir "$plot_dir"
+  attempt partitioning.png \
+    module analysis.reports.partition_plots --data_dir "$data_dir" --output "$plot_dir/partitioning.png"
+  attempt figures module analysis.study "$summary_dir" --plot_dir "$plot_dir"
 fi
 
 if ((${#failed[@]})); then

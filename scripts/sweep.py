@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
@@ -91,6 +91,19 @@ def shares(cores: Sequence[int], jobs: int) -> list[tuple[int, ...]]:
     return [tuple(cores[job::jobs] if jobs <= len(cores) else cores) for job in range(jobs)]
 
 
+@dataclass(frozen=True)
+class Started:
+    """A run under way. fingerprint: of what it was about to read; made: `run.made()` before it."""
+
+    run: PlannedRun
+    fingerprint: str
+    made: tuple[int, int] | None
+
+    def has_written(self) -> bool:
+        """Whether its proof is there, and not that of an earlier run."""
+        return self.run.made() not in (None, self.made)
+
+
 class Sweep:
     """Executes runs in parallel and collects the failures."""
 
@@ -101,7 +114,7 @@ class Sweep:
         self.failures: list[str] = []
         self.ended = 0
         self._interrupted = False
-        self._running: dict[Future[Report], tuple[PlannedRun, str]] = {}
+        self._running: dict[Future[Report], Started] = {}
         self._started = time.monotonic()
 
     def finish(self, pool: Pool) -> None:
@@ -130,11 +143,12 @@ class Sweep:
         self._interrupted = True
 
     def _start(self, run: PlannedRun, pool: Pool) -> None:
-        fingerprint = run.fingerprint()  # of what it is about to read
-        self._running[pool.submit(run)] = run, fingerprint
+        before = Started(run, run.fingerprint(), run.made())
+        self._running[pool.submit(run)] = before
 
     def _end(self, future: Future[Report], report: Report) -> str:
-        run, fingerprint = self._running.pop(future)
+        started = self._running.pop(future)
+        run = started.run
         self.ended += 1
         place = self.skipped + self.ended
         left = (time.monotonic() - self._started) / self.ended * (self.total - place)
@@ -143,20 +157,21 @@ class Sweep:
             self.failures.append(f"{run.command}\n    exit code {report.code}: {report.said}")
             verdict = f"  FAILED: {report.said}"
         else:
-            self._record(run, report, fingerprint)
-            if not run.config and run.proof != "-" and not Path(run.proof).exists():
+            self._record(started, report)
+            if not run.config and run.proof != "-" and not started.has_written():
                 verdict = f"  nothing written: {report.said}"
         return f"{place}/{self.total}  {time_left(left)} left  {run.name}{verdict}"
 
-    def _record(self, run: PlannedRun, report: Report, fingerprint: str) -> None:
+    def _record(self, started: Started, report: Report) -> None:
         """Write what came back, the proof that the run is done last."""
+        run = started.run
         for name in sorted(report.files, key=run.is_proof):
             with atomic_write(make_folder(run.folder) / name) as unfinished:
                 unfinished.write_bytes(report.files[name])
         if report.trial:
             self.trials.add(report.trial)
-        elif run.proof != "-" and Path(run.proof).exists():
-            run.origin.write_text(fingerprint)
+        elif run.proof != "-" and started.has_written():
+            run.origin.write_text(started.fingerprint)
 
 
 @contextmanager
@@ -210,6 +225,13 @@ def print_plan(
     estimate = f", {in_words(duration)} with --jobs {jobs or 1}" if duration else ""
     reason = f" ({again} again, for files that are not here)" if again else ""
     print(f"{count(len(runs), 'run')}: {len(runs) - len(waiting)} done, {len(waiting)} to do{reason}{estimate}")
+
+
+def tell_others(runs: list[PlannedRun], summary_dir: Path) -> None:
+    """Say how many runs of a folder are none of these."""
+    others = len(Trials(summary_dir).rows.keys() - {run.name for run in runs})
+    if others:
+        print(f"{summary_dir} has {count(others, 'run')} more, in the tables as well: --results DIR keeps them apart")
 
 
 def print_names(runs: list[PlannedRun]) -> None:

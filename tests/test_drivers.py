@@ -200,6 +200,12 @@ def test_the_network_of_a_comparison_is_also_that_of_its_control(tmp_path):
         ("run_kfold", ("--summary_dir", "rows"), "--summary_dir is not valid"),
         ("run_algorithms", ("--lr", 0.1), "--lr is not valid"),
         ("run_algorithms", ("--algorithms", "adam"), "--algorithms adam is not valid: give some of average backup"),
+        (
+            "run_algorithms",
+            ("--algorithms", "asgd+local_steps=4"),
+            "--algorithms asgd+local_steps=4 is not valid",
+        ),
+        ("run_algorithms", ("--clock", "wall"), "--clock wall is not valid: a worker has a speed on the virtual clock"),
     ],
     ids=str,
 )
@@ -536,21 +542,63 @@ def test_a_driver_that_is_terminated_takes_its_runs_along(driver, tmp_path):
         process.kill()
 
 
-def test_an_interrupted_study_ends(tmp_path):
-    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    driver = 'trap "exit 130" INT\necho started\nsleep 60\n'  # as drivers end: the sweep has seen the Ctrl-C
-    (tmp_path / "scripts/run_stopping.sh").write_text(driver)
-    (tmp_path / "scripts/run_distances.sh").write_text("echo the next one\n")
-    study = ["bash", tmp_path / "scripts/run_study.sh", "--experiments", "stopping", "distances"]
+def start_study(folder: Path, driver: str) -> subprocess.Popen:
+    """A study of two drivers, of which the first is this text and has printed "started"."""
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    (folder / "scripts/run_stopping.sh").write_text(driver)
+    (folder / "scripts/run_distances.sh").write_text("echo the next one\n")
+    study = ["bash", folder / "scripts/run_study.sh", "--experiments", "stopping", "distances"]
     process = subprocess.Popen(study, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True)
+    while process.stdout.readline() != "started\n":
+        assert process.poll() is None
+    return process
+
+
+@pytest.mark.parametrize(
+    "driver",
+    [
+        'trap "exit 130" INT\necho started\nsleep 60\n',  # as drivers end: the sweep has seen the Ctrl-C
+        'set -euo pipefail\nsource "$(dirname "$0")/lib.sh"\n'
+        'summarise() (trap "exit 130" INT; echo started; sleep 60)\ntrap : INT\nfinish summarise\n',
+    ],
+    ids=["while it sweeps", "while it summarises"],
+)
+def test_an_interrupted_study_ends(driver, tmp_path):
+    process = start_study(tmp_path, driver)
     try:
-        while process.stdout.readline() != "started\n":
-            assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)
         words, _ = process.communicate(timeout=30)
     finally:
         process.kill()
     assert process.returncode == 130 and "the next one" not in words
+
+
+def test_a_study_that_is_terminated_takes_its_driver_along(tmp_path):
+    process = start_study(tmp_path, "echo started\nexec sleep 60\n")
+    try:
+        left = descendants(process.pid)
+        assert left
+        process.terminate()
+        process.wait(timeout=30)
+        wait_until_gone(left)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_names_of_logs_have_the_folder_as_it_is():
+    code = f'source "{ROOT}/scripts/lib.sh"; results="R&D\\1"; logs_of a b; printf "%s\\n" "${{logs[@]}}"'
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == "R&D\\1/a_log.log\nR&D\\1/b_log.log\n"
+
+
+def test_names_of_runs_are_those_that_can_be_known(tmp_path):
+    """Without learning rates, the runs that are compared have no names yet."""
+    for driver, chosen_by in (("run_algorithms", 75), ("run_experiment", 90)):
+        arguments = ["partitions"] if driver == "run_experiment" else []
+        names = drive(driver, *arguments, "--names", "--summary_dir", "none", cwd=tmp_path).split()
+        assert len(names) == chosen_by and all("_val_" in name for name in names)
+    assert "about" in drive("run_stopping", "--clock", "wall", "--dry_run", cwd=tmp_path)
 
 
 def test_a_sweep_that_cannot_work_ends_its_driver(tmp_path):
@@ -623,6 +671,8 @@ def test_algorithms_are_tuned_and_then_compared_on_new_seeds(tmp_path):
         "0",
     ]
     assert "| asgd+compensation |" in table and "**" in (tmp_path / "runs/tuning/tuning.md").read_text()
+    drive(*driver, "--rates", 1e-6, "--results", "runs", cwd=tmp_path)  # beside runs with other rates
+    assert "| asgd+compensation | 1e-06 | 2 |" in (tmp_path / "runs/algorithms.md").read_text()
     assert (tmp_path / "runs/algorithms.png").stat().st_size > 0
 
 

@@ -1,6 +1,7 @@
 """What counts as done: a proof holds for the run, the seed and the flags that it was made from."""
 
 import fcntl
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from analysis.reports.trials import Trial
 from conftest import ROOT, run, train
 from test_drivers import drive, trials_of
+from training.record.reader import read_log
 
 RUN = ("--epochs", 2, "--clock", "virtual", "--saves_per_epoch", 2)
 TRAIN = ["--dataset", "digits", "--clock", "virtual", "--lr", "0.05", "--subfolder", "runs"]
@@ -73,7 +75,29 @@ def test_two_sweeps_do_not_work_in_one_folder(tmp_path):
 def test_a_landscape_that_cannot_be_drawn_is_not_reported_as_written(tmp_path):
     train("dist_async.py", tmp_path / "runs", *RUN, "--seed", 1, "--lr", 50)
     words = drive("loss_landscape", "runs", "--grid_size", 3, cwd=tmp_path)
-    assert re.search(r"^1/1 .*contour.html  nothing written: .*nothing to draw", words, re.MULTILINE)
+    nothing = r"^1/1 .*contour.html  nothing written: .*nothing to draw"
+    assert re.search(nothing, words, re.MULTILINE)
+    (model,) = (tmp_path / "runs").glob("*_model.pt")
+    model.with_name(model.name.replace("_model.pt", "_loss_landscape_contour.html")).write_text("of an earlier run")
+    for _ in range(2):
+        assert re.search(nothing, drive("loss_landscape", "runs", "--grid_size", 3, cwd=tmp_path), re.MULTILINE)
+
+
+@pytest.mark.parametrize("log_is_there", [True, False])
+def test_a_run_that_lost_a_worker_is_repeated(log_is_there, tmp_path):
+    plan = f"row dist_async.py {' '.join(TRAIN)} --seed 1\n"
+    assert sweep(plan, tmp_path).returncode == 0
+    rows = tmp_path / "runs/trials.jsonl"
+    (log,) = rows.parent.glob("*.log")
+    for path in rows, log:
+        path.write_text(re.sub(r'("lost_workers": )(\[\]|"")', lambda found: found[1] + json.dumps(
+            ["Worker_1"] if found[2] == "[]" else "Worker_1"), path.read_text()))  # fmt: skip
+    assert json.loads(rows.read_text())["outcome"]["lost_workers"] == "Worker_1"
+    if not log_is_there:
+        log.unlink()
+    assert [done_in(sweep(plan, tmp_path).stdout) for _ in range(2)] == ["1 run, 0", "1 run, 1"]
+    (trial,) = {trial.name: trial for trial in trials_of(rows.parent)}.values()
+    assert trial.outcome.lost_workers == "" and read_log(log).result["lost_workers"] == []
 
 
 @pytest.mark.parametrize("driver", ["test_model", "loss_landscape"])
@@ -87,6 +111,16 @@ def test_runs_in_a_folder_whose_name_says_partial(tmp_path):
     train("dist_async.py", tmp_path / "runs_partial2", *RUN, "--seed", 1)
     words = drive("test_model", "runs_partial2", cwd=tmp_path)
     assert done_in(words) == "1 run, 0" and "Summary of 1 run " in words
+
+
+@pytest.mark.parametrize("driver", ["test_model", "loss_landscape"])
+def test_results_go_where_they_are_asked_for(driver, tmp_path):
+    train("dist_async.py", tmp_path / "runs", *RUN, "--seed", 1)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    grid = ["--grid_size", 3] if driver == "loss_landscape" else []
+    drive(driver, "runs", *grid, "--results", "out", cwd=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == before
+    assert {"report.html", "summary.md", "trials.jsonl"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_files_of_two_containers_have_different_names(tmp_path):

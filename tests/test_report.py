@@ -100,6 +100,10 @@ def test_a_home_folder_is_expanded_as_in_the_scripts():
     [
         ("--delay_ms 10 30", "--delay_ms 30.0 has no effect without --delay or --slow_worker_1"),
         ("--modes sync --compensation", "--compensation has no effect on synchronous runs"),
+        (
+            "--modes classic --partitions none split_dirichlet:1",
+            "--split_dirichlet 1.0 has no effect on",
+        ),
         ("--modes classic --algorithms dude", "--algorithms dude has no effect without --modes async"),
         ("--modes sync --algorithms average asgd", "--algorithms asgd has no effect without --modes async"),
         ("--algorithms backup --backup_workers 7", "--backup_workers 7 is not valid"),

@@ -282,9 +282,9 @@ def test_nothing_with_a_lost_pair_is_called_equal():
 
 def test_contrasts_of_which_all_pairs_are_lost_are_written_and_drawn():
     answers = judge([effect_of([], lost=10), effect_of(NEAR, 1.0, lost=1)])
-    assert "| 10 of 10 lost" in markdown(TINY, answers).replace("(", "").replace(")", "")
+    assert "| 10 of 10 lost" in markdown(answers).replace("(", "").replace(")", "")
     for shown in (answers, answers[:1]):
-        figure = draw(TINY, shown)
+        figure = draw(TINY.title, shown)
         figure.draw_without_rendering()
         assert "(10\xa0lost)" in figure.axes[0].get_yticklabels()[0].get_text()
 
@@ -299,7 +299,7 @@ def test_an_experiment_of_which_no_pair_has_run_is_refused_and_changes_nothing(t
 
 @pytest.mark.parametrize(("values", "logarithmic"), [([-40.0, 1.0, 8.0], True), ([-4.0, 1.0, 2.0], False)])
 def test_a_forest_plot_says_whether_its_scale_is_logarithmic(values, logarithmic):
-    figure = draw(TINY, judge([effect_of(values)]))
+    figure = draw(TINY.title, judge([effect_of(values)]))
     said = any("logarithmic beyond ±2 points" in text.get_text() for text in figure.texts)
     assert said == logarithmic == (figure.axes[0].get_xscale() == "symlog")
 
@@ -370,7 +370,7 @@ def test_known_effects_are_found(tmp_path):
         assert len(one.effect.differences) == 10
         if contrast.primary:
             assert one.verdict == ("equal within 1" if contrast.margin else "different"), contrast
-    assert markdown(experiment, answers).count("\n| ") == len(answers) + 2
+    assert markdown(answers).count("\n| ") == len(answers) + 2
     assert sum(one.settled for one in answers) >= 18
     write_answers("partitions", experiment, tmp_path, tmp_path)
     assert "0 of 360 runs.\n" in (tmp_path / "contrasts.md").read_text()
@@ -434,7 +434,8 @@ def test_an_experiment_from_its_runs_to_its_answers(tmp_path, monkeypatch, capsy
     command()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
     assert {one.config.lr for one in Trials(tmp_path / "runs").rows.values()} == {0.05}
-    assert "| total − epochs |  | primary | 3 |" in (tmp_path / "runs/contrasts.md").read_text(encoding="utf-8")
+    page = (tmp_path / "runs/contrasts.md").read_text(encoding="utf-8")
+    assert "LeNet5 on digits, 3 epochs, tuned rates; 3 seeds." in page and "| total − epochs |  | primary | 3 |" in page
     assert "6 runs: 6 done, 0 to do" in command("--dry_run")
 
 
@@ -477,7 +478,7 @@ def test_the_table_of_the_stopping_rules_is_that_of_its_rows():
 @needs_data
 def test_the_table_of_the_algorithms_is_that_of_its_rows():
     text = (SUMMARIES / "algorithms/algorithms.md").read_text(encoding="utf-8")
-    assert text == report_algorithms(SUMMARIES / "algorithms", str(DATA))[0]
+    assert text == report_algorithms(SUMMARIES / "algorithms", [], str(DATA))[0]
 
 
 def test_an_experiment_answers_from_three_pairs_on(tmp_path, monkeypatch):

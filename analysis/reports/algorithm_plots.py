@@ -2,8 +2,9 @@
 
 python3 -m analysis.reports.algorithm_plots summaries/algorithms --plot_dir plots --data_dir data
 
-Reads the trials of a folder: runs with --evals_per_epoch and --worker_speeds that differ in the algorithm, its learning
-rate and the seed. Writes algorithms.md beside them and the figure algorithms, as PNG and PDF.
+Reads the trials of a folder, all or those that are named: runs with --evals_per_epoch and --worker_speeds that differ
+in the algorithm, its learning rate and the seed. Writes algorithms.md beside them and the figure algorithms, as PNG
+and PDF.
 """
 
 import functools
@@ -18,7 +19,7 @@ import numpy as np
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_title
 from analysis.flags import report_trials
 from analysis.reports.curves import MEANING, accuracy_over_time, draw_curves, frame, resample
-from analysis.reports.trials import Trial, Trials, distinct, time_to
+from analysis.reports.trials import Trial, Trials, time_to
 from analysis.reports.tuning import label_of, position
 from analysis.spread import counted, interval
 from analysis.tables import markdown_table
@@ -46,9 +47,9 @@ THEORY = {
 Runs = dict[str, list[Trial]]  # algorithm → its runs
 
 
-def read_runs(folder: Path) -> Runs:
-    """The runs of a folder. Raises DataError where there are none that can be compared."""
-    trials = [trial for trial in distinct(Trials(folder).rows.values()) if trial.outcome.evaluations]
+def read_runs(folder: Path, names: Sequence[str]) -> Runs:
+    """The runs with these names, or all of a folder. Raises DataError where there are none that can be compared."""
+    trials = [trial for trial in Trials(folder).named(names) if trial.outcome.evaluations]
     if not trials or any(trial.config.worker_speeds is None for trial in trials):
         raise DataError(f"{folder}: give runs with --evals_per_epoch and --worker_speeds")
     if len({described(trial.config) for trial in trials}) > 1:
@@ -56,6 +57,10 @@ def read_runs(folder: Path) -> Runs:
     runs: Runs = defaultdict(list)
     for trial in sorted(trials, key=lambda one: position(label_of(one.config))):
         runs[label_of(trial.config)].append(trial)
+    for label, trials in runs.items():
+        if len(rates := sorted({trial.config.lr for trial in trials})) > 1:
+            raise DataError(f"{folder}: its runs of {label} have the learning rates {', '.join(map(str, rates))}: give "
+                            f"the names of those with one")  # fmt: skip
     return dict(runs)
 
 
@@ -142,9 +147,9 @@ def algorithms_figure(runs: Runs) -> Figure:
     return figure
 
 
-def report(folder: Path, data_dir: str) -> tuple[str, Figure]:
-    """The table, and the figure."""
-    runs = read_runs(folder)
+def report(folder: Path, names: Sequence[str], data_dir: str) -> tuple[str, Figure]:
+    """The table, and the figure. names: of the runs; all of the folder without them."""
+    runs = read_runs(folder, names)
     return markdown(runs, data_dir), algorithms_figure(runs)
 
 

@@ -2,8 +2,8 @@
 
 python3 -m analysis.reports.stopping_plots summaries/stopping --plot_dir plots
 
-Reads the trials of a folder: runs with --evals_per_epoch that differ in the number of workers, the rule and the seed.
-Writes stopping.md beside them and the figure stopping_rules, as PNG and PDF.
+Reads the trials of a folder, all or those that are named: runs with --evals_per_epoch that differ in the number of
+workers, the rule and the seed. Writes stopping.md beside them and the figure stopping_rules, as PNG and PDF.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
 from analysis.flags import report_trials
 from analysis.reports.curves import MEANING, accuracy_over_time, draw_curves, frame
-from analysis.reports.trials import Trial, Trials, alike_but_for, distinct
+from analysis.reports.trials import Trial, Trials, alike_but_for
 from analysis.spread import counted, interval
 from analysis.tables import markdown_table
 from interface.command_line import run_script
@@ -27,9 +27,12 @@ from training.words import in_common
 Runs = dict[tuple[int, str], list[Trial]]  # (workers, rule) → its runs
 
 
-def read_runs(folder: Path) -> Runs:
-    """The runs of a folder. Raises DataError where there are none, or they differ in more than workers and rule."""
-    trials = [trial for trial in distinct(Trials(folder).rows.values()) if trial.outcome.evaluations]
+def read_runs(folder: Path, names: Sequence[str]) -> Runs:
+    """The runs with these names, or all of a folder.
+
+    Raises DataError where there are none, or they differ in more than workers and rule.
+    """
+    trials = [trial for trial in Trials(folder).named(names) if trial.outcome.evaluations]
     if not trials:
         raise DataError(f"{folder}: it has no run with --evals_per_epoch")
     alike = [(trial.clock, alike_but_for(trial.config, "world_size", "stop")) for trial in trials]
@@ -92,9 +95,9 @@ def draw_rule(axes: Axes, trials: Sequence[Trial], color: str, width: float) -> 
         axes.plot(trial.outcome.seconds, trial.outcome.test_accuracy, "o", color=color, alpha=0.6, markersize=2.5)
 
 
-def report(folder: Path) -> tuple[str, Figure]:
-    """The table, and the figure."""
-    runs = read_runs(folder)
+def report(folder: Path, names: Sequence[str] = ()) -> tuple[str, Figure]:
+    """The table, and the figure. names: of the runs; all of the folder without them."""
+    runs = read_runs(folder, names)
     return markdown(runs), stopping_figure(runs)
 
 

@@ -6,7 +6,6 @@ Complete runs without a line in trials.jsonl are measured and added. The tables 
 summary.md for readers, summary.csv for programs.
 """
 
-import argparse
 import dataclasses
 import math
 import statistics
@@ -101,7 +100,7 @@ def times_to(target: float, group: Group) -> tuple[object, object, int]:
     return *(f"{statistics.fmean(column):.6g}" for column in zip(*found, strict=True)), len(found)
 
 
-def parse_arguments(doc: str) -> argparse.Namespace:
+def make_parser(doc: str) -> ArgumentParser:
     """The command line of a program that summarises a folder."""
     parser = ArgumentParser(doc)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where logs and models are")
@@ -111,7 +110,7 @@ def parse_arguments(doc: str) -> argparse.Namespace:
         "--targets", metavar="F", type=Interval(float, "(0,100]"), nargs="+", default=TARGETS,
         help="test accuracies, %%, to report the time to, of runs with --evals_per_epoch (default 80 85)",
     )  # fmt: skip
-    return parser.parse_args()
+    return parser
 
 
 def summarise(folder: Path, summary_dir: Path, data_dir: str, targets: Sequence[float]) -> list[Trial]:
@@ -133,7 +132,7 @@ def summarise(folder: Path, summary_dir: Path, data_dir: str, targets: Sequence[
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__)
+    arguments = make_parser(__doc__).parse_args()
     summary_dir = arguments.summary_dir or arguments.folder
     differences.show(summarise(arguments.folder, summary_dir, arguments.data_dir, arguments.targets))
 

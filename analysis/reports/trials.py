@@ -14,6 +14,7 @@ import itertools
 import json
 import logging
 import math
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 LOG_ENDING = "_log.log"
 CURVE_POINTS = 50
 HISTOGRAM_BINS = 100
+MAX_RESULT = 1 << 20  # bytes, of the line of a log with the result
 COUNTED = ("seconds", "updates", "gradients", "dropped_gradients", "mean_staleness", "max_staleness")
 
 
@@ -359,6 +361,18 @@ def header_of(log: Path) -> dict[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
+def result_of(log: Path) -> dict[str, Any]:
+    """The result of a log, without reading the lines before it; empty for anything else."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_RESULT))
+            line = file.read().decode(errors="replace").rstrip("\n").rpartition("\n")[2]
+        result = json.loads(line.partition("  result ")[2])
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
 def run_of(log: Path) -> str:
     """The name of the run of a log."""
     return log.name.removesuffix(LOG_ENDING)
@@ -393,6 +407,10 @@ class Trials:
                 raise DataError(
                     f"{self.path}, line {number}: damaged ({error}); remove the line, and its run is measured again"
                 ) from error
+
+    def named(self, names: Sequence[str]) -> list[Trial]:
+        """Those of the runs with these names that are there; all, each run once, without names."""
+        return [self.rows[name] for name in names if name in self.rows] if names else distinct(self.rows.values())
 
     def add(self, trial: Trial) -> None:
         """Append a line."""

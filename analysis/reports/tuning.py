@@ -73,7 +73,9 @@ def main() -> None:
     parser = ArgumentParser(__doc__)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where trials.jsonl is")
     parser.add_argument("names", metavar="NAME", nargs="*", help="of a run (default: all that have --val)")
-    parser.add_argument("--dry_run", action="store_true", help="write nothing; without runs, any rate is the best")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="write nothing; without runs, any rate is the best, and untried"
+    )
     arguments = parser.parse_args()
     folder = arguments.folder
     trials = Trials(folder)
@@ -87,7 +89,7 @@ def main() -> None:
             logging.warning("%s: none of the runs that choose its learning rate was validated; it is left out", label)
         write_text(folder / "tuning.md", markdown(tried))
     for label, accuracies in (tuning if arguments.dry_run else tried).items():
-        print(label, best_rate(accuracies))
+        print(label, best_rate(accuracies), *([] if label in tried else ["untried"]))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from analysis.reports.trials import Trials
 from analysis.spread import counted
 from analysis.study.design import EXPERIMENTS, Experiment, Runs, diverged
 from analysis.study.effects import CONTRASTS, FEWEST, LEVEL, POWER, Answer, answer, p_in_words, read_contrasts
-from analysis.study.experiment_plots import FIGURES
+from analysis.study.experiment_plots import FIGURES, about, setup
 from analysis.tables import markdown_table, write_text
 from interface.command_line import ArgumentParser, count, run_script
 from interface.errors import DataError
@@ -46,7 +46,7 @@ To ask contrasts with a margin for a difference, too, was decided when the runs 
 Until then their answer could only be "equal", or "more than 1 apart" where the interval lay beyond the margin."""
 
 
-def markdown(experiment: Experiment, answers: Sequence[Answer]) -> str:
+def markdown(answers: Sequence[Answer]) -> str:
     """One row per contrast."""
     rows = []
     for one in answers:
@@ -60,7 +60,7 @@ def markdown(experiment: Experiment, answers: Sequence[Answer]) -> str:
         ])  # fmt: skip
     titles = ("contrast", "where", "", "pairs", "difference, points", "p, different", "p, equal", "seeds needed",
               "answer")  # fmt: skip
-    return f"# {experiment.title}\n\n{MEANING}\n\n{markdown_table(titles, rows)}"
+    return f"{MEANING}\n\n{markdown_table(titles, rows)}"
 
 
 def tuning_table(experiment: Experiment, trials: Trials) -> str:
@@ -101,7 +101,7 @@ def divergence(experiment: Experiment, runs: Runs) -> str:
     return f"## Runs that diverged\n\n{lost} of {count(len(trials), 'run')}.\n\n{markdown_table(titles, rows)}"
 
 
-def draw(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
+def draw(title: str, answers: Sequence[Answer]) -> Figure:
     """The difference and interval of each contrast, below its claim; those that are settled filled."""
     shown = [one for one in answers if one.effect.pairs]
     figure, panels = forest([row_of(one) for one in shown])
@@ -116,8 +116,7 @@ def draw(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
         *(Patch(color="0.93", label=f"within {margin:g} point{'' if margin == 1 else 's'}") for margin in margins),
     ])  # fmt: skip
     seeds = counted([one.effect.pairs for one in shown], "pair")
-    about = f"mean and 95 % interval over the seeds, {seeds}{scale_of(panels)}"
-    write_title(figure, f"{experiment.title}\n{about}")
+    write_title(figure, f"{title}\nmean and 95 % interval over the seeds, {seeds}{scale_of(panels)}")
     return figure
 
 
@@ -146,14 +145,15 @@ def read_answers(name: str, experiment: Experiment, folder: Path) -> tuple[Runs,
 def page_of(experiment: Experiment, folder: Path, runs: Runs, answers: Sequence[Answer]) -> str:
     """The text of contrasts.md."""
     tuning = Trials(folder / "tuning")
-    return "\n".join([markdown(experiment, answers), divergence(experiment, runs), tuning_table(experiment, tuning)])
+    head = f"# {experiment.title}\n\n{about(experiment, runs)}.\n"
+    return "\n".join([head, markdown(answers), divergence(experiment, runs), tuning_table(experiment, tuning)])
 
 
 def write_answers(name: str, experiment: Experiment, folder: Path, plot_dir: Path) -> None:
     """contrasts.md beside the trials of an experiment, and its figure."""
     runs, answers = read_answers(name, experiment, folder)
     write_text(folder / "contrasts.md", page_of(experiment, folder, runs, answers))
-    written = save(draw(experiment, answers), make_folder(plot_dir, "--plot_dir") / name)
+    written = save(draw(f"{experiment.title}\n{setup(runs)}", answers), make_folder(plot_dir, "--plot_dir") / name)
     if name in FIGURES:
         written += save(FIGURES[name](experiment, runs), plot_dir / f"{name}_runs")
     print(*(f"  {path}" for path in (folder / "contrasts.md", *written)), sep="\n")

@@ -189,9 +189,10 @@ class Experiment:
             yield self.config(cell, self.rate(cell, best), seed, **more)
 
     def outcomes(self, best: Rates, trials: Trials, cell: Cell) -> dict[int, Trial]:
-        """Seed → the run of a cell, as far as there are any."""
+        """Seed → the run of a cell, as far as there are any that kept all of their workers."""
         names = {seed: run_name(self.config(cell, self.rate(cell, best), seed)) for seed in self.seeds}
-        return {seed: trials.rows[name] for seed, name in names.items() if name in trials.rows}
+        found = {seed: trials.rows.get(name) for seed, name in names.items()}
+        return {seed: trial for seed, trial in found.items() if trial is not None and not trial.remark}
 
     def read(self, folder: Path) -> Runs:
         """Cell → seed → run, of the seeds that all cells have: an interrupted experiment stays balanced.
@@ -230,9 +231,9 @@ def diverged(trial: Trial) -> bool:
 
 
 def trial_of(config: RunConfig, trials: Trials) -> Trial:
-    """The row of a run. Raises DataError if it is missing."""
+    """The row of a run. Raises DataError if it is missing, or that of a run that lost workers."""
     name = run_name(config)
-    if name not in trials.rows:
+    if name not in trials.rows or trials.rows[name].remark:
         raise DataError(f"{trials.path}: {name} is missing")
     return trials.rows[name]
 

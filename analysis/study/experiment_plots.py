@@ -16,18 +16,25 @@ from analysis.reports.trials import Trial, TrialOutcome, time_to, training_loss_
 from analysis.spread import counted, half_width
 from analysis.study.design import Experiment, Runs, diverged
 from catalogue import DATASETS
-from training.config import RunConfig
 
 TARGET = 85.0  # percent
 LEFT_OUT = "× n: runs that diverged, left out"
 
 
+def setup(runs: Runs) -> str:
+    """Network, data set and epochs; several, if runs differ in them."""
+    configs = [trial.config for by_seed in runs.values() for trial in by_seed.values()]
+    return " or ".join(dict.fromkeys(
+        f"{config.network_name} on {DATASETS[config.dataset].title}, {config.epochs} epochs"
+        for config in configs
+    ))  # fmt: skip
+
+
 def about(experiment: Experiment, runs: Runs) -> str:
-    """Network, data set, learning rates and seeds."""
-    config: RunConfig = next(trial for by_seed in runs.values() for trial in by_seed.values()).config
+    """The same, learning rates and seeds."""
     seeds = counted([len(by_seed) for by_seed in runs.values()])
     rates = "" if "rate" in experiment.factors else ", tuned rates"
-    return f"{config.network_name} on {DATASETS[config.dataset].title}, {config.epochs} epochs{rates}; {seeds}"
+    return f"{setup(runs)}{rates}; {seeds}"
 
 
 def stopping_figure(experiment: Experiment, runs: Runs) -> Figure:
