@@ -35,7 +35,7 @@ from training.config import RunConfig
 
 
 def make_parser() -> ArgumentParser:
-    """The name of the experiment, and what makes it smaller."""
+    """The name of the experiment, and the settings of a smaller one."""
     usage = "bash scripts/run_experiment.sh NAME [--FLAG VALUE ...]"
     parser = ArgumentParser(__doc__, usage=usage, argument_default=argparse.SUPPRESS)
     add, seeds = parser.add_argument, Interval(int, "[0,inf)")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Run an experiment of the study's second edition: tune, train with new seeds, answer the contrasts written before.
+# Run an experiment of the study's second edition: tune the learning rates, train with new seeds, and answer contrasts
+# that were written down before.
 #
 #   bash scripts/run_experiment.sh partitions --data_dir data --jobs 2
 #

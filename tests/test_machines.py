@@ -14,14 +14,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from torch.distributed import TCPStore
 
+from common import load_dataset
 from conftest import DATA, ROOT, shared_nursery, train, weights_of
 from interface.errors import DataError
 from live_run import listening_addresses
 from training.algorithms import ALGORITHMS
-from training.engines.rpc import agents
+from training.config import RunConfig
+from training.engines.rpc import agents, launch
 from training.engines.rpc.agents import check_own_address
+from training.engines.rpc.coordinator import Terms
+from training.engines.rpc.mailbox import OnTheWire
+from training.plan import make_plan
 from training.record.reader import read_log
 
 FLAGS = ("--dataset", "digits", "--lr", 0.05, "--momentum", 0.9, "--seed", 1, "--split_dataset", "--peer_timeout", 3)
@@ -262,6 +268,27 @@ def test_a_killed_worker_on_another_host_is_detected(start):
     server.wait_until("Worker_2 was lost", seconds=2 * PEER_TIMEOUT)
     assert server.end()[0] == 0 and other.end()[0] == 0
     assert read_log(server.files()["log"]).result["lost_workers"] == ["Worker_2"]
+
+
+def test_a_gradient_that_takes_longer_than_the_run_is_no_error(start):
+    """The server waits for the workers' goodbyes for `--peer_timeout`, and then leaves."""
+    flags = ("--max_seconds", 1, "--delay", "--delay_type", "constant", "--delay_ms", 1000 * (2 * PEER_TIMEOUT + 2))
+    for rank in [start("dist_async.py", rank, *flags) for rank in range(3)]:
+        rank.succeed()
+
+
+def test_a_worker_computes_with_the_threads_of_the_server():
+    """They are in the log, and a replay needs them."""
+    config = RunConfig(mode="async", dataset="digits", threads=1)
+    samples = load_dataset("digits", DATA).train
+    threads = torch.get_num_threads()
+    answers = {"_terms": Terms(threads=3, pushed=0, buffers=None), "_join": None}
+    try:
+        assert launch._work(make_plan(config, 1, samples), samples, 1, OnTheWire(),
+                            lambda function, *arguments: answers[function.__name__]) is None  # fmt: skip
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_killed_server_ends_its_workers(start):

@@ -183,10 +183,12 @@ def test_an_asynchronous_run_on_the_wall_clock_goes_on_from_the_state_it_had(tmp
     assert lines[1 : after + 1] == logged[1 : after + 1]
     assert log.status == "complete" and len(log.updates) == log.header["updates"]
     assert (log.updates.seconds[1:] >= log.updates.seconds[:-1]).all()
-    run("dist_async.py", "--replay", path, "--subfolder", tmp_path / "again")
-    (again,) = (tmp_path / "again").glob("*_model.pt")
-    weights, repeated = (torch.load(one, weights_only=True) for one in (*tmp_path.glob("*_model.pt"), again))
-    assert all(torch.equal(repeated[name], value) for name, value in weights.items())
+    (model,) = tmp_path.glob("*_model.pt")
+    for folder in (tmp_path / "again", tmp_path / "again/and_again"):  # the replay, and the replay of that
+        run("dist_async.py", "--replay", path, "--subfolder", folder)
+        (path,), (again,) = folder.glob("*_log.log"), folder.glob("*_model.pt")
+        weights, repeated = (torch.load(one, weights_only=True) for one in (model, again))
+        assert all(torch.equal(repeated[name], value) for name, value in weights.items())
 
 
 def test_a_sweep_resumes_the_run_in_which_it_was_interrupted(tmp_path):
@@ -203,11 +205,11 @@ def test_a_sweep_resumes_the_run_in_which_it_was_interrupted(tmp_path):
 def test_what_cannot_be_resumed(tmp_path):
     command = ("nonDistributed.py", "--dataset", "digits", *RATE, *LONG)
     fresh = run(*command, "--resume", "--epochs", 1, "--subfolder", tmp_path / "fresh")
-    assert "no interrupted run of these settings" in fresh.stderr
+    assert "no interrupted run with these settings" in fresh.stderr
 
     kill(tmp_path / "runs", ("nonDistributed.py",), 30)
     other = run(*command, "--lr", 0.01, "--epochs", 1, "--resume", "--subfolder", tmp_path / "runs")
-    assert "no interrupted run of these settings" in other.stderr
+    assert "no interrupted run with these settings" in other.stderr
 
     (checkpoint,), (log,) = (list((tmp_path / "runs").glob(f"*_partial*{end}")) for end in ("_checkpoint.pt", ".log"))
     content, text = checkpoint.read_bytes(), log.read_bytes()
@@ -224,6 +226,9 @@ def test_what_cannot_be_resumed(tmp_path):
     torch.save(state | {"device": "cuda"}, checkpoint)
     other = run(*command, "--resume", "--subfolder", tmp_path / "runs", check=False)
     assert other.returncode == 2 and "--device cpu conflicts with the interrupted run" in other.stderr
+    torch.save(state | {"tf32": True}, checkpoint)
+    other = run(*command, "--resume", "--subfolder", tmp_path / "runs", check=False)
+    assert other.returncode == 2 and "no --tf32 conflicts with the interrupted run" in other.stderr
     torch.save(state | {"format": 99}, checkpoint)
     refused("written in format 99")
     torch.save(state | {"torch": "1.0"}, checkpoint)

@@ -74,6 +74,7 @@ class Checkpoints:
             "data": self.plan.fingerprint,
             "threads": self.plan.threads_per_gradient,
             "device": self.plan.config.device,
+            "tf32": self.plan.config.tf32,
             "settings": {name: config[name] for name in SAME},
             "updates": self.observer.updates,
             "parameters": self.model.parameters,

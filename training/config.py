@@ -162,7 +162,7 @@ class RunConfig(*GROUPS):
 
     @property
     def depends_on_arrival(self) -> bool:
-        """Whether the result depends on the order in which gradients arrive; only such runs can be replayed."""
+        """Whether every gradient counts when it arrives; only such runs can be replayed."""
         return self.mode == "async"
 
     @property
@@ -213,7 +213,7 @@ def what_is_valid(row: Flag, default: Any) -> str:
         return row.valid.what
     if row.valid is not None:
         return f"one of {', '.join(row.valid)}"
-    return "true or false" if isinstance(default, bool) else "a text that is not empty"
+    return "true or false" if isinstance(default, bool) else "a non-empty text"
 
 
 def words_of(config: RunConfig, name: str) -> list[str]:

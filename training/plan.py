@@ -246,20 +246,21 @@ def make_plan(config: RunConfig, seed: int, samples: Samples) -> Plan:
     if config.val:
         train, validation = hold_out(train, VALIDATION_FRACTION, make_generator(seed, "validation"))
         if len(validation) == 0:
-            raise UsageError(f"--val needs more samples: the training subset has only {len(train)}")
+            raise UsageError(f"--val needs more samples to hold out 10 %: the training subset has only {len(train)}")
     if config.batch_size > len(train):
         raise UsageError(f"--batch_size {config.batch_size} is not valid: give an integer in [1,{len(train)}], "
                          f"the size of the training set")  # fmt: skip
     if config.workers > len(train):
         raise UsageError(
-            f"--world_size {config.world_size} is not valid: {config.workers} workers for {len(train)} samples"
+            f"--world_size {config.world_size} is not valid: give at most {len(train) + 1}, for {len(train)} samples"
         )
     parameters = {}
     if config.split_dirichlet is not None:
         parameters = {"alpha": config.split_dirichlet, "least": config.batch_size}
         if config.workers * config.batch_size > len(train):
-            raise UsageError(f"--split_dirichlet {config.split_dirichlet} is not valid: {len(train)} samples are not a "
-                             f"batch of {config.batch_size} for each of {config.workers} workers")  # fmt: skip
+            raise UsageError(f"--split_dirichlet needs a mini-batch for each worker, and {len(train)} samples are not "
+                             f"{config.workers} times {config.batch_size}: use a smaller --batch_size, fewer workers "
+                             f"or a larger --train_split")  # fmt: skip
     generator = make_generator(seed, "partition")
     shards = tuple(partition_samples(config.partition, train, samples.labels, config.workers, generator, **parameters))
     for worker, shard in enumerate(shards, start=1):
@@ -269,7 +270,8 @@ def make_plan(config: RunConfig, seed: int, samples: Samples) -> Plan:
                 f"of its labels: use a larger --train_split or fewer workers"
             )
     plan = Plan(config, seed, threads_of(config)[0], samples.fingerprint(), train, validation, shards)
+    what = "gradients" if plan.updates is None else "updates"
     for name in ("saves_per_epoch", "evals_per_epoch"):
         if (number := getattr(config, name)) and number > plan.epoch_length:
-            raise UsageError(f"--{name} {number} is not valid: an epoch has {plan.epoch_length} updates")
+            raise UsageError(f"--{name} {number} is not valid: an epoch has {plan.epoch_length} {what}")
     return plan

@@ -34,7 +34,7 @@ RANKED = Needs(lambda config: config.rank is not None, "without --rank")
 
 
 class LogPath(ValueType):
-    """The path of a log. Names of runs contain a checksum of it, so that replays of different logs differ."""
+    """The path of a log. Names of runs contain a checksum of it as it was given."""
 
     what, text, metavar, pattern = "the path of a log", "", "LOG", r"|[0-9a-f]{8}"
 
@@ -304,13 +304,14 @@ class HardwareFlags:
                     "without --clock virtual: RPC workers compute on the CPU"),
     )  # fmt: skip
     tf32: bool = flag(
-        False, "let the GPU round the factors of products to TF32, which is faster", scope=Scope.PLACE, local=True,
+        False, "use TF32 for products of matrices on the GPU, which is faster and less precise", scope=Scope.PLACE, local=True,
         needs=Needs(lambda config: config.device == "cuda", "without --device cuda"),
     )  # fmt: skip
     threads: int | None = flag(
         None, "threads of one gradient, which determine its last bits; without the flag OMP_NUM_THREADS, or the cores "
         "shared among the workers", Interval(int, "[1,1024]"), scope=Scope.PLACE, local=True,
-        needs=Needs(lambda config: config.clock == "wall", "with --clock virtual, where a gradient has one thread"),
+        needs=Needs(lambda config: config.clock == "wall" and config.device == "cpu",
+                    "with --clock virtual, where a gradient has one thread, and with --device cuda"),
     )  # fmt: skip
 
 

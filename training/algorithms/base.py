@@ -24,8 +24,8 @@ class Algorithm(ABC):
     purpose: what it is for, in one or two lines of --help;
     flags: dataclasses of its own flags (training/flags.py), whose docstrings are their headings in --help;
     tolerates_lost_workers: whether the run can continue without a worker that died;
-    gathers: whether an update may apply gradients other than the one just pushed. If so, the log has one line per
-    gradient and one per update; otherwise one line for both;
+    gathers: whether an update has several pushes, whose oldest determines its staleness. If so, the log has one line
+    per gradient and one per update; otherwise one line for both, also if the update mixes in earlier gradients;
     keeps_gradients: whether it may still read a gradient when it has answered the push. If not, engines need not copy
     gradients, and the memory of one is used for the next;
     keeps_models: whether it may give a released worker the model that it already has;

@@ -137,7 +137,8 @@ class BatchGradients:
         for group in groups.values():
             losses, gradients, buffers = self._compute_group([self._tasks[worker] for worker in group])
             for row, worker in enumerate(group):
-                self._results[worker] = Result(losses[row], gradients[row], buffers[row])
+                # Copies: a worker that is due much later must not keep the gradients of all others.
+                self._results[worker] = Result(losses[row], gradients[row].clone(), buffers[row].clone())
 
     def _compute_group(self, tasks: list[Task]) -> tuple[list[float], Tensor, Tensor]:
         parameters = torch.stack([task.snapshot.parameters for task in tasks])

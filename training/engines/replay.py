@@ -97,12 +97,13 @@ def replay(plan: Plan, samples: Samples, log: RunLog, algorithm: Algorithm, obse
 
 
 def resumptions_of(log: RunLog) -> deque[int]:
-    """The numbers of gradients after which a run on the wall clock was resumed, and all workers fetched again.
+    """The numbers of gradients after which a run on the wall clock, or the one that a replay repeats, was resumed, and
+    all workers fetched again.
 
     The log names the update. Of the gradients after it, those on an earlier version were computed before.
     """
     found = deque()
-    if log.clock == "wall" and log.result is not None:
+    if log.clock != "virtual" and log.result is not None:
         gradients = log.gradients
         for update in log.result.get("resumed_after", ()):
             reached = int(np.searchsorted(gradients.arrived, update))
@@ -118,6 +119,8 @@ def repeat(plan: Plan, log: RunLog, algorithm: Algorithm, observer: Observer, co
         turns[worker].append(number)
 
     resumptions = resumptions_of(log)
+    if resumptions:  # which the log of the replay must tell as well, so that it can be replayed
+        observer.resumed_after = log.result["resumed_after"]
 
     def compute(worker: int, snapshot: Snapshot) -> None:
         turn = turns[worker][0] if turns[worker] else math.inf

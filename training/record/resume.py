@@ -47,7 +47,8 @@ class Checkpoint:
     def fit_plan(self, plan: Plan) -> Plan:
         """The plan with the interrupted run's threads per gradient.
 
-        Raises DataError if the data are others, UsageError if another device or number of threads is asked for.
+        Raises DataError if the data are others, UsageError if another device, precision or number of threads is asked
+        for.
         """
         if self.state["data"] != plan.fingerprint:
             raise DataError(f"{self.base}{CHECKPOINT}: its run trained on other data, with fingerprint "
@@ -56,6 +57,9 @@ class Checkpoint:
         if plan.config.device != self.state["device"]:
             raise UsageError(f"--device {plan.config.device} conflicts with the interrupted run {self.base}, which "
                              f"computes with --device {self.state['device']}")  # fmt: skip
+        if plan.config.tf32 != self.state.get("tf32", False):
+            raise UsageError(f"{'--tf32' if plan.config.tf32 else 'no --tf32'} conflicts with the interrupted run "
+                             f"{self.base}, which computes {'without' if plan.config.tf32 else 'with'} it")  # fmt: skip
         if plan.config.threads not in (None, self.state["threads"]):
             raise UsageError(f"--threads {plan.config.threads} conflicts with the interrupted run {self.base}, whose "
                              f"gradients have --threads {self.state['threads']}")  # fmt: skip
@@ -78,7 +82,7 @@ def find_checkpoint(config: RunConfig) -> Checkpoint | None:
         if same and config.seed in (None, state["seed"]) and not is_being_written(Path(f"{base}{ARTIFACTS['log']}")):
             found.append(Checkpoint(base, state))
     if not found:
-        logging.warning("--resume: no interrupted run of these settings in %s: starting at the beginning",
+        logging.warning("--resume: no interrupted run with these settings in %s: starting at the beginning",
                         config.subfolder)  # fmt: skip
     return max(found, key=lambda checkpoint: checkpoint.state["updates"], default=None)
 

@@ -19,7 +19,7 @@ class Events:
     step: the worker's mini-batch, counted from 1 (for such an update: its number);
     fetched: the version that the gradient was computed on; staleness: in updates; version: of the model directly
     afterwards, before a worker that leaves or is lost leads to another update;
-    dropped: whether the gradient was never applied; weight: the factor by which the algorithm scaled it, or its rate.
+    dropped: whether the gradient was dropped as it arrived; weight: the factor by which the algorithm scaled it, or its rate.
     """
 
     seconds: np.ndarray
@@ -130,7 +130,7 @@ class RunLog:
 
     @property
     def dropped(self) -> int:
-        """The number of gradients that were never applied."""
+        """The number of gradients that were dropped as they arrived; not those that a buffer still had at the end."""
         return int(self.gradients.dropped.sum())
 
     @property

@@ -200,11 +200,12 @@ def ask(function: Callable[..., Any], *arguments: object) -> Any:
 class DistantServer:
     """The server on another machine, which may vanish without closing its connection: both ends use a timeout.
 
-    heartbeat: a server function that takes this worker's number; called BEATS times per `peer_timeout` seconds,
-    until `leave`.
+    heartbeat: a server function that takes this worker's number and returns whether the run is over; called BEATS
+    times per `peer_timeout` seconds, until `leave`.
     """
 
-    def __init__(self, number: int, heartbeat: Callable[[int], None], peer_timeout: float) -> None:
+    def __init__(self, number: int, heartbeat: Callable[[int], bool], peer_timeout: float) -> None:
+        self.run_is_over = False
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._over = threading.Event()
         beat = threading.Thread(target=self._beat, args=(number, heartbeat, peer_timeout), daemon=True)
@@ -223,11 +224,11 @@ class DistantServer:
         """Stop sending heartbeats."""
         self._over.set()
 
-    def _beat(self, number: int, heartbeat: Callable[[int], None], peer_timeout: float) -> None:
+    def _beat(self, number: int, heartbeat: Callable[[int], bool], peer_timeout: float) -> None:
         while not self._over.wait(peer_timeout / BEATS):
             sign = rpc.rpc_async(SERVER, heartbeat, args=(number,), timeout=peer_timeout)
             try:
-                sign.wait()
+                self.run_is_over = sign.wait()
             except RuntimeError:
                 self._answers.put(sign)
                 return

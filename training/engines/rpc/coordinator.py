@@ -33,6 +33,17 @@ class Refusal:
     is_twin: bool = False
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What a worker is told before it joins. threads: of its gradients, which determine their last bits;
+    pushed: the gradients that it has pushed, in a run that is resumed; buffers: its running statistics (B,) then.
+    """
+
+    threads: int
+    pushed: int
+    buffers: Tensor | None
+
+
 Answer = Snapshot | Refusal | None  # None: no mini-batches left
 
 
@@ -90,9 +101,10 @@ class Coordinator:
         here = self.dispatcher.computing | self.dispatcher.waiting
         return here if self.dispatcher.started else set(self.plan.steps)
 
-    def progress(self, worker: int) -> tuple[int, Tensor | None]:
-        """The gradients that a worker has pushed before it joins, and the running statistics (B,) that it had then."""
-        return self.dispatcher.progress.pushed.get(worker, 0), self._pushed_buffers.get(worker)
+    def terms(self, worker: int) -> Terms:
+        """Those on which a worker joins."""
+        pushed = self.dispatcher.progress.pushed.get(worker, 0)
+        return Terms(self.plan.threads_per_gradient, pushed, self._pushed_buffers.get(worker))
 
     def _state(self) -> dict[str, Any]:
         return self.dispatcher.state() | {"pushed_buffers": self._pushed_buffers}
@@ -132,9 +144,15 @@ class Coordinator:
             self._start = time.perf_counter() - self.observer.seconds - self.observer.paused_seconds
             self.dispatcher.start()
 
-    def heartbeat(self, worker: int) -> None:
-        """Record a sign of life from a worker."""
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended as it should."""
+        return self.error is None and self.dispatcher.ended_by is not None
+
+    def heartbeat(self, worker: int) -> bool:
+        """Record a sign of life from a worker; returns whether the run is over."""
         self.heard[worker] = time.monotonic()
+        return self.is_over
 
     def exchange(self, push: Push) -> torch.futures.Future[Answer]:
         """Take one gradient; the future resolves to the next model, or None after the worker's last gradient."""
@@ -236,5 +254,4 @@ class Coordinator:
             os.close(self.done)
 
     def _last_answer(self) -> Answer:
-        ended = self.error is None and self.dispatcher.ended_by is not None
-        return None if ended else Refusal(f"the run was aborted: {self.error}")
+        return None if self.is_over else Refusal(f"the run was aborted: {self.error}")

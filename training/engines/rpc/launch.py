@@ -15,9 +15,9 @@ from contextlib import suppress
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.distributed.rpc.functions import async_execution
 
 from common import Samples, build_model
@@ -39,7 +39,7 @@ from training.engines.rpc.agents import (
     use_interface_towards,
     wait_for_server,
 )
-from training.engines.rpc.coordinator import Answer, Coordinator, Refusal, shared_settings
+from training.engines.rpc.coordinator import Answer, Coordinator, Refusal, Terms, shared_settings
 from training.engines.rpc.mailbox import Mailbox, OnTheWire
 from training.observer import Observer
 from training.plan import Plan
@@ -65,12 +65,12 @@ def _exchange(push: Push) -> torch.futures.Future[Answer]:
     return _coordinator.exchange(push)
 
 
-def _progress(worker: int) -> tuple[int, Tensor | None]:
-    return _coordinator.progress(worker)
+def _terms(worker: int) -> Terms:
+    return _coordinator.terms(worker)
 
 
-def _heartbeat(worker: int) -> None:
-    _coordinator.heartbeat(worker)
+def _heartbeat(worker: int) -> bool:
+    return _coordinator.heartbeat(worker)
 
 
 def _say_goodbye(worker: int) -> None:
@@ -240,6 +240,10 @@ def work(plan: Plan, samples: Samples) -> None:
         if refusal is None or not refusal.is_twin:
             with suppress(DataError):  # the server may already have left
                 server.ask(_say_goodbye, number)
+    except DataError:
+        if not server.run_is_over:
+            raise
+        refusal = None  # it did not wait for a gradient that takes longer than its patience
     finally:
         server.leave()
         leave()
@@ -256,15 +260,15 @@ def _raise_if_refused(refusal: Refusal | None) -> None:
 
 
 def _work(
-    plan: Plan, samples: Samples, number: int, mailbox: OnTheWire, ask_server: Callable[..., Answer]
+    plan: Plan, samples: Samples, number: int, mailbox: OnTheWire, ask_server: Callable[..., Any]
 ) -> Refusal | None:
-    torch.set_num_threads(plan.threads_per_gradient)
+    terms = ask_server(_terms, number)
+    torch.set_num_threads(terms.threads)
     worker, delays = plan.worker(number), plan.delays(number)
     model = build_model(plan.config.dataset, plan.config.network_name)
-    steps, buffers = ask_server(_progress, number)
-    if steps:  # the run is resumed
-        worker.skip(steps, buffers, model, samples)
-        for _ in range(steps):
+    if terms.pushed:
+        worker.skip(terms.pushed, terms.buffers, model, samples)
+        for _ in range(terms.pushed):
             next(delays)
     answer = ask_server(_join, number, shared_settings(plan))
     while isinstance(answer, Snapshot):
