@@ -32,7 +32,7 @@ def make_generator(seed: int, purpose: str, worker: int = 0, device: str = "cpu"
     """The random generator for one purpose (``"partition"``, ``"shuffle"``, …) and one worker (0: the run itself).
 
     Streams for different purposes or workers are independent: extra draws from one never shift another. PyTorch's
-    generator of the CPU keeps 32 bits of the seed, so that two of 1,000 workers have the same stream once in 8,000 runs.
+    generator of the CPU keeps 32 bits of the seed: two of 1,000 workers have the same stream once in 8,000 runs.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{worker}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -58,10 +58,10 @@ def main() -> None:
     landscape.save(files.numbers)
     print(landscape.report())
     paths = files.numbers, *draw(landscape, files.stem, shared_plotly=arguments.shared_plotly)
-    files.unfinished.unlink(missing_ok=True)
+    print(*(f"  {path}" for path in paths), sep="\n")
     if arguments.hessian:
         print(hessian_in_words(model, arguments))
-    print(*(f"  {path}" for path in paths), sep="\n")
+    files.unfinished.unlink(missing_ok=True)  # last: until here, the same command does not evaluate the grid again
 
 
 def hessian_in_words(model: Source, arguments: argparse.Namespace) -> str:
@@ -86,7 +86,10 @@ def hessian_in_words(model: Source, arguments: argparse.Namespace) -> str:
         product = HessianProduct(network, images, arguments.batch_size, bar.update)
         found = largest_eigenvalues(product, len(network.parameters), arguments.hessian)
     values = ", ".join(f"{value:.4g}" for value in found)
-    return f"largest eigenvalues of the Hessian of the {arguments.hessian_of} loss at the end: {values}"
+    total = len(dataset.train if arguments.hessian_of == "train" else dataset.test)
+    part = f"{'all' if len(images) == total else f'{len(images):,} of the'} {total:,}"
+    kind = "training" if arguments.hessian_of == "train" else "test"
+    return f"largest eigenvalues of the Hessian of the loss on {part} {kind} images at the end: {values}"
 
 
 if __name__ == "__main__":

@@ -61,7 +61,8 @@ def main() -> None:
 
     for path in draw(landscape, files.stem, shared_plotly=arguments.shared_plotly):
         print(f"  {path}")
-    files.unfinished.unlink(missing_ok=True)
+    if not arguments.grid_losses:
+        files.unfinished.unlink(missing_ok=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -96,7 +97,7 @@ def report_barriers(survey: Survey, evaluation: Evaluation, files: Files) -> Non
     from analysis.landscape.barrier import barriers, draw
 
     ends = [(run.label, run.parameters[-1]) for run in survey.runs]
-    found = barriers(ends, [loss.scores for loss in evaluation.losses])
+    found = barriers(ends, [loss.scores for loss in evaluation.losses], evaluation.interrupted)
     print(*found, sep="\n")
     for path in draw(found, evaluation.about, files.stem):
         print(f"  {path}")

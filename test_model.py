@@ -98,7 +98,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--pics", action="store_true", help="draw the training plots")
     parser.add_argument(
         "--fixed_axes", action="store_true",
-        help="with --pics: axes that do not depend on the run, so that figures can be laid side by side",
+        help="with --pics: limits of losses, accuracies and epochs that do not depend on the run",
     )  # fmt: skip
     parser.add_argument("--subfolder", type=Path, default=".", metavar="DIR", help="folder of report and figures")
     parser.add_argument("--data_dir", type=Path, default="data", metavar="DIR", help="folder of the data sets")

@@ -105,6 +105,12 @@ def wrap_evenly(line: str, inches: float) -> list[str]:
     return [part.replace("\xa0", " ") for part in breaks[narrowest]]
 
 
+def key_columns(labels: Iterable[str]) -> int:
+    """How many columns of a key with these labels fit on a page, at most four."""
+    longest = max(map(len, labels), default=0)
+    return max(1, min(4, int((PAGE - 0.2) / (0.43 + longest / CHARACTERS))))
+
+
 def write_key(figure: Figure, handles: Iterable, columns: int = 4) -> None:
     """A key below the panels."""
     handles = list(handles)

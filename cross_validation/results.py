@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import itertools
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,15 @@ def recorded(path: Path) -> set[tuple[Configuration, int]]:
         return set()
 
 
+def read_results(path: Path, settings: SearchSettings) -> list[Result]:
+    """Those of a results file, complete lines only, which a search may still be writing.
+
+    Raises DataError, with file name and line, if it is damaged, or belongs to another search.
+    """
+    with with_filename(path):
+        return [*_parse(path, settings, path.read_bytes())]
+
+
 class ResultsFile:
     """The results of a search in a CSV file, one row per result, written as they arrive. A context manager.
 
@@ -116,7 +126,7 @@ class ResultsFile:
     def add(self, result: Result) -> None:
         """Append one row."""
         self.results[result.configuration, result.epochs] = result
-        self._write(",".join(self._row(result)))
+        self._write(",".join(_row(self.settings, result)))
 
     def _write(self, line: str) -> None:
         with with_filename(self.path):
@@ -132,46 +142,55 @@ class ResultsFile:
     def _read(self) -> None:
         self._file.seek(0)
         content = self._file.read()
-        header = ",".join(COLUMNS)
-        *lines, torn = content.decode(errors="replace").split("\n")
-        if lines[:1] != [header] and (lines or not header.startswith(torn)):
-            raise DataError(f"{self.path}, line 1: not the header of a results file of kfold.py; move the file away")
-        for number, line in enumerate(lines[1:], start=2):
-            result = self._parse(number, line.split(","))
+        for result in _parse(self.path, self.settings, content):
             self.results[result.configuration, result.epochs] = result
-        self._file.truncate(content.rfind(b"\n") + 1)
-        if not lines:
-            self._write(header)
+        complete = content.rfind(b"\n") + 1
+        self._file.truncate(complete)
+        if not complete:
+            self._write(",".join(COLUMNS))
 
-    def _row(self, result: Result) -> list[str]:
-        spreads = (result.accuracy, result.loss)
-        return [
-            *map(str, dataclasses.astuple(self.settings)),
-            *map(str, dataclasses.astuple(result.configuration)),
-            str(result.epochs),
-            *(f"{value:.8g}" for spread in spreads for value in dataclasses.astuple(spread)),
-            f"{result.seconds:.3f}",
-            *(" ".join(map(str, values)) for values in (result.accuracies, result.losses)),
-        ]
 
-    def _parse(self, number: int, row: list[str]) -> Result:
-        for column, found, setting in zip(COLUMNS, row, dataclasses.astuple(self.settings), strict=False):
-            if found != str(setting):
-                raise DataError(
-                    f"{self.path}, line {number}: belongs to another search: its {column} is {found[:80]!r}, "
-                    f"not {setting}; move the file away"
-                )
-        try:
-            value = dict(zip(COLUMNS, row, strict=True))
-            accuracies, losses = (tuple(map(float, value[name].split())) for name in ("accuracies", "losses"))
-            configuration = Configuration(
-                float(value["learning_rate"]), float(value["momentum"]), int(value["batch_size"])
-            )
-            result = Result(configuration, int(value["epochs"]), losses, accuracies, float(value["seconds"]))
-            possible = min(configuration.learning_rate, configuration.batch_size, result.epochs) > 0
-            possible = possible and configuration.momentum >= 0 and all(0 <= value <= 100 for value in accuracies)
-            if len(losses) == len(accuracies) == self.settings.folds and possible and self._row(result) == row:
-                return result
-        except (ValueError, OverflowError):
-            pass
-        raise DataError(f"{self.path}, line {number}: damaged; delete the line, and its configuration is trained again")
+# ----------------------------------------------------------------------------------------------------
+# The rows of the file
+# ----------------------------------------------------------------------------------------------------
+
+
+def _parse(path: Path, settings: SearchSettings, content: bytes) -> Iterator[Result]:
+    """The results in its complete lines."""
+    header = ",".join(COLUMNS)
+    *lines, torn = content.decode(errors="replace").split("\n")
+    if lines[:1] != [header] and (lines or not header.startswith(torn)):
+        raise DataError(f"{path}, line 1: not the header of a results file of kfold.py; move the file away")
+    for number, line in enumerate(lines[1:], start=2):
+        yield _parse_row(f"{path}, line {number}", settings, line.split(","))
+
+
+def _row(settings: SearchSettings, result: Result) -> list[str]:
+    spreads = (result.accuracy, result.loss)
+    return [
+        *map(str, dataclasses.astuple(settings)),
+        *map(str, dataclasses.astuple(result.configuration)),
+        str(result.epochs),
+        *(f"{value:.8g}" for spread in spreads for value in dataclasses.astuple(spread)),
+        f"{result.seconds:.3f}",
+        *(" ".join(map(str, values)) for values in (result.accuracies, result.losses)),
+    ]
+
+
+def _parse_row(place: str, settings: SearchSettings, row: list[str]) -> Result:
+    for column, found, setting in zip(COLUMNS, row, dataclasses.astuple(settings), strict=False):
+        if found != str(setting):
+            raise DataError(f"{place}: belongs to another search: its {column} is {found[:80]!r}, "
+                            f"not {setting}; move the file away")  # fmt: skip
+    try:
+        value = dict(zip(COLUMNS, row, strict=True))
+        accuracies, losses = (tuple(map(float, value[name].split())) for name in ("accuracies", "losses"))
+        configuration = Configuration(float(value["learning_rate"]), float(value["momentum"]), int(value["batch_size"]))
+        result = Result(configuration, int(value["epochs"]), losses, accuracies, float(value["seconds"]))
+        possible = min(configuration.learning_rate, configuration.batch_size, result.epochs) > 0
+        possible = possible and configuration.momentum >= 0 and all(0 <= value <= 100 for value in accuracies)
+        if len(losses) == len(accuracies) == settings.folds and possible and _row(settings, result) == row:
+            return result
+    except (ValueError, OverflowError):
+        pass
+    raise DataError(f"{place}: damaged; delete the line, and its configuration is trained again")

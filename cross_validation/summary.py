@@ -12,7 +12,7 @@ from pathlib import Path
 
 from analysis.tables import markdown_table, write_rows, write_text
 from cross_validation.grid import SearchSettings
-from cross_validation.results import Result, ResultsFile, rank
+from cross_validation.results import Result, rank, read_results
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import DataError
 
@@ -29,8 +29,7 @@ def read_best(path: Path) -> Best:
         )
     except (StopIteration, KeyError, ValueError, TypeError, csv.Error) as error:
         raise DataError(f"{path}: contains no result of a search") from error
-    with ResultsFile(path, settings) as file:
-        return settings, rank(list(file.results.values()))[0]
+    return settings, rank(read_results(path, settings))[0]
 
 
 def row_of(best: Best) -> dict[str, object]:

@@ -3,6 +3,7 @@
 import math
 import re
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -67,9 +68,11 @@ def test_eigenvalues_of_a_trained_network(trained, tmp_path):
     files = trained[1]
     flags = ("--hessian", 2, "--subfolder", tmp_path)
     found = {}
-    for part in ("test", "train"):
+    for part, images in (("test", "60 of the 360 test"), ("train", "60 of the 1,437 training")):
         output = run("loss_landscape.py", files["model"], files["weights"], *QUICK, *flags, "--hessian_of", part).stdout
-        words = re.search(rf"largest eigenvalues of the Hessian of the {part} loss at the end: (.*)", output)[1]
+        words = re.search(
+            rf"largest eigenvalues of the Hessian of the loss on {images} images at the end: (.*)", output
+        )[1]
         found[part] = [float(word) for word in words.split(", ")]
         assert found[part][0] >= found[part][1] > 0
     assert found["test"] != found["train"]
@@ -155,20 +158,41 @@ def scores_of(loss):
 
 def test_no_barrier_in_a_straight_valley():
     valley = scores_of(lambda point: point[1] ** 2 + 0.25)
-    (found,) = barriers([("one", np.array([-3.0, 0.0])), ("other", np.array([5.0, 0.0]))], [valley])
+    (found,) = barriers([("one", np.array([-3.0, 0.0])), ("other", np.array([5.0, 0.0]))], [valley], threading.Event())
     assert found.height == 0 and len(found.losses) == STEPS
-    (found,) = barriers([("one", np.array([0.0, 2.0])), ("other", np.array([0.0, 4.0]))], [valley])
+    (found,) = barriers([("one", np.array([0.0, 2.0])), ("other", np.array([0.0, 4.0]))], [valley], threading.Event())
     assert found.height == 0  # convex: below the straight line
 
 
 def test_the_barrier_between_two_wells():
     wells = scores_of(lambda point: (point[0] ** 2 - 1) ** 2)
     ends = [(str(x), np.array([x])) for x in (-1.0, 1.0, 1.0)]
-    found = {(one.first, one.second): one.height for one in barriers(ends, [wells, wells])}
-    assert found == {("-1.0", "1.0"): pytest.approx(1), ("1.0", "1.0"): 0}
+    interrupted = threading.Event()
+    found = {(one.first, one.second): one.height for one in barriers(ends, [wells, wells], interrupted)}
+    assert not interrupted.is_set() and found == {("-1.0", "1.0"): pytest.approx(1), ("1.0", "1.0"): 0}
     assert str(Barrier("a", "b", np.linspace(0, 1, 3), np.array([1.0, 3, 2]), np.zeros(3))).startswith(
         "a – b: barrier 1.5000, between losses of 1.0000 and 2.0000"
     )
+
+
+def test_a_barrier_that_cannot_be_measured_says_so():
+    blow_up = scores_of(lambda point: math.nan if 0.4 < point[0] < 0.6 else 1.0)
+    (found,) = barriers([("a", np.zeros(1)), ("b", np.ones(1))], [blow_up], threading.Event())
+    assert str(found).startswith("a – b: barrier unknown (3 of 21 losses not finite), between losses of 1.0000 and")
+
+
+def test_an_interrupted_barrier_ends_the_other_lines():
+    interrupted = threading.Event()
+
+    def fail(line: Line) -> tuple[np.ndarray, np.ndarray]:
+        raise KeyboardInterrupt
+
+    def wait(line: Line) -> tuple[np.ndarray, np.ndarray]:
+        assert interrupted.wait(30)
+        return np.zeros(STEPS), np.zeros(STEPS)
+
+    with pytest.raises(KeyboardInterrupt):
+        barriers([(str(number), np.zeros(1)) for number in range(3)], [wait, fail], interrupted)
 
 
 def test_two_copies_of_a_network_under_a_permutation(trained, tmp_path):

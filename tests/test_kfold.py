@@ -21,7 +21,7 @@ import kfold
 from common import LeNet5, build_model, load_dataset, make_generator
 from cross_validation.grid import Configuration, SearchGrid, SearchSettings
 from cross_validation.plots import draw_grid
-from cross_validation.results import Result, ResultsFile, rank
+from cross_validation.results import Result, ResultsFile, rank, read_results
 from cross_validation.search import SearchData, Training, make_folds, train
 from evaluation import evaluate
 from interface.command_line import run_script
@@ -361,6 +361,7 @@ def test_only_one_search_at_a_time_writes_to_a_file(results):
         other.stdout.readline()
         with pytest.raises(DataError, match="another search is writing to it"), ResultsFile(results, SETTINGS):
             pass
+        assert [result.epochs for result in read_results(results, SETTINGS)] == [2, 4], "which can be read meanwhile"
         other.communicate(b"\n", timeout=10)
 
 

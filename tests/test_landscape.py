@@ -685,7 +685,7 @@ def test_a_run_that_leaves_the_valley_does_not_set_the_scale(tmp_path):
     assert np.ptp(survey.grid.x) < 3  # not 40
     assert survey.about["clipped"] == "c" and "clipped" not in survey_of(runs[:2]).about
     landscape = measure(survey, lambda point: 1 + point @ point, tmp_path)
-    assert "c: more than 5 times as far away as is usual" in landscape.report()
+    assert "c: moved more than 5 times as far as the median" in landscape.report()
     last = landscape.trajectories[-1].coordinates[-1]
     assert abs(last).max() > 10  # its own coordinates are true
     surface = surface_figure(landscape)

@@ -22,6 +22,7 @@ import common
 import dist_sync
 import nonDistributed
 import test_model
+from analysis.figures import key_columns
 from analysis.reports.training_plots import (
     early_stopping,
     first_non_finite,
@@ -486,6 +487,21 @@ def test_waiting_times_of_a_synchronous_run(tmp_path):
         assert waited[applied.worker == worker] == pytest.approx(expected, abs=1e-2)
     figure = training_figure(read_log(files["log"]), "headline")
     assert [axes.get_title(loc="left") for axes in figure.axes][3] == "Waiting times"
+    files = train("dist_sync.py", tmp_path, *flags, "--algorithm", "malenia")  # whose workers wait for nobody
+    figure = training_figure(read_log(files["log"]), "headline")
+    assert "Waiting times" not in [axes.get_title(loc="left") for axes in figure.axes]
+
+
+def test_a_partition_plot_of_a_log_has_its_settings(runs, tmp_path):
+    command = ("analysis/reports/partition_plots.py", "--log", runs["async"][1], "--output", tmp_path / "plot.png")
+    done = run(*command, "--workers", 5, check=False)
+    assert done.returncode == 2 and "--workers 5 has no effect with --log" in done.stderr
+    run(*command)
+    assert (tmp_path / "plot.png").stat().st_size > 0
+
+
+def test_a_key_has_as_many_columns_as_fit():
+    assert [key_columns(["x" * length] * 5) for length in (1, 20, 41, 80)] == [4, 3, 2, 1]
 
 
 def test_a_synchronous_run_that_ended_before_its_first_update_is_drawn(tmp_path):

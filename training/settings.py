@@ -304,7 +304,8 @@ class HardwareFlags:
                     "without --clock virtual: RPC workers compute on the CPU"),
     )  # fmt: skip
     tf32: bool = flag(
-        False, "use TF32 for products of matrices on the GPU, which is faster and less precise", scope=Scope.PLACE, local=True,
+        False, "use TF32 for products of matrices on the GPU, which is faster and less precise", scope=Scope.PLACE,
+        local=True,
         needs=Needs(lambda config: config.device == "cuda", "without --device cuda"),
     )  # fmt: skip
     threads: int | None = flag(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, save, set_titles, write_key, write_title
 from analysis.landscape.plane import Line
@@ -40,20 +42,34 @@ class Barrier:
 
     @property
     def height(self) -> float:
-        """The largest rise of the loss above the straight line between both ends; 0 if there is none."""
+        """The largest rise of the loss above the straight line between both ends; 0 if there is none, NaN if some loss
+        on the way is not finite.
+        """
         straight = (1 - self.shares) * self.losses[0] + self.shares * self.losses[-1]
         return float(np.max(self.losses - straight))
+
+    @property
+    def height_in_words(self) -> str:
+        """The height, if it is known."""
+        missing = int((~np.isfinite(self.losses)).sum())
+        return f"unknown ({missing} of {STEPS} losses not finite)" if missing else in_digits(self.height)
 
     def __str__(self) -> str:
         ends = f"{in_digits(self.losses[0])} and {in_digits(self.losses[-1])}"
         return (
-            f"{self.first} – {self.second}: barrier {in_digits(self.height)}, between losses of {ends}; "
+            f"{self.first} – {self.second}: barrier {self.height_in_words}, between losses of {ends}; "
             f"lowest accuracy {self.accuracies.min():.2f} %"
         )
 
 
-def barriers(ends: Sequence[tuple[str, np.ndarray]], scores: Sequence[Scores]) -> list[Barrier]:
-    """Between every two models, given by label and parameters (P,); scores: one function per thread."""
+def barriers(
+    ends: Sequence[tuple[str, np.ndarray]], scores: Sequence[Scores], interrupted: threading.Event
+) -> list[Barrier]:
+    """Between every two models, given by label and parameters (P,).
+
+    scores: one function per thread; interrupted: set if an exception, such as Ctrl-C, ends this, so that they return.
+    """
+    pairs = list(itertools.combinations(ends, 2))
     free: queue.SimpleQueue[Scores] = queue.SimpleQueue()
     for one in scores:
         free.put(one)
@@ -68,7 +84,12 @@ def barriers(ends: Sequence[tuple[str, np.ndarray]], scores: Sequence[Scores]) -
             free.put(one)
 
     with ThreadPoolExecutor(len(scores), initializer=torch.set_num_threads, initargs=(1,)) as executor:
-        return list(executor.map(measure, itertools.combinations(ends, 2)))
+        try:
+            measured = executor.map(measure, pairs)
+            return list(tqdm(measured, total=len(pairs), unit=" lines", dynamic_ncols=True, disable=None))
+        except BaseException:
+            interrupted.set()
+            raise
 
 
 def draw(found: Sequence[Barrier], about: dict[str, str], stem: Path) -> list[Path]:
@@ -89,7 +110,7 @@ def barrier_figure(found: Sequence[Barrier], about: dict[str, str]) -> Figure:
     loss, accuracy = figure.subplots(1, 2)
     for number, one in enumerate(found):
         style = {"color": OKABE_ITO[number % len(OKABE_ITO)], "linestyle": ("-", "--", ":")[number // 6 % 3]}
-        label = f"{one.first} – {one.second}: barrier {in_digits(one.height)}".replace("$", r"\$")
+        label = f"{one.first} – {one.second}: barrier {one.height_in_words}".replace("$", r"\$")
         loss.plot(one.shares, np.where(np.isfinite(one.losses), one.losses, np.nan), label=label, **style)
         accuracy.plot(one.shares, one.accuracies, **style)
     for axes, name in ((loss, "loss"), (accuracy, "accuracy (%)")):

@@ -1,5 +1,6 @@
 """The contour of a landscape as an image."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from analysis.figures import Figure, new_figure, write_title
+from analysis.figures import Figure, key_columns, new_figure, write_key, write_title
 from analysis.landscape.landscape import Landscape
 from analysis.landscape.style import (
     DASHES,
@@ -34,7 +35,9 @@ def contour_image(landscape: Landscape) -> Figure:
     box = crowded(landscape)
     panels = 2 if box else 1
     _, height = plane_size(landscape, 5.2 / panels, 3.6)
-    figure = new_figure(max(height, 2.2) + 1.1 + 0.16 * -(-len(landscape.trajectories) // 4), layout="compressed")
+    labels = [run.label for run in landscape.trajectories] + [name for name, *_ in single_points(landscape)]
+    columns = key_columns(labels)
+    figure = new_figure(max(height, 2.2) + 1.1 + 0.16 * math.ceil(len(labels) / columns), layout="compressed")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     low, high = loss_range(landscape)
     low, high = low * (1 - 1e-6), high * (1 + 1e-6)  # so that rounding excludes no point
@@ -55,7 +58,7 @@ def contour_image(landscape: Landscape) -> Figure:
         axes[0].add_patch(Rectangle((left, bottom), right - left, top - bottom, fill=False, zorder=6, linewidth=0.8))
         axes[1].set(xlim=(left, right), ylim=(bottom, top), xlabel="the framed part, enlarged")
     handles, _ = axes[0].get_legend_handles_labels()
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    write_key(figure, handles, columns)
     write_title(figure, f"{title(landscape)}\n{marker_key(landscape)}")
     return figure
 

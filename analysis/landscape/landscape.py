@@ -122,8 +122,8 @@ class Landscape:
         ]
         if "clipped" in self.about:
             lines.append(
-                f"{self.about['clipped']}: more than {FAR} times as far away as is usual; leaves the picture, "
-                "and has no part in its plane"
+                f"{self.about['clipped']}: moved more than {FAR} times as far as the median of the runs; drawn as far "
+                "as the picture goes, and not used for its plane"
             )
         if "running statistics" in self.about:
             lines.append(f"running statistics: {self.about['running statistics']}")

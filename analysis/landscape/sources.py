@@ -25,9 +25,6 @@ def prepare(
     None, with a warning, if no run can be drawn because all diverged.
     Raises UsageError if a file is missing or belongs to another network or data set, DataError if one cannot be used.
     """
-    for source in (model, *weights):
-        if not source.path.is_file():
-            raise UsageError(f"{source.path}: no such file")
     for source in weights:
         if source.network != model.network:
             raise UsageError(
@@ -105,7 +102,8 @@ def saved_epochs(source: Source, rows: np.ndarray) -> np.ndarray:
         return even
     norms = np.linalg.norm(rows[1:].astype(float), axis=1)
     with np.errstate(invalid="ignore"):  # runs that diverged
-        updates = 1 + np.abs(log.updates.weight_norm - norms[:, None]).argmin(axis=1)
+        apart = np.abs(log.updates.weight_norm - norms[:, None])
+    updates = 1 + np.where(np.isnan(apart), np.inf, apart).argmin(axis=1)
     return np.array([0, *updates]) * log.config.epochs / len(log.updates)
 
 

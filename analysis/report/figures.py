@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
 from analysis.forest import Row, forest, scale_of
 from analysis.report.runs import Comparison, Setting
-from analysis.reports.curves import MEANING, Curve, draw_curves, frame
+from analysis.reports.curves import Curve, draw_curves, frame, meaning
 from analysis.reports.differences import differences
 from analysis.reports.trials import TrialOutcome
 from analysis.spread import counted
@@ -45,8 +45,9 @@ def curves_figure(comparison: Comparison) -> Figure | None:
     write_key(figure, time.get_legend_handles_labels()[0], columns=1)
     seeds = [len(setting.runs) for setting in settings]
     more = len(comparison.settings) - len(settings)
-    what = [counted(seeds), *[MEANING] * (max(seeds) > 1), *["dashed: a single seed"] * (min(seeds) == 1),
-            "circles: the first worker finished", *[f"{more} more settings are not drawn"] * (more > 0)]  # fmt: skip
+    what = [counted(seeds), meaning(seeds), "circles: the first worker finished"]
+    if more:
+        what.append(f"{more} more settings are not drawn")
     write_title(figure, f"Test accuracy over time and epochs\n{comparison.shared}\n{'; '.join(what)}")
     return figure
 

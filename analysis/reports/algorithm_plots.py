@@ -18,7 +18,7 @@ import numpy as np
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_title
 from analysis.flags import report_trials
-from analysis.reports.curves import MEANING, accuracy_over_time, draw_curves, frame, resample
+from analysis.reports.curves import accuracy_over_time, draw_curves, frame, meaning, resample
 from analysis.reports.trials import Trial, Trials, time_to
 from analysis.reports.tuning import label_of, position
 from analysis.spread import counted, interval
@@ -140,10 +140,10 @@ def algorithms_figure(runs: Runs) -> Figure:
     frame(figure.axes[0], [curve for trials in runs.values() for curve in accuracy_over_time(trials)])
     figure.supxlabel("virtual-clock time (s)")
     figure.supylabel("test accuracy (%)")
-    seeds = counted([len(trials) for trials in runs.values()])
+    seeds = [len(trials) for trials in runs.values()]
     config = next(iter(runs.values()))[0].config
     grey = f"; grey: mean of {BASELINE}" if BASELINE in runs else ""
-    write_title(figure, f"Algorithms with a slow worker\n{described(config)}\n{seeds}; {MEANING}{grey}")
+    write_title(figure, f"Algorithms with a slow worker\n{described(config)}\n{counted(seeds)}; {meaning(seeds)}{grey}")
     return figure
 
 

@@ -25,6 +25,7 @@ from analysis.flags import add_data_dir
 from analysis.reports.saved_weights import Measurement, first_finished, left_after, read_saved
 from analysis.reports.trials import run_of
 from analysis.spread import counted
+from catalogue import PARTITIONS
 from common import Samples, build_model, load_dataset
 from evaluation import label_accuracies, predict
 from interface.command_line import run_script
@@ -59,7 +60,7 @@ def measure(log: RunLog, arguments: argparse.Namespace) -> list[Recall]:
     Raises UsageError, which names the log, unless its workers own labels.
     """
     config = log.config
-    if config.partition != "split_labels":
+    if not PARTITIONS[config.partition].by_label:
         raise UsageError(f"{log.path} is not valid: its workers own no labels; give runs with --split_labels")
     dataset = load_dataset(config.dataset, arguments.data_dir, config.changed_data)
     owner = owners(log, dataset.train)

@@ -12,9 +12,14 @@ from analysis.reports.trials import Trial
 from analysis.spread import t_quantiles
 
 POINTS = 200  # of a mean curve
-MEANING = "mean over seeds, band: its 95 % confidence interval, faint: each seed"
 
 Curve = tuple[np.ndarray, np.ndarray]  # what it is drawn against, and test accuracy in percent
+
+
+def meaning(seeds: Sequence[int]) -> str:
+    """What the lines of a figure mean. seeds: how many runs each of its settings has."""
+    several = ["mean over seeds, band: its 95 % confidence interval, faint: each seed"] * (max(seeds) > 1)
+    return "; ".join([*several, *["dashed: a single seed"] * (min(seeds) == 1)])
 
 
 def accuracy_over_time(trials: Sequence[Trial]) -> list[Curve]:

@@ -118,7 +118,6 @@ def main() -> None:
     add(
         "--dataset",
         choices=DATASETS,
-        default="mnist",
         help="data set whose training samples are partitioned (default mnist)",
     )
     add(
@@ -130,15 +129,19 @@ def main() -> None:
     add(
         "--workers",
         type=Interval(int, f"[2,{len(OKABE_ITO)}]"),
-        default=2,
         metavar="N",
         help="number of workers (default 2)",
     )
-    add("--seed", type=Interval(int, "[0,inf)"), default=DEFAULT_SEED, metavar="N",
+    add("--seed", type=Interval(int, "[0,inf)"), metavar="N",
         help=f"seed of the partitioning (default {DEFAULT_SEED})")  # fmt: skip
     add("--output", type=Path, default=Path("plots/partitioning.png"), metavar="FILE",
         help="the figure (default plots/partitioning.png)")  # fmt: skip
     arguments = parser.parse_args()
+    given = {name: value for name in ("dataset", "workers", "seed") if (value := getattr(arguments, name)) is not None}
+    if arguments.log and given:
+        name, value = next(iter(given.items()))
+        raise UsageError(f"--{name} {value} has no effect with --log, whose run has its own")
+    vars(arguments).update({"dataset": "mnist", "workers": 2, "seed": DEFAULT_SEED} | given)
     figure = draw_run(arguments.log, arguments.data_dir) if arguments.log else draw_all(arguments)
     make_folder(arguments.output.parent, "--output")
     print(*(f"  {path}" for path in save(figure, arguments.output)), sep="\n")

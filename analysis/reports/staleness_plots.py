@@ -36,7 +36,7 @@ COLUMNS = 3
 
 
 def staleness_figure(logs: Sequence[RunLog]) -> Figure:
-    """One panel per run: the frequency of each staleness value, in percent of all updates."""
+    """One panel per run: the frequency of each staleness value, in percent of all gradients that were applied."""
     columns = min(COLUMNS, len(logs))
     rows = math.ceil(len(logs) / columns)
     figure = new_figure(1.1 + 1.7 * rows)
@@ -46,7 +46,7 @@ def staleness_figure(logs: Sequence[RunLog]) -> Figure:
     for axes in panels.flat[len(logs) :]:
         axes.remove()
     for axes in panels[:, 0]:
-        axes.set_ylabel("updates (%)")
+        axes.set_ylabel("gradients (%)")
     for axes in panels[-1]:
         axes.set_xlabel("staleness (updates)")
     mean = Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="mean")
@@ -59,7 +59,8 @@ def staleness_figure(logs: Sequence[RunLog]) -> Figure:
 
 def draw_distribution(axes: Axes, log: RunLog) -> None:
     """One stacked bar per staleness value, worker 1 at the bottom; a dashed line at the mean."""
-    staleness, first = log.updates.staleness, log.updates.worker == 1
+    applied = log.gradients.where(~log.gradients.dropped)
+    staleness, first = applied.staleness, applied.worker == 1
     bottom = np.zeros(staleness.max() + 1)
     for part, color in ((staleness[first], VERMILLION), (staleness[~first], BLUE)):
         share = 100 * np.bincount(part, minlength=len(bottom)) / len(staleness)

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
 from analysis.flags import report_trials
-from analysis.reports.curves import MEANING, accuracy_over_time, draw_curves, frame
+from analysis.reports.curves import accuracy_over_time, draw_curves, frame, meaning
 from analysis.reports.trials import Trial, Trials, alike_but_for
 from analysis.spread import counted, interval
 from analysis.tables import markdown_table
@@ -83,8 +83,9 @@ def stopping_figure(runs: Runs) -> Figure:
     panels[0].set_ylabel("test accuracy (%)")
     key = [Line2D([], [], color=color, label=f"--stop {rule}") for rule, color in color_of.items()]
     write_key(figure, [*key, Line2D([], [], color="0.3", marker="o", linestyle="", label="end of a run")])
-    seeds = counted([len(trials) for trials in runs.values()])
-    write_title(figure, f"Test accuracy under each stopping rule\n{describe(runs)}\n{seeds}; {MEANING}")
+    seeds = [len(trials) for trials in runs.values()]
+    about = f"{counted(seeds)}; {meaning(seeds)}"
+    write_title(figure, f"Test accuracy under each stopping rule\n{describe(runs)}\n{about}")
     return figure
 
 

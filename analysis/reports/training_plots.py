@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -261,7 +262,7 @@ def draw_staleness_distribution(axes: Axes, beside: Axes, updates: Events, color
 def waits_for_all(log: RunLog) -> bool:
     """Whether a log shows how long each worker waited in the rounds of a synchronous run."""
     in_rounds = log.config.distributed and not log.config.depends_on_arrival
-    return in_rounds and log.config.workers > 1 and len(log.gradients) > len(log.updates)
+    return in_rounds and log.config.rule.waits and log.config.workers > 1 and len(log.gradients) > len(log.updates)
 
 
 def waiting_times(log: RunLog) -> tuple[Events, np.ndarray]:
@@ -292,16 +293,20 @@ def draw_waiting_times(axes: Axes, beside: Axes, log: RunLog, colors: np.ndarray
     )  # fmt: skip
 
 
-FIXED_LOSS, FIXED_ACCURACY = (0, 3), (0, 100)
+FIXED_ACCURACY = (0, 100)
 
 
 def fix_axes(figure: Figure, log: RunLog) -> None:
-    """Give all axes of losses and accuracies limits that do not depend on the run: figures can be laid side by side."""
+    """Give losses, accuracies and epochs limits that do not depend on the run: figures can be laid side by side.
+
+    A loss may be 1.3 times that of a guess.
+    """
+    losses = (0, max(3.0, 1.3 * math.log(DATASETS[log.config.dataset].labels)))
     for axes in figure.axes:
         label = axes.get_ylabel()
         if "negative log-likelihood" in label:
             axes.set_yscale("linear")
-            axes.set_ylim(FIXED_LOSS)
+            axes.set_ylim(losses)
         elif "accuracy" in label:
             axes.set_ylim(FIXED_ACCURACY)
         if axes.get_xlabel() == log.config.epoch_title:

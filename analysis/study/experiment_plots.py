@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
-from analysis.reports.curves import MEANING, Curve, accuracy_over_time, draw_curves, frame
+from analysis.reports.curves import Curve, accuracy_over_time, draw_curves, frame, meaning
 from analysis.reports.trials import Trial, TrialOutcome, time_to, training_loss_curve
 from analysis.spread import counted, half_width
 from analysis.study.design import Experiment, Runs, diverged
@@ -32,9 +32,14 @@ def setup(runs: Runs) -> str:
 
 def about(experiment: Experiment, runs: Runs) -> str:
     """The same, learning rates and seeds."""
-    seeds = counted([len(by_seed) for by_seed in runs.values()])
+    seeds = counted(seeds_of(runs))
     rates = "" if "rate" in experiment.factors else ", tuned rates"
     return f"{setup(runs)}{rates}; {seeds}"
+
+
+def seeds_of(runs: Runs) -> list[int]:
+    """How many each cell has."""
+    return [len(by_seed) for by_seed in runs.values()]
 
 
 def stopping_figure(experiment: Experiment, runs: Runs) -> Figure:
@@ -66,7 +71,7 @@ def stopping_figure(experiment: Experiment, runs: Runs) -> Figure:
         *(Line2D([], [], color=color, label=f"--stop {stop}") for stop, color in colors.items()),
         Line2D([], [], color=colors["epochs"], marker="o", linestyle="", markersize=3, label="first worker finishes"),
     ])  # fmt: skip
-    write_title(figure, f"One worker at half speed\n{about(experiment, runs)}\n{MEANING}")
+    write_title(figure, f"One worker at half speed\n{about(experiment, runs)}\n{meaning(seeds_of(runs))}")
     return figure
 
 
@@ -91,8 +96,7 @@ def momentum_figure(experiment: Experiment, runs: Runs) -> Figure:
         axes.set_title(f"{rate} rate", loc="left", fontweight="bold")
     panels[0].set_ylabel("workers")
     figure.colorbar(image, ax=panels, label="test accuracy (%)", fraction=0.04)
-    meaning = f"mean and 95 % interval; {LEFT_OUT}"
-    write_title(figure, f"{experiment.title}\n{about(experiment, runs)}\n{meaning}")
+    write_title(figure, f"{experiment.title}\n{about(experiment, runs)}\nmean and 95 % interval; {LEFT_OUT}")
     return figure
 
 
@@ -113,7 +117,9 @@ def gap_figure(experiment: Experiment, runs: Runs) -> Figure:
     panels[0].set_ylabel("test loss − training loss")
     write_key(figure, [Line2D([], [], color=color, label=f"momentum {momentum}")
                        for momentum, color in zip(momentums, OKABE_ITO, strict=False)])  # fmt: skip
-    write_title(figure, f"The generalisation gap against training loss\n{about(experiment, runs)}\n{MEANING}")
+    write_title(
+        figure, f"The generalisation gap against training loss\n{about(experiment, runs)}\n{meaning(seeds_of(runs))}"
+    )
     return figure
 
 

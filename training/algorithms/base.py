@@ -28,6 +28,7 @@ class Algorithm(ABC):
     per gradient and one per update; otherwise one line for both, also if the update mixes in earlier gradients;
     keeps_gradients: whether it may still read a gradient when it has answered the push. If not, engines need not copy
     gradients, and the memory of one is used for the next;
+    waits: whether a worker of a synchronous algorithm waits for the end of a round;
     keeps_models: whether it may give a released worker the model that it already has;
     own_momentum: whether its rule contains the momentum, so that the optimiser takes plain steps of SGD;
     state_classes: classes of its own whose objects it keeps, which a checkpoint may contain.
@@ -40,6 +41,7 @@ class Algorithm(ABC):
     tolerates_lost_workers: ClassVar[bool] = True
     gathers: ClassVar[bool] = True
     keeps_gradients: ClassVar[bool] = True
+    waits: ClassVar[bool] = True
     keeps_models: ClassVar[bool] = False
     own_momentum: ClassVar[bool] = False
     state_classes: ClassVar[tuple[type, ...]] = ()

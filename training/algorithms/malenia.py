@@ -29,6 +29,7 @@ class Malenia(Algorithm):
 synchronous SGD in which no worker is idle: fast workers average several gradients per round, and all workers
 count alike. For workers with different data, at the speed of the slowest."""
     tolerates_lost_workers = False
+    waits = False
 
     def __init__(self, server: ParameterServer, config: Any, workers: Sequence[int]) -> None:
         super().__init__(server, config, workers)

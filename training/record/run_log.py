@@ -19,7 +19,8 @@ class Events:
     step: the worker's mini-batch, counted from 1 (for such an update: its number);
     fetched: the version that the gradient was computed on; staleness: in updates; version: of the model directly
     afterwards, before a worker that leaves or is lost leads to another update;
-    dropped: whether the gradient was dropped as it arrived; weight: the factor by which the algorithm scaled it, or its rate.
+    dropped: whether the gradient was dropped as it arrived;
+    weight: the factor by which the algorithm scaled it, or its rate.
     """
 
     seconds: np.ndarray
