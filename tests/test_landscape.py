@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -675,6 +676,20 @@ def test_published_rows_have_the_epochs_found_in_their_log(mode):
     epochs = saved_epochs(source, np.load(path))
     assert epochs[0] == 0 and epochs[-1] == pytest.approx(2, abs=0.03)
     assert (np.diff(epochs) >= 0).all() and epochs[3] == pytest.approx(1, abs=0.03)
+
+
+@needs_published
+def test_published_rows_before_a_divergence_have_their_own_epochs(tmp_path):
+    (path,) = PUBLISHED.glob("*_async_*_weights.npy")
+    log = path.with_name(path.name.replace("_weights.npy", "_log.log"))
+    lines = log.read_text().splitlines(keepends=True)
+    last = 3 * len(lines) // 4
+    cut = [*lines[:last], *(re.sub(r"(weights norm )[\d.]+", r"\1nan", line) for line in lines[last:])]
+    (tmp_path / log.name).write_text("".join(cut))
+    copy = shutil.copy(path, tmp_path)
+    source = Source(Path(copy), parse_run_name(base_of(path)))
+    before, after = saved_epochs(Source(path, source.config), np.load(path)), saved_epochs(source, np.load(path))
+    assert np.array_equal(before[:4], after[:4]) and before[3] > 0.9
 
 
 def test_a_run_that_leaves_the_valley_does_not_set_the_scale(tmp_path):
