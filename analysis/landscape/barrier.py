@@ -10,7 +10,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,12 +84,15 @@ def barriers(
             free.put(one)
 
     with ThreadPoolExecutor(len(scores), initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        lines = [executor.submit(measure, pair) for pair in pairs]
         try:
-            measured = executor.map(measure, pairs)
-            return list(tqdm(measured, total=len(pairs), unit=" lines", dynamic_ncols=True, disable=None))
+            for line in tqdm(as_completed(lines), total=len(lines), unit=" lines", dynamic_ncols=True, disable=None):
+                line.result()
         except BaseException:
             interrupted.set()
+            executor.shutdown(wait=False, cancel_futures=True)
             raise
+    return [line.result() for line in lines]
 
 
 def draw(found: Sequence[Barrier], about: dict[str, str], stem: Path) -> list[Path]:

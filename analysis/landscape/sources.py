@@ -25,6 +25,9 @@ def prepare(
     None, with a warning, if no run can be drawn because all diverged.
     Raises UsageError if a file is missing or belongs to another network or data set, DataError if one cannot be used.
     """
+    for source in (model, *weights):
+        if not source.path.is_file():
+            raise UsageError(f"{source.path}: no such file")
     for source in weights:
         if source.network != model.network:
             raise UsageError(
