@@ -9,6 +9,7 @@ arXiv 1712.09913). --hessian K prints the K largest eigenvalues of the Hessian o
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
@@ -18,6 +19,7 @@ from catalogue import DEFAULT_SEED
 from interface.command_line import ArgumentParser, Interval, run_script
 from interface.errors import UsageError
 from training.names import base_of
+from training.words import shared_in_words
 
 
 def main() -> None:
@@ -54,7 +56,7 @@ def main() -> None:
 
     random = f"_random{arguments.plane_seed}" if arguments.plane == "random" else ""
     files = Files.within(arguments.subfolder, f"{base}_loss_landscape{random}")
-    landscape = survey.measure(evaluation, files.unfinished)
+    landscape = replace(survey.measure(evaluation, files.unfinished), settings=shared_in_words([weights.config]))
     landscape.save(files.numbers)
     print(landscape.report())
     paths = files.numbers, *draw(landscape, files.stem, shared_plotly=arguments.shared_plotly)

@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from analysis.landscape.inputs import Files, Source, SurveySettings, add_flags
 from interface.command_line import ArgumentParser, run_script
 from interface.errors import UsageError
 from training.names import base_of
-from training.words import differences_in_words
+from training.words import differences_in_words, shared_in_words
 
 if TYPE_CHECKING:
     from analysis.landscape.survey import Evaluation, Survey
@@ -52,6 +53,7 @@ def main() -> None:
         landscape = survey.read(arguments.grid_losses)
     else:
         landscape = survey.measure(evaluation, files.unfinished)
+    landscape = replace(landscape, settings=shared_in_words([source.config for source in weights]))
     if not arguments.no_grid_save:
         landscape.save(files.numbers)
         print(f"  {files.numbers}")

@@ -38,7 +38,7 @@ def test_new_entries_are_trained_tested_drawn_and_summarised(tmp_path):
     output = done.stdout
     assert "Perceptron on Noise, paired SGD, 2 workers\n" in output
     assert "every n-th sample to each worker, every worker delayed, small delays, alternating delays" in output
-    assert "Perceptron on all 50 test images of noise" in output
+    assert "Perceptron on all 50 test images of noise\nrun: paired SGD, 2 workers, learning rate " in output
     summary = (tmp_path / "summary.md").read_text()
     assert "asynchronous, Noise, " in summary and "Perceptron, " in summary and "paired SGD" in summary
     assert "nonDistributed.py --dataset noise" in output and "--network Perceptron --seed 42" in output

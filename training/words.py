@@ -1,6 +1,6 @@
 """A configuration in words, for titles, tables and messages, from the phrases in the rows of its flags."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from catalogue import DATASETS
@@ -85,6 +85,17 @@ def is_usual(config: RunConfig, name: str) -> bool:
     if name == "algorithm" and config.distributed:
         return value == algorithms_of(config.mode)[0]
     return value == default_of(name) or (row.suffix is not None and value == filled(row, config))
+
+
+def shared_in_words(configs: Sequence[RunConfig]) -> str:
+    """The algorithm, the workers and the settings that all of these runs have, in words."""
+
+    def phrases(config: RunConfig) -> list[str]:
+        workers = [phrase_of(config, "world_size")] if config.distributed else []
+        return [algorithm_in_words(config), *workers, *settings_in_words(config)]
+
+    others = [phrases(config) for config in configs[1:]]
+    return ", ".join(phrase for phrase in phrases(configs[0]) if all(phrase in other for other in others))
 
 
 def differences_in_words(configs: list[RunConfig]) -> list[list[str]]:

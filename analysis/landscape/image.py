@@ -59,7 +59,8 @@ def contour_image(landscape: Landscape) -> Figure:
         axes[1].set(xlim=(left, right), ylim=(bottom, top), xlabel="the framed part, enlarged")
     handles, _ = axes[0].get_legend_handles_labels()
     write_key(figure, handles, columns)
-    write_title(figure, f"{title(landscape)}\n{marker_key(landscape)}")
+    lines = (title(landscape), landscape.settings, marker_key(landscape))
+    write_title(figure, "\n".join(line for line in lines if line))
     return figure
 
 

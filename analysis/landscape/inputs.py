@@ -3,12 +3,12 @@
 import argparse
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
 
 from catalogue import DEFAULT_SEED
 from interface.command_line import ArgumentParser, Interval, add_device_flags
 from interface.errors import UsageError
 from interface.files import make_folder
+from training.config import RunConfig
 from training.names import base_of, parse_run_name
 
 BATCH_SIZE = 250  # images; their feature maps fit into the cache of a core
@@ -79,21 +79,12 @@ class Files:
         return self.stem.with_name(f"{self.stem.name}_unfinished.npz")
 
 
-class RunName(Protocol):
-    """The settings in a run's name that matter here."""
-
-    dataset: str
-    network_name: str
-    epochs: int
-    saves_per_epoch: int | None
-
-
 @dataclass(frozen=True)
 class Source:
     """A file of a run, and the settings in its name."""
 
     path: Path
-    config: RunName
+    config: RunConfig
 
     @classmethod
     def of(cls, path: Path) -> "Source":

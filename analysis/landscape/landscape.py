@@ -42,7 +42,7 @@ class Landscape:
     """The loss in a plane, and the trajectories relative to it.
 
     losses (N, N): [i, j] is the loss at (x[j], y[i]), finite or not; model: the given model as a trajectory of one
-    point, or None if it is the end of one of the trajectories.
+    point, or None if it is the end of one of the trajectories; settings: those that all runs have, in words.
     """
 
     plane: Plane
@@ -51,6 +51,7 @@ class Landscape:
     trajectories: tuple[Trajectory, ...]
     model: Trajectory | None
     about: dict[str, str]
+    settings: str = ""
 
     @property
     def marked(self) -> tuple[Trajectory, ...]:
@@ -117,6 +118,7 @@ class Landscape:
         rows = self.about.get("rows of the plane") or sum(len(run.epochs) for run in self.trajectories)
         lines = [
             f"{self.about['network']} on {self.about['data']}",
+            *[f"{'runs' if len(self.trajectories) > 1 else 'run'}: {self.settings}"] * bool(self.settings),
             f"plane: {self.plane_in_words(int(rows))}",
             f"grid: {self.about['grid']}; {lowest}; {self.masked} of {self.losses.size} points not finite",
         ]
