@@ -335,8 +335,8 @@ product() {
   }'
 }
 
-# without_momentum RATE MOMENTUM: print (1 - MOMENTUM) times a learning rate, with which steps grow as large as without.
-without_momentum() {
+# matched_rate RATE MOMENTUM: print (1 - MOMENTUM) times a learning rate: with that momentum its steps become as large.
+matched_rate() {
   product "$1" "$(LC_ALL=C awk -v momentum="$2" 'BEGIN { print 1 - momentum }')"
 }
 

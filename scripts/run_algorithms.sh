@@ -52,7 +52,7 @@ say "Learning rates"
 results+=/tuning summary_dir+=/tuning seeds=("${tuning_seeds[@]}")
 for rate in "${rates[@]}"; do
   for algorithm in "${algorithms[@]}"; do
-    lr=$(without_momentum "$rate" "$(sed -n 's/.*+momentum=\([^+]*\).*/\1/p' <<<"$algorithm")")
+    lr=$(matched_rate "$rate" "$(sed -n 's/.*+momentum=\([^+]*\).*/\1/p' <<<"$algorithm")")
     train_algorithm "$algorithm" --val
   done
 done

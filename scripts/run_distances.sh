@@ -25,7 +25,7 @@ unscaled=$lr
 for world_size in "${world_sizes[@]}"; do
   split split_dataset "$world_size"
   for momentum in "${momentums[@]}"; do
-    lr=$(without_momentum "$unscaled" "$momentum")
+    lr=$(matched_rate "$unscaled" "$momentum")
     train dist_async.py "${split[@]}" --momentum "$momentum" --saves_per_epoch "$saves_per_epoch"
   done
 done
