@@ -404,7 +404,7 @@ finish() {
   exit "$status"
 }
 
-# interrupted CODE: whether this exit code is that of a command that was told to end, by SIGHUP, SIGINT or SIGTERM.
+# interrupted CODE: whether a command with this exit code was ended by SIGHUP, SIGINT or SIGTERM.
 interrupted() {
   (($1 == 129 || $1 == 130 || $1 == 143))
 }

@@ -524,6 +524,15 @@ def test_an_interrupted_driver_leaves_no_process_and_resumes(number, tmp_path):
     assert rows[: len(done)] == done and len({row.name for row in rows}) == 9
 
 
+def terminate_with_descendants(process: subprocess.Popen) -> None:
+    """Send SIGTERM to this process alone, and wait until all that it had started are gone, too."""
+    left = descendants(process.pid)
+    assert left
+    process.terminate()
+    process.wait(timeout=30)
+    wait_until_gone(left)
+
+
 @pytest.mark.parametrize("driver", ["run_delay_exps", "compare"])
 def test_a_driver_that_is_terminated_takes_its_runs_along(driver, tmp_path):
     """The driver alone gets the signal, as from a supervisor."""
@@ -533,11 +542,7 @@ def test_a_driver_that_is_terminated_takes_its_runs_along(driver, tmp_path):
                                stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     try:
         wait_for_trials(tmp_path / "runs", 1)
-        left = descendants(process.pid)
-        assert left
-        process.terminate()
-        process.wait(timeout=30)
-        wait_until_gone(left)
+        terminate_with_descendants(process)
     finally:
         process.kill()
 
@@ -576,11 +581,7 @@ def test_an_interrupted_study_ends(driver, tmp_path):
 def test_a_study_that_is_terminated_takes_its_driver_along(tmp_path):
     process = start_study(tmp_path, "echo started\nexec sleep 60\n")
     try:
-        left = descendants(process.pid)
-        assert left
-        process.terminate()
-        process.wait(timeout=30)
-        wait_until_gone(left)
+        terminate_with_descendants(process)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

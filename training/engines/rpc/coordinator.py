@@ -35,8 +35,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a worker is told before it joins. threads: of its gradients, which determine their last bits;
-    pushed: the gradients that it has pushed, in a run that is resumed; buffers: its running statistics (B,) then.
+    """What the server tells a worker before it joins.
+
+    threads: per gradient, which determine its last bits; pushed: gradients that the worker pushed before a resumed run
+    was interrupted; buffers (B,): its running statistics at that point, or None.
     """
 
     threads: int
