@@ -61,20 +61,21 @@ def main() -> None:
             for _ in range(observer.updates):
                 next(batches)
         start = time.perf_counter() - observer.seconds - observer.paused_seconds
-        for step in range(observer.updates, plan.updates):
-            images, labels = samples.batch(next(batches))
-            model.network.train()
-            loss = F.nll_loss(model.network(images), labels)
-            model.gradients.zero_()
-            loss.backward()
-            optimizer.step(model.gradients, plan.learning_rate(step, step))
+        with checkpoints.interruptible():
+            for step in range(observer.updates, plan.updates):
+                images, labels = samples.batch(next(batches))
+                model.network.train()
+                loss = F.nll_loss(model.network(images), labels)
+                model.gradients.zero_()
+                loss.backward()
+                optimizer.step(model.gradients, plan.learning_rate(step, step))
 
-            push = Push(1, step + 1, step, loss.item(), model.gradients, model.buffers)
-            weight_norm = torch.linalg.vector_norm(model.parameters).item()
-            update = Update(step + 1, (push,), push.loss, weight_norm)
-            seconds = time.perf_counter() - start - observer.paused_seconds
-            observer.push(seconds, push, Outcome(update))
-            checkpoints.offer(lambda: {"dropout": dropout.get_state()})
+                push = Push(1, step + 1, step, loss.item(), model.gradients, model.buffers)
+                weight_norm = torch.linalg.vector_norm(model.parameters).item()
+                update = Update(step + 1, (push,), push.loss, weight_norm)
+                seconds = time.perf_counter() - start - observer.paused_seconds
+                observer.push(seconds, push, Outcome(update))
+                checkpoints.offer(lambda: {"dropout": dropout.get_state()})
         observer.finish()
 
 

@@ -15,3 +15,8 @@ class NoEffectError(UsageError):
 
 class DataError(Exception):
     """A file, data set or process that cannot be used; the message names it and says why. Exit code 1."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, for one-line messages; its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

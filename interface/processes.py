@@ -7,15 +7,29 @@ import os
 import platform
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from interface.errors import UsageError
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@contextmanager
+def interruptions_to(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Have this called at Ctrl-C, SIGTERM and SIGHUP, unless they are ignored, as under nohup."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in numbers
+              if signal.getsignal(number) is not signal.SIG_IGN}  # fmt: skip
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextmanager
@@ -26,15 +40,10 @@ def _interruptions_held() -> Iterator[list[int]]:
     library would receive them instead, and the handler is called all the same.
     """
     held: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
     try:
-        for number in handlers:
-            signal.signal(number, lambda number, frame: held.append(number))
-        yield held
+        with interruptions_to(lambda number, frame: held.append(number)):
+            yield held
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         for number in held:
             signal.raise_signal(number)
 
@@ -78,7 +87,7 @@ def end_with_parent(signal_number: int) -> None:
 
 
 def signal_at_parents_end(signal_number: int) -> None:
-    """The same for a process of which the parent may be any."""
+    """Have the kernel send this signal to the calling process when its parent, whatever process that is, ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number)
 
 

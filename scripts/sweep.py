@@ -32,7 +32,7 @@ from analysis.reports.trials import Trials
 from interface.command_line import ArgumentParser, Interval, complain, count, run_script
 from interface.errors import DataError, UsageError
 from interface.files import atomic_write, make_folder
-from interface.processes import signal_at_parents_end
+from interface.processes import interruptions_to, signal_at_parents_end
 from scripts.estimate import in_words, total_seconds
 from scripts.nursery import ROOT, Nursery, Order, Report
 from scripts.plan import PlannedRun, parse_plan
@@ -174,19 +174,6 @@ class Sweep:
             run.origin.write_text(started.fingerprint)
 
 
-@contextmanager
-def interruptions_to(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Have this called at Ctrl-C, SIGTERM and SIGHUP, unless they are ignored, as under nohup."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, handler) for number in numbers
-              if signal.getsignal(number) is not signal.SIG_IGN}  # fmt: skip
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
-
-
 def time_left(seconds: float) -> str:
     """A duration in the format of tqdm: 01:23, 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
@@ -298,6 +285,12 @@ def check_pool_flags(jobs: int | None, scheduler: str | None, keep: str | None) 
         )
 
 
+def check_question_flags(dry_run: bool, verbose: bool) -> None:
+    """Raise UsageError if they do not fit together."""
+    if verbose and not dry_run:
+        raise UsageError("--verbose has no effect without --dry_run")
+
+
 def make_sweep_parser() -> ArgumentParser:
     """The flags of a sweep."""
     parser = ArgumentParser(__doc__)
@@ -312,6 +305,7 @@ def sweep(arguments: argparse.Namespace, lines: Iterable[str]) -> int:
     """Do with a plan what the flags say; returns how many runs failed."""
     where = {"jobs": arguments.jobs, "scheduler": arguments.scheduler, "keep": arguments.keep}
     check_pool_flags(**where)
+    check_question_flags(arguments.dry_run, arguments.verbose)
     runs = parse_plan(lines)
     if arguments.names:
         print_names(runs)

@@ -31,7 +31,7 @@ from training.record.resume import find_checkpoint
 from training.record.writer import Record
 
 KILLS = int(os.environ.get("RESUME_KILLS", "1"))  # per case
-VARIABLE = re.compile(r'"(real_seconds|evaluation_seconds)": [^,}]*|"resumed_after": \[[^]]*\]')
+VARIABLE = re.compile(r'"(real_seconds|paused_seconds)": [^,}]*|"resumed_after": \[[^]]*\]')
 
 
 class PowerFailure(Exception):
@@ -155,6 +155,26 @@ def test_a_killed_run_resumes_to_the_same_bits(case, tmp_path):
         assert second.result["resumed_after"][0] >= 10
         if "weights" in whole:
             assert again["weights"].read_bytes() == whole["weights"].read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("case", ["classic", "sync", "async, virtual", "async"])
+def test_an_interrupted_run_loses_nothing(case, number, tmp_path):
+    script, *own = COMMANDS.get(case, ("dist_async.py", "--world_size", 4, "--split_dataset"))
+    folder, flags = tmp_path / "runs", (*RATE, "--epochs", 20, "--seed", 7, "--train_split", 0.3, *own)
+    with LiveRun(folder, script, "--dataset", "digits", *flags) as live:
+        live.wait_until_training(40)
+        live.process.send_signal(number)
+        code, _, errors = live.end()
+    assert code == 130 and "_checkpoint.pt" in errors, errors
+    (path,) = folder.glob("*_log.log")
+    before, reached = path.read_text().splitlines()[1:-1], len(read_log(path).updates)
+    again = train(script, folder, *flags, "--resume")
+    log = read_log(again["log"])
+    assert log.status == "complete" and log.result["resumed_after"] == [reached]
+    assert again["log"].read_text().splitlines()[1 : len(before) + 1] == before
+    if case in COMMANDS:
+        assert weights_of(again) == weights_of(train(script, tmp_path / "whole", *flags))
 
 
 def test_a_synchronous_run_resumes_amid_a_round_to_the_same_running_statistics(tmp_path):

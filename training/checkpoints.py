@@ -7,11 +7,14 @@ what the engine adds: the algorithm, the workers' random streams, and the schedu
 import io
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from common import FlatModel
+from interface.processes import interruptions_to
 from training.observer import Observer
 from training.plan import Plan
 from training.record.resume import FORMAT, SAME, Checkpoint, State, allowed_classes
@@ -40,6 +43,7 @@ class Checkpoints:
         self._next = self._every or 0  # updates
         self._next_time = time.monotonic() + SECONDS
         self._warned = False
+        self._interrupted: set[int] = set()  # the signals that have come
         if resumed is not None:
             self._restore(resumed.state)
             print(f"Continues after update {observer.updates}{f' of {plan.updates}' if plan.updates else ''}")
@@ -53,19 +57,35 @@ class Checkpoints:
         self.observer.restore(state["observer"])
         self._next += state["updates"]
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Ctrl-C, SIGTERM and SIGHUP end the run at the next offer, with a checkpoint; a repeated one, at once."""
+
+        def interrupt(number: int, frame: Any) -> None:
+            if number in self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted.add(number)
+
+        with interruptions_to(interrupt):
+            yield
+
     def offer(self, engine: Callable[[], State]) -> None:
         """The run is in a consistent state: write a checkpoint if it is time. engine: what it has to add."""
+        if self._interrupted:
+            self.write(engine())
+            raise KeyboardInterrupt
         if self._every is None:
             if time.monotonic() < self._next_time:
                 return
         elif self.observer.updates < self._next:
             return
         with self.observer.pause():
-            self._write(engine())
+            self.write(engine())
         self._next = self.observer.updates + (self._every or 0)
         self._next_time = time.monotonic() + SECONDS
 
-    def _write(self, engine: State) -> None:
+    def write(self, engine: State) -> None:
+        """Write a checkpoint of the run, which is in a consistent state."""
         config = self.plan.config.as_dict()
         state = {
             "format": FORMAT,

@@ -21,7 +21,7 @@ from training.protocol import Snapshot
 def train(plan: Plan, samples: Samples, algorithm: Algorithm, listener: Listener, checkpoints: Checkpoints) -> None:
     """Train to the end in virtual time."""
     times = {number: plan.push_times(number) for number in plan.steps}
-    with gradients_of(plan, samples, algorithm) as gradients:
+    with gradients_of(plan, samples, algorithm) as gradients, checkpoints.interruptible():
         simulate(RunShape.of(plan), algorithm, listener, times, gradients, checkpoints)
 
 

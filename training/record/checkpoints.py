@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common import FlatModel
-from interface.errors import DataError
+from interface.errors import DataError, first_line
 from training.record.run_log import RunLog
 
 WRAPPER = "module."  # before the names of layers that DataParallel or DistributedDataParallel saved
@@ -81,8 +81,3 @@ def read_weights(path: str | Path, columns: int) -> np.ndarray:
     if weights.dtype != np.float32 or len(weights) == 0:
         raise DataError(f"{path}: not saved weights: {len(weights)} rows of {weights.dtype}, expected float32")
     return weights
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, for one-line messages."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from evaluation import Score
-from interface.errors import DataError, UsageError
+from interface.errors import DataError, UsageError, first_line
 from training.algorithms import ALGORITHMS
 from training.algorithms.gathering import GradientSum, GradientTable, MeanTable
 from training.config import RunConfig
@@ -107,8 +107,7 @@ def read_state(path: Path, device: str) -> State:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # torch.load raises many different types
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: not a checkpoint of a run: torch.load failed ({reason[:200]})") from error
+        raise DataError(f"{path}: not a checkpoint of a run: torch.load failed ({first_line(error)})") from error
     if not isinstance(state, dict) or "format" not in state:
         raise DataError(f"{path}: not a checkpoint of a run")
     if (state["format"], state.get("torch")) != (FORMAT, str(torch.__version__)):

@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
+import torch
 import torch.distributed as distributed
 import torch.distributed.rpc as rpc
 from torch.distributed import TCPStore
 from torch.distributed.rendezvous import register_rendezvous_handler
 
-from interface.errors import DataError, UsageError
+from interface.errors import DataError, UsageError, first_line
 
 SERVER = "server"
 ADDRESS = f"addrs/{SERVER}"  # the key of the server's address in an agent's store
@@ -120,7 +121,7 @@ def join_star(name: str, rank: int, rendezvous: str, threads: int) -> None:
         if _store and name == SERVER:
             _store.set(SERVICE, "here")
     except (RuntimeError, OSError) as error:  # RuntimeError: torch's error for all network failures
-        raise DataError(f"rendezvous at {rendezvous} failed: {_first_line(error)}") from error
+        raise DataError(f"rendezvous at {rendezvous} failed: {first_line(error)}") from error
 
 
 def _wait_until_known(name: str) -> None:
@@ -194,7 +195,7 @@ def ask(function: Callable[..., Any], *arguments: object) -> Any:
     try:
         return rpc.rpc_sync(SERVER, function, args=arguments)
     except RuntimeError as error:  # torch's error for a broken connection
-        raise DataError(f"the server was lost ({_first_line(error)})") from error
+        raise DataError(f"the server was lost ({first_line(error)})") from error
 
 
 class DistantServer:
@@ -218,7 +219,7 @@ class DistantServer:
         try:
             return answer.value()
         except RuntimeError as error:
-            raise DataError(f"the server was lost ({_first_line(error)})") from error
+            raise DataError(f"the server was lost ({first_line(error)})") from error
 
     def leave(self) -> None:
         """Stop sending heartbeats."""
@@ -226,11 +227,12 @@ class DistantServer:
 
     def _beat(self, number: int, heartbeat: Callable[[int], bool], peer_timeout: float) -> None:
         while not self._over.wait(peer_timeout / BEATS):
-            sign = rpc.rpc_async(SERVER, heartbeat, args=(number,), timeout=peer_timeout)
             try:
-                self.run_is_over = sign.wait()
-            except RuntimeError:
-                self._answers.put(sign)
+                self.run_is_over = rpc.rpc_sync(SERVER, heartbeat, args=(number,), timeout=peer_timeout)
+            except RuntimeError as error:
+                lost = torch.futures.Future()
+                lost.set_exception(error)
+                self._answers.put(lost)
                 return
 
 
@@ -300,7 +302,3 @@ def _look_for_server(address: str, port: int, answers: queue.SimpleQueue[bool]) 
         answers.put(found)
     except RuntimeError:  # torch's error for a service that closes the connection
         answers.put(False)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

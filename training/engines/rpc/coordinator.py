@@ -104,7 +104,7 @@ class Coordinator:
         return here if self.dispatcher.started else set(self.plan.steps)
 
     def terms(self, worker: int) -> Terms:
-        """Those on which a worker joins."""
+        """The terms on which a worker joins."""
         pushed = self.dispatcher.progress.pushed.get(worker, 0)
         return Terms(self.plan.threads_per_gradient, pushed, self._pushed_buffers.get(worker))
 
@@ -161,8 +161,8 @@ class Coordinator:
         self.heartbeat(push.worker)
         reply = torch.futures.Future()
         with self._lock:
-            if self._closed or push.worker not in self._training:
-                over = self._closed or self.dispatcher.ended_by is not None
+            over = self._closed or self.error is not None or self.dispatcher.ended_by is not None
+            if over or push.worker not in self._training:
                 reply.set_result(self._last_answer() if over else Refusal("the run continues without this worker"))
                 return reply
             self._replies[push.worker] = reply
@@ -205,6 +205,13 @@ class Coordinator:
         self.error = self.error or error
         os.eventfd_write(self.done, 1)
 
+    def interrupt(self) -> None:
+        """End the run with a checkpoint, so that nothing is lost, if training has begun."""
+        with self._lock:
+            if self._start is not None and self.error is None and self.dispatcher.ended_by is None:
+                self.checkpoints.write(self._state())
+            self.error = self.error or DataError("the server was interrupted")
+
     def check_time(self) -> None:
         """End the run if its time is over."""
         with self._lock:
@@ -232,7 +239,7 @@ class Coordinator:
         """The workers in training whose last heartbeat is older than this."""
         with self._lock:  # behind any pushes that are waiting for the lock
             now = time.monotonic()
-            return [worker for worker, heard in self.heard.items()
+            return [worker for worker, heard in list(self.heard.items())
                     if worker in self._training and now - heard > seconds]  # fmt: skip
 
     def say_goodbye(self, worker: int) -> None:

@@ -158,6 +158,9 @@ def _train_with_own_workers(coordinator: Coordinator, rendezvous: str, workers: 
         wait_until = time.monotonic() + EXIT_SECONDS
         for process in workers.values():  # they still have to receive their last answer
             process.join(max(0.0, wait_until - time.monotonic()))
+    except KeyboardInterrupt:
+        coordinator.interrupt()
+        raise
     finally:
         coordinator.close()
         leave()
@@ -165,7 +168,7 @@ def _train_with_own_workers(coordinator: Coordinator, rendezvous: str, workers: 
 
 def watch_interval(plan: Plan) -> float:
     """Seconds between two checks of the workers and the clock."""
-    return WATCH_SECONDS if plan.config.max_seconds is None else min(WATCH_SECONDS, 0.1)
+    return WATCH_SECONDS if plan.config.max_seconds is None else WATCH_SECONDS / 10
 
 
 def _is_stopped(process: BaseProcess) -> bool:
@@ -196,7 +199,7 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
             raise coordinator.error
         coordinator.dispatcher.check_complete()
     except KeyboardInterrupt:
-        coordinator.error = DataError("the server was interrupted")
+        coordinator.interrupt()
         raise
     except BaseException as error:
         coordinator.error = error  # the reason that the workers report
