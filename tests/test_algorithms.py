@@ -223,6 +223,12 @@ def test_ringleader_without_a_worker_that_left():
     assert script.weights == [0.5, 0.25, 0.125]
 
 
+def test_ringleader_uses_what_a_worker_that_left_has_pushed():
+    script = Script(make_algorithm("ringleader")).fetch(1, 2).push(1, 2).fetch(2).push(2)  # ½ is for the next round
+    script.push(1).leave(2).fetch(1).push(1)  # the second step leads to w = 0, where the gradient is 0
+    assert script.weights == [0.5, 0.0, -0.125]  # the mean of ½ and 0
+
+
 def test_dana_forgets_the_momentum_of_a_worker_that_left():
     script = Script(make_algorithm("dana", momentum=0.5)).fetch(1, 2).push(1, 2).leave(2).fetch(1)
     assert script.weights == [0.5, 0.0]
@@ -249,6 +255,11 @@ def test_malenia_drops_what_is_late_and_does_not_wait_for_who_left():
     assert script.weights == [0.5]
     script.leave(1)
     assert script.weights == [0.5, 0.25]
+
+
+def test_malenia_uses_what_a_worker_that_left_has_pushed():
+    script = Script(make_algorithm("malenia")).fetch(1, 2).push(1).leave(1).push(2)
+    assert [push.worker for push in script.updates[0].pushes] == [1, 2]
 
 
 @pytest.mark.parametrize(("workers", "rounds"), [(3, 5), (7, 11), (10, 49)])

@@ -74,9 +74,9 @@ def test_workers_finish_where_the_log_says_although_updates_have_several(nursery
 
 
 def test_an_update_after_a_worker_left_is_not_in_the_row_saved_before(tmp_path):
-    """The last gradient of a worker closes no round of Malenia SGD, but the round closes when the worker leaves."""
+    """The last gradient of a worker is late for its round of Malenia SGD, which closes as the worker leaves."""
     unequal = ("--split_dirichlet", 0.1, "--slow_worker_1", "--delay", "--delay_ms", 30, "--clock", "virtual")
-    rounds = ("--algorithm", "malenia", "--buffer_size", 12, "--world_size", 6, "--seed", 12)
+    rounds = ("--algorithm", "malenia", "--buffer_size", 9, "--world_size", 6, "--seed", 5)
     done = train("dist_sync.py", tmp_path, *unequal, *rounds, "--epochs", 2, "--saves_per_epoch", 40)
     log, weights = read_log(done["log"]), np.load(done["weights"])
     events = re.findall(r"^\S+ s  (gradient|update|left) ", done["log"].read_text(), flags=re.MULTILINE)
@@ -136,6 +136,15 @@ def test_only_asynchronous_runs_are_measured(measured, nursery, tmp_path):
     flags = ("--split_labels", "--saves_per_epoch", 5, "--clock", "virtual")
     log = train("dist_sync.py", tmp_path, *flags)["log"]
     nursery.run(f"analysis/reports/{measured}.py", log, folder=tmp_path).refused(f"{log}: the log of a sync run")
+
+
+@pytest.mark.parametrize("measured", ["class_recall", "distance_plots"])
+def test_only_like_runs_share_a_figure(measured, nursery, tmp_path):
+    flags = ("--clock", "virtual", "--split_labels", "--saves_per_epoch", 20)
+    logs = [train("dist_async.py", tmp_path, *flags, "--batch_size", size)["log"] for size in (32, 64)]
+    nursery.run(f"analysis/reports/{measured}.py", *logs, folder=tmp_path).refused(
+        "batch_size 64 and 32; give runs that differ only in workers"
+    )
 
 
 def test_last_updates_refuse_runs_that_they_cannot_tell_of(nursery, tmp_path):

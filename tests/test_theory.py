@@ -175,16 +175,31 @@ def test_no_last_step_belongs_to_few_workers(algorithm):
     assert torch.allclose(trace.weights[-1], settled, atol=0.05 + 3 * spread)
 
 
+NOBODY = SimpleNamespace(**dict.fromkeys(("push", "update", "leave", "lose", "end"), lambda *event: None))
+
+
+def test_running_statistics_of_a_lost_worker_are_left_out():
+    weights, buffers = torch.ones(1), torch.zeros(1)
+    server = ParameterServer(weights, buffers, SGD(weights, 0.0), lambda *_: 0.1)
+    algorithm = ALGORITHMS["asgd"](server, RunConfig(mode="async", world_size=4), [1, 2, 3])
+    dispatcher = Dispatcher(RunShape("asgd", dict.fromkeys((1, 2, 3), 9), "epochs"), algorithm, NOBODY, lambda *_: None)
+    dispatcher.start()
+    for lost, mean in ((None, 2.0), (1, 2.5), (3, 2.0)):
+        if lost:
+            dispatcher.lose(0.0, lost, "killed")
+        for worker in sorted(dispatcher.computing):
+            dispatcher.push(0.0, Push(worker, 1, server.version, 0.0, torch.ones(1), torch.tensor([float(worker)])))
+        assert buffers.item() == mean
+
+
 def test_workers_do_not_wait_for_one_that_left_when_another_dies():
     """Worker 4 finds no gradient left to compute, and worker 1 dies before it pushes the last one."""
-    listener = SimpleNamespace(**dict.fromkeys(("push", "update", "leave", "lose"), lambda *event: None))
-    listener.end = listener.push
     weights = torch.ones(1)
     server = ParameterServer(weights, torch.zeros(0), SGD(weights, 0.0), lambda *_: 0.1)
     config = RunConfig(mode="async", algorithm="ssp", slack=0, world_size=5)
     algorithm = ALGORITHMS["ssp"](server, config, [1, 2, 3, 4])
     sent = {}
-    dispatcher = Dispatcher(RunShape("ssp", {1: 1, 2: 1, 3: 1, 4: 4}, "total"), algorithm, listener, sent.__setitem__)
+    dispatcher = Dispatcher(RunShape("ssp", {1: 1, 2: 1, 3: 1, 4: 4}, "total"), algorithm, NOBODY, sent.__setitem__)
     dispatcher.start()
 
     def push(*workers):

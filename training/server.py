@@ -74,11 +74,15 @@ class ParameterServer:
         if len(self.buffers):
             self._latest_buffers[push.worker] = push.buffers
 
+    def forget(self, worker: int) -> None:
+        """Leave the running statistics of a lost worker, which would become ever older, out of the mean."""
+        self._latest_buffers.pop(worker, None)
+
     def apply(self, gradient: Tensor, pushes: tuple[Push, ...], weight: float = 1.0) -> Update:
         """Take one optimiser step along `gradient` (P,), which was computed from `pushes`; weight: of its rate."""
         self.optimizer.step(gradient, self.current_rate * weight)
         self.version += 1
-        if len(self.buffers):
+        if self._latest_buffers:
             in_worker_order = [self._latest_buffers[worker] for worker in sorted(self._latest_buffers)]
             torch.mean(torch.stack(in_worker_order), dim=0, out=self.buffers)
         loss = sum(push.loss for push in pushes) / len(pushes)

@@ -24,19 +24,19 @@ from tqdm import tqdm
 from analysis.figures import OKABE_ITO, Figure, new_figure, save, set_titles, write_key, write_title
 from analysis.flags import add_data_dir, add_plot_dir
 from analysis.reports.saved_weights import (
+    check_alike,
     first_finished,
     read_asynchronous,
     read_numbers,
     read_saved,
     write_numbers,
 )
-from analysis.reports.trials import LOG_ENDING, Trials, alike_but_for, run_of
+from analysis.reports.trials import LOG_ENDING, Trials, run_of
 from analysis.spread import Spread, counted
 from analysis.tables import markdown_table, write_text
 from common import build_model, load_dataset
 from evaluation import evaluate
 from interface.command_line import ArgumentParser, Interval, run_script
-from interface.errors import UsageError
 from interface.files import make_folder
 from training.record.run_log import RunLog
 from training.words import in_common
@@ -88,7 +88,7 @@ class Ending:
 
     @property
     def accuracy_when_finished(self) -> float:
-        """Of those weights, in percent."""
+        """Test accuracy of those weights, percent."""
         return float(self.accuracy[self.place_when_finished])
 
     @property
@@ -122,19 +122,6 @@ def measure(logs: Sequence[RunLog], last: int, data_dir: str) -> list[Ending]:
                    left[chosen], np.array(accuracy))
         )  # fmt: skip
     return endings
-
-
-def check_alike(logs: Sequence[RunLog]) -> None:
-    """Raises UsageError, naming the setting, where runs differ in more than workers, momentum and seed."""
-    alike = [alike_but_for(log.config, "world_size", "momentum") | {"clock": log.clock} for log in logs]
-    for log, settings in zip(logs, alike, strict=True):
-        for name in settings | alike[0]:
-            if settings.get(name) != alike[0].get(name):
-                value, other = (one.clock if name == "clock" else getattr(one.config, name) for one in (log, logs[0]))
-                raise UsageError(
-                    f"{log.path} is not valid beside {logs[0].path}: {name} {value} and {other}; give runs that differ "
-                    "only in the number of workers, momentum and seed"
-                )
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -242,7 +229,7 @@ def redraw(path: Path, plot_dir: Path) -> list[Path]:
 def measure_and_draw(arguments: argparse.Namespace) -> list[Path]:
     """The numbers, the table and the figure of logs."""
     logs = [read_asynchronous(path) for path in arguments.inputs]
-    check_alike(logs)
+    check_alike(logs, "world_size", "momentum")
     numbers_dir = make_folder(arguments.summary_dir, "--summary_dir")
     figure = make_folder(arguments.plot_dir, "--plot_dir") / FIGURE
     endings = measure(logs, arguments.last, arguments.data_dir)

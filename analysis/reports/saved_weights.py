@@ -13,15 +13,16 @@ import numpy as np
 
 from analysis.figures import Figure, save
 from analysis.flags import add_plot_dir
-from analysis.reports.trials import LOG_ENDING, run_of
+from analysis.reports.trials import LOG_ENDING, alike_but_for, run_of
 from analysis.tables import write_rows
 from interface.command_line import ArgumentParser
-from interface.errors import DataError
+from interface.errors import DataError, UsageError
 from interface.files import make_folder, with_filename
 from training.names import parse_run_name
 from training.record.checkpoints import read_weights
 from training.record.reader import read_log
 from training.record.run_log import RunLog
+from training.settings import ROWS
 from training.words import in_common
 
 Number = TypeVar("Number")  # a dataclass whose fields are str, int or float
@@ -35,6 +36,20 @@ def read_asynchronous(path: Path) -> RunLog:
     if not log.config.depends_on_arrival:
         raise DataError(f"{path}: the log of a {log.config.mode} run: give asynchronous ones")
     return log
+
+
+def check_alike(logs: Sequence[RunLog], *differing: str) -> None:
+    """Raise UsageError, naming the setting, where runs differ in more than these settings and the seed."""
+    alike = [alike_but_for(log.config, *differing) | {"clock": log.clock} for log in logs]
+    for log, settings in zip(logs, alike, strict=True):
+        for name in settings | alike[0]:
+            if settings.get(name) != alike[0].get(name):
+                value, other = (one.clock if name == "clock" else getattr(one.config, name) for one in (log, logs[0]))
+                *first, last = [ROWS[one].label for one in differing] + ["seed"]
+                raise UsageError(
+                    f"{log.path} is not valid beside {logs[0].path}: {name} {value} and {other}; give runs that differ "
+                    f"only in {', '.join(first)} and {last}"
+                )
 
 
 def read_saved(log: RunLog, columns: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +105,7 @@ class Measurement(Generic[Number]):
 
     name: of the CSV file and of the figure; kind: of a number, whose `name` is that of a run; measure: all numbers of a
     run; draw: the figure, with what the runs have in common; differing: the settings that they do not, besides the
-    number of workers.
+    number of workers and the seed.
     """
 
     doc: str
@@ -115,9 +130,9 @@ class Measurement(Generic[Number]):
         if arguments.inputs[0].suffix == ".csv":
             numbers = read_numbers(arguments.inputs[0], self.kind)
         else:
-            numbers = [
-                number for path in arguments.inputs for number in self.measure(read_asynchronous(path), arguments)
-            ]
+            logs = [read_asynchronous(path) for path in arguments.inputs]
+            check_alike(logs, "world_size", *self.differing)
+            numbers = [number for log in logs for number in self.measure(log, arguments)]
             written = [make_folder(arguments.summary_dir, "--summary_dir") / f"{self.name}.csv"]
             write_numbers(written[0], numbers)
         about = in_common(parse_run_name(numbers[0].name), *self.differing)

@@ -69,7 +69,8 @@ class DelayCompensation:
 class Asgd(OnArrival):
     """w ← w − α g as soon as a gradient arrives; with --compensation, g' instead of g.
 
-    Memory: one copy of the model per version that some worker still computes on.
+    Memory: one copy of the model per version that some worker still computes on; with --compensation, per version that
+    some worker fetched last, and in adaptive mode one vector of parameters more.
     """
 
     title, flags = "asynchronous SGD", (AsgdFlags,)

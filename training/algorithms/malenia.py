@@ -54,8 +54,6 @@ count alike. For workers with different data, at the speed of the slowest."""
 
     def leave(self, worker: int) -> Outcome:
         self._awaited.discard(worker)
-        self._means.remove(worker)
-        self._receipts = [push for push in self._receipts if push.worker != worker]
         return Outcome(self._close_round())
 
     def _close_round(self) -> Update | None:

@@ -62,8 +62,6 @@ dropped, and all data count alike. For workers with different data and different
     def leave(self, worker: int) -> Outcome:
         self._workers.discard(worker)
         self._models.pop(worker, None)
-        for means in (self._means, self._next_means):
-            means.remove(worker)
         if self._stepping is not None:
             self._stepping.discard(worker)
             self._end_round()

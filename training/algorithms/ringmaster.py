@@ -21,7 +21,7 @@ class RingmasterFlags:
     """Dropped gradients (ringmaster)"""
 
     max_staleness: float | None = flag(
-        None, "R: a gradient this stale, in updates, is dropped (default: the number of workers)",
+        None, "R: gradients of this staleness and more are dropped (default: the number of workers)",
         Interval(int, "[1,inf]"), modes=("async",), suffix="stale", fills=lambda config: config.workers,
         label="dropped from staleness", phrase="gradients of staleness {} dropped", argparse={"metavar": "R"},
     )  # fmt: skip
@@ -36,8 +36,8 @@ class Ringmaster(OnArrival):
     title, flags = "Ringmaster ASGD", (RingmasterFlags,)
     keeps_gradients = False
     purpose = """\
-drops gradients of staleness R and more: the fastest for workers with the same data and very different
-speeds. What only a slow worker has seen is never learnt."""
+drops gradients of staleness R and more: meant for workers with the same data and very different speeds.
+What only a much slower worker has seen may never be learnt."""
 
     def __init__(self, server: ParameterServer, config: Any, workers: Sequence[int]) -> None:
         super().__init__(server, config, workers)

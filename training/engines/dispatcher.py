@@ -35,7 +35,7 @@ class RunShape:
 
     @classmethod
     def of(cls, plan: Plan) -> "RunShape":
-        """That of a plan."""
+        """The shape of the run that a plan describes."""
         return cls(plan.config.algorithm, plan.steps, plan.config.stop, plan.config.max_seconds)
 
 
@@ -150,6 +150,7 @@ class Dispatcher:
         self.lost.add(worker)
         self.computing.discard(worker)
         self.waiting.discard(worker)
+        self.algorithm.server.forget(worker)
         self.listener.lose(seconds, worker, how)
         released = list(self._leave(seconds, worker))
         while self._ready_to_leave:  # they will not do its share
