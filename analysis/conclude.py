@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from analysis.report.__main__ import write_report
+from analysis.report.write import write_report
 from analysis.reports.summary import TARGETS, make_parser, summarise
 from interface.command_line import run_script
 from interface.errors import DataError

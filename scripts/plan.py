@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import kfold
 from analysis.reports.trials import Trials, header_of, result_of
+from cross_validation.command_line import is_finished
 from interface.command_line import ArgumentParser
 from interface.errors import UsageError
 from training.command_line import make_parser
@@ -107,7 +107,7 @@ class PlannedRun:
         if self.config:
             return self.has_row(trials) and (self.proof == "row" or self.has_files())
         if self.words[0] == "kfold.py":
-            return kfold.is_finished(self.words[1:])
+            return is_finished(self.words[1:])
         try:
             return Path(self.proof).exists() and self.origin.read_text() == self.fingerprint()
         except OSError:

@@ -33,7 +33,7 @@ WITHOUT_TORCH = (
     *("training.settings", "training.config", "training.names", "training.words", "training.command_line"),
     "training.algorithms",
     *("interface.command_line", "interface.files", "interface.processes"),
-    *("analysis.landscape.inputs", "cross_validation.grid"),
+    *("analysis.landscape.inputs", "cross_validation.grid", "cross_validation.command_line"),
 )
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 import kfold
 from common import LeNet5, build_model, load_dataset, make_generator
+from cross_validation.command_line import LEARNING_RATES, MOMENTUMS, make_grid, parse_arguments
 from cross_validation.grid import Configuration, SearchGrid, SearchSettings
 from cross_validation.plots import draw_grid
 from cross_validation.results import Result, ResultsFile, rank, read_results
@@ -431,7 +432,7 @@ def test_wrong_usage_ends_with_one_line(flags, named, tmp_path, monkeypatch, cap
     ("flags", "momentums"),
     [
         ("", (0.0,)),
-        ("--momentum", kfold.MOMENTUMS),
+        ("--momentum", MOMENTUMS),
         ("--momentum 0.5", (0.5,)),
         ("--momentum --momentums 0.9 0.3 0.9", (0.3, 0.9)),
         ("--momentums 0 0.3", (0.0, 0.3)),
@@ -441,7 +442,7 @@ def test_wrong_usage_ends_with_one_line(flags, named, tmp_path, monkeypatch, cap
 )
 def test_momentum_flags(flags, momentums, monkeypatch, caplog):
     monkeypatch.setattr(sys, "argv", ["kfold.py", "--dataset", "digits", *flags.split()])
-    grid = kfold.make_grid(kfold.parse_arguments())
+    grid = make_grid(parse_arguments())
     assert grid.momentums == momentums
-    assert grid.learning_rates == kfold.LEARNING_RATES["ADAM" if "--alr" in flags else "SGD"]
+    assert grid.learning_rates == LEARNING_RATES["ADAM" if "--alr" in flags else "SGD"]
     assert ("not used with --alr" in caplog.text) == (flags == "--alr --momentum 0.9")

@@ -55,7 +55,7 @@ def differences_tables(comparison: Comparison) -> str:
 
 
 def data_of(comparison: Comparison, folder: Path) -> dict[str, Any]:
-    """What the page draws."""
+    """The data that report.js draws, as JSON values."""
     return {
         "shared": comparison.shared,
         "columns": comparison.columns,

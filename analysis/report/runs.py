@@ -23,7 +23,7 @@ class Run:
 
     @property
     def outcome(self) -> TrialOutcome:
-        """What came of it."""
+        """The outcome of the run."""
         return self.trial.outcome
 
 
@@ -37,7 +37,7 @@ class Setting:
 
     @property
     def outcomes(self) -> list[TrialOutcome]:
-        """Those of all runs."""
+        """The outcomes of all runs."""
         return [run.outcome for run in self.runs]
 
 
