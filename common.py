@@ -139,13 +139,19 @@ def read_torchvision(row: DatasetRow, data_dir: Path) -> RawImages:
     return RawImages(*parts, classes=tuple(part.classes))
 
 
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+def has_idx_files(folder: Path) -> bool:
+    """Whether a folder has the four files of MNIST's format, compressed or not."""
+    return all(any((folder / f"{name}{ending}").is_file() for ending in ("", ".gz")) for name in IDX_FILES)
 
 
 def read_fashion_mnist(row: DatasetRow, data_dir: Path) -> RawImages:
     """Fashion-MNIST from `data_dir`, else from Debian's package dataset-fashion-mnist, else downloaded."""
-    found = any(data_dir.glob("FashionMNIST/raw/*ubyte*"))  # a failed download leaves an empty folder
-    if found or not DEBIAN_FASHION_MNIST.is_dir():
+    # A failed download leaves some of the files.
+    if has_idx_files(data_dir / "FashionMNIST/raw") or not has_idx_files(DEBIAN_FASHION_MNIST):
         return read_torchvision(row, data_dir)
     from torchvision.datasets import FashionMNIST
 
@@ -177,7 +183,6 @@ def is_cut(path: Path) -> bool:
 
 
 PUBLISHED_SIZES = {60_000, 10_000}  # of MNIST's and Fashion-MNIST's parts; other sizes are data sets of the user's own
-IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 def check_content(name: str, row: DatasetRow, raw: RawImages, data_dir: str | Path) -> None:
@@ -438,7 +443,7 @@ class FlatModel:
 
     @property
     def keep_probabilities(self) -> list[float]:
-        """Of each dropout layer."""
+        """The probability with which each dropout layer keeps a value."""
         return [1 - dropout.probability for dropout in self._dropouts]
 
     @contextmanager

@@ -33,7 +33,7 @@ class Row:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Of the 95 % interval, or the mean where there is none."""
+        """The ends of the 95 % interval; twice the mean where there is none."""
         mean, half = statistics.fmean(self.values), half_width(self.values)
         return (mean, mean) if math.isnan(half) else (mean - half, mean + half)
 
@@ -47,7 +47,7 @@ class Block:
 
     @property
     def lines(self) -> float:
-        """Its height."""
+        """The height of this part, in lines of text."""
         return len(self.claim) + 0.3 + sum(len(label) for _, label in self.rows)
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Speed on an NVIDIA GPU against the goals for an H100 or H200: training on the virtual clock, landscapes, k-fold.
 
-Each row is a command of the suite, run as a user would run it; its rate is what the command itself writes: gradients
-per second of real time in the log, log lines included, points per second of a landscape, trainings per second.
+Each row is a command of the suite, run as a user would run it. Training: updates per second of real time, from the log.
+Landscapes and searches: points per second and trainings per minute of the whole command, its start included.
 
     python3 benchmarks/gpu.py --data_dir data
 """
@@ -74,12 +74,12 @@ def train(row: Row, data_dir: str, device: str, folder: Path) -> tuple[float, by
     return log.result["updates"] / log.result["real_seconds"], next(folder.glob("*_model.pt")).read_bytes()
 
 
-def measure_training(data_dir: str, device: str) -> dict[str, Path]:
+def measure_training(data_dir: str, device: str, where: Path) -> dict[str, Path]:
     """Print a row per network and number of workers; returns a folder with a run of each network."""
     folders = {}
     print("| network | workers | flags | updates/s | goal | repeats bit for bit |\n|---|---|---|---|---|---|")
     for row in TRAINING:
-        both = [Path(tempfile.mkdtemp()) for _ in range(2)]
+        both = [Path(tempfile.mkdtemp(dir=where)) for _ in range(2)]
         (_, first), (rate, second) = (train(row, data_dir, device, folder) for folder in both)
         same = "yes" if first == second else "no"
         flags = " ".join(row.flags)
@@ -120,8 +120,9 @@ def main() -> None:
 
     name = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU"
     print(json.dumps({"device": name, "torch": torch.__version__}), end="\n\n")
-    folders = measure_training(arguments.data_dir, arguments.device)
-    measure_landscapes(folders, arguments.data_dir, arguments.device)
+    with tempfile.TemporaryDirectory() as where:
+        folders = measure_training(arguments.data_dir, arguments.device, Path(where))
+        measure_landscapes(folders, arguments.data_dir, arguments.device)
     measure_search(arguments.data_dir, arguments.device, tuple(arguments.jobs))
 
 

@@ -32,6 +32,7 @@ from scripts.sweep import (
     add_pool_flags,
     add_question_flags,
     check_pool_flags,
+    check_question_flags,
     execute_all,
     print_names,
     print_plan,
@@ -257,6 +258,7 @@ def main() -> None:
     where = {name: given.pop(name) for name in ("jobs", "scheduler", "keep")}
     check_pool_flags(**where)
     folder, dry_run, verbose, names_only = (given.pop(name) for name in ("results", "dry_run", "verbose", "names"))
+    check_question_flags(dry_run, verbose)
     names, values = set(given) | {"mode"}, read_values(given)
     found = combine(values, names, {"subfolder": str(folder)})
     runs = without_duplicates(map(PlannedRun.of, found.configs))

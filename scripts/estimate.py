@@ -10,7 +10,7 @@ from interface.processes import available_cores
 from training.config import RunConfig
 
 START_SECONDS = 1.5  # of a run: its processes, its data, and the test of its model
-EVALUATED = 20_000  # samples of an evaluation, each of which costs a third of one in a gradient
+EVALUATED = 10_000  # samples of an evaluation at most, each of which costs a third of one in a gradient
 
 
 def core_seconds(config: RunConfig) -> float | None:

@@ -26,6 +26,7 @@ from scripts.sweep import (
     add_pool_flags,
     add_question_flags,
     check_pool_flags,
+    check_question_flags,
     execute_all,
     print_names,
     print_plan,
@@ -81,6 +82,7 @@ def main() -> None:
     where = {name: given.pop(name) for name in ("jobs", "scheduler", "keep")}
     check_pool_flags(**where)
     name, dry_run, verbose, names_only = (given.pop(flag) for flag in ("name", "dry_run", "verbose", "names"))
+    check_question_flags(dry_run, verbose)
     results = given.pop("results") or Path("results") / name
     summary_dir, plot_dir = (given.pop(folder) or results for folder in ("summary_dir", "plot_dir"))
     data_dir = given.pop("data_dir")

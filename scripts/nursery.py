@@ -298,7 +298,7 @@ def execute(order: Order, connection: Connection, output: TextIO, folder: str | 
 
 
 def modified(path: Path) -> tuple[int, int]:
-    """What changes when a file is written."""
+    """Inode and time of modification of a file, of which one changes when it is written."""
     status = path.stat()
     return status.st_ino, status.st_mtime_ns
 

@@ -116,8 +116,7 @@ def test_a_run_on_changed_data_says_so(own_mnist, tmp_path):
     assert "changed data" in report.stdout
 
 
-def test_an_empty_folder_does_not_hide_the_copy_of_the_distribution(tmp_path, monkeypatch):
-    """A failed download leaves data/FashionMNIST/raw behind."""
+def test_a_failed_download_does_not_hide_the_copy_of_the_distribution(tmp_path, monkeypatch):
     debian = tmp_path / "debian"
     debian.mkdir()
     for name, header in (("train-images-idx3", (2051, 2, 28, 28)), ("train-labels-idx1", (2049, 2)),
@@ -127,5 +126,8 @@ def test_an_empty_folder_does_not_hide_the_copy_of_the_distribution(tmp_path, mo
         with gzip.open(debian / f"{name}-ubyte.gz", "wb") as file:
             file.write(content)
     monkeypatch.setattr(common, "DEBIAN_FASHION_MNIST", debian)
-    (tmp_path / "data/FashionMNIST/raw").mkdir(parents=True)
+    raw = tmp_path / "data/FashionMNIST/raw"
+    raw.mkdir(parents=True)
+    assert len(load_dataset.__wrapped__("fashion_mnist", tmp_path / "data").train) == 2
+    (raw / "train-images-idx3-ubyte.gz").write_bytes(b"cut")
     assert len(load_dataset.__wrapped__("fashion_mnist", tmp_path / "data").train) == 2

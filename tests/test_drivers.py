@@ -213,6 +213,12 @@ def test_a_value_that_a_driver_has_no_use_for_is_refused(driver, arguments, name
     assert f"{driver}.sh: error: {named}" in drive(driver, *arguments, "--dry_run", cwd=tmp_path, code=2)
 
 
+@pytest.mark.parametrize("driver", [("compare",), ("run_experiment", "partitions"), ("run_stopping",)], ids=" ".join)
+def test_commands_are_shown_only_in_a_dry_run(driver, tmp_path):
+    said = drive(*driver, "--verbose", cwd=tmp_path, code=2)
+    assert "error: --verbose has no effect without --dry_run" in said and not list(tmp_path.iterdir())
+
+
 def test_folders_that_begin_like_flags(tmp_path):
     words = drive("run_stopping", *PLAN, *QUICK, "--seeds", 1, "--results", "-new", cwd=tmp_path)
     assert {config_of(command).subfolder for command in planned(words)} == {"./-new"}

@@ -33,6 +33,8 @@ def test_the_part_of_the_training_set_is_written_as_it_was_given():
         name = run_name(RunConfig(mode="async", dataset="digits", train_split=part))
         assert parse_run_name(name).train_split == part
     assert "_046_" in run_name(RunConfig(mode="async", dataset="digits", train_split=0.046))
+    for percent in range(1, 101):  # decimal numbers, which binary ones multiplied by 10 only approach
+        assert "_split" not in run_name(RunConfig(mode="async", dataset="digits", train_split=percent / 100))
 
 
 def test_names_of_long_lists_of_speeds_tell_runs_apart():

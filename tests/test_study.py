@@ -1,6 +1,7 @@
 """The second edition: its design, and the answers to contrasts of which the effects are known."""
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -15,6 +16,8 @@ import torch
 from scipy import stats
 
 from analysis.forest import Row, forest
+from analysis.reports.algorithm_plots import algorithms_figure
+from analysis.reports.algorithm_plots import read_runs as read_algorithms
 from analysis.reports.algorithm_plots import report as report_algorithms
 from analysis.reports.stopping_plots import report as report_stopping
 from analysis.reports.trials import Trial, TrialOutcome, Trials, accuracy_at_training_loss
@@ -479,6 +482,13 @@ def test_the_table_of_the_stopping_rules_is_that_of_its_rows():
 def test_the_table_of_the_algorithms_is_that_of_its_rows():
     text = (SUMMARIES / "algorithms/algorithms.md").read_text(encoding="utf-8")
     assert text == report_algorithms(SUMMARIES / "algorithms", [], str(DATA))[0]
+
+
+@pytest.mark.parametrize("count", [3, 5, 7])
+def test_a_figure_of_any_number_of_algorithms_has_no_empty_frame(count):
+    runs = dict(itertools.islice(read_algorithms(SUMMARIES / "algorithms", []).items(), count))
+    panels = algorithms_figure(runs).axes
+    assert [axes.axison for axes in panels] == [True] * count + [False] * (len(panels) - count)
 
 
 def test_an_experiment_answers_from_three_pairs_on(tmp_path, monkeypatch):

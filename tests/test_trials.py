@@ -52,6 +52,16 @@ def test_a_published_run_is_no_repetition_of_our_own():
     assert [one.remark for one in group([trial(None), trial(1)])] == ["", "published"]
 
 
+def test_only_whole_runs_are_reported(tmp_path):
+    trials = Trials(tmp_path)
+    lost, partial = trial(2), trial(3)
+    trials.add(trial(1))
+    trials.add(dataclasses.replace(lost, outcome=dataclasses.replace(lost.outcome, lost_workers="Worker_2")))
+    trials.add(dataclasses.replace(partial, outcome=dataclasses.replace(partial.outcome, status="partial")))
+    assert [one.seed for one in trials.named([])] == [1]
+    assert [one.seed for one in trials.named([lost.name, trial(1).name])] == [1]
+
+
 def test_a_replay_is_no_repetition_of_runs_on_a_clock():
     assert len(group([trial(1), trial(1, clock="replay")])) == 2
 

@@ -135,7 +135,7 @@ class RunConfig(*GROUPS):
         return {"mode": self.mode} | {name: getattr(self, name) for name in ROWS}
 
     def to_json(self) -> dict[str, Any]:
-        """The same, with a text for infinity, which JSON does not have."""
+        """All settings as JSON values, with a text for infinity, which JSON does not have."""
         return {name: INFINITY if value == math.inf else value for name, value in self.as_dict().items()}
 
     @classmethod
@@ -227,7 +227,7 @@ def words_of(config: RunConfig, name: str) -> list[str]:
 
 
 def flag_of(config: RunConfig, name: str) -> str:
-    """The same as one text, for messages."""
+    """A setting as it is given on the command line, for messages."""
     return " ".join(words_of(config, name))
 
 

@@ -96,8 +96,9 @@ def unnamed_value(config: RunConfig, name: str) -> Any:
     """The value of a setting that adds no suffix to a name."""
     row = ROWS[name]
     if name in ENCODED:  # the value that parsing the published part yields
-        scale = 10 if name == "train_split" else 1
-        return decode(encode(getattr(config, name) * scale)) / scale
+        if name == "train_split":
+            return scaled(decode(encode(scaled(config.train_split, 10))), "0.1")
+        return decode(encode(getattr(config, name)))
     if name == "algorithm" and config.distributed:
         return algorithms_of(config.mode)[0]
     used = filled(row, config) if default_of(name) is None and applies(config, name) else default_of(name)

@@ -175,6 +175,7 @@ class Observer:
     def lose(self, seconds: float, worker: int, how: str) -> None:
         """A worker died, and the run continues without it."""
         self.lost.append(worker)
+        logging.warning("Worker_%d was lost (%s): continuing without it", worker, how)
         for watcher in self.watchers:
             watcher.lose(seconds, worker, how)
 
@@ -192,7 +193,7 @@ class Observer:
         result: dict[str, Any] = {
             "seconds": self.seconds,
             "real_seconds": time.perf_counter() - self._began,
-            "evaluation_seconds": self.paused_seconds,
+            "paused_seconds": self.paused_seconds,
             "ended_by": self.ended_by,
             "updates": self.updates,
             "gradients": self.gradients,

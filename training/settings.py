@@ -217,8 +217,8 @@ class ClockFlags:
     """Clock"""
 
     clock: str = flag(
-        "wall", "wall: real processes; virtual: discrete-event simulation in one process", CLOCKS, modes=DISTRIBUTED,
-        suffix="", label="clock", phrase="{} clock", off="wall clock", title=Title.HEADLINE,
+        "wall", "wall: real processes; virtual: discrete-event simulation, which computes the gradients on all cores",
+        CLOCKS, modes=DISTRIBUTED, suffix="", label="clock", phrase="{} clock", off="wall clock", title=Title.HEADLINE,
     )  # fmt: skip
     compute_ms: float | None = flag(
         None, "virtual clock: mean time per gradient, ms", Interval(float, "(0,1e9]"), modes=DISTRIBUTED,
@@ -252,7 +252,7 @@ class RepetitionFlags:
         argparse={"nargs": "?", "const": DEFAULT_SEED},
     )  # fmt: skip
     replay: str | None = flag(
-        None, "repeat the run in this log, update by update, in one process", LogPath(), modes=("async",),
+        None, "repeat the run in this log, update by update", LogPath(), modes=("async",),
         suffix="replay", label="replay", phrase="replay", title=Title.HEADLINE, scope=Scope.PLACE,
     )  # fmt: skip
 

@@ -255,7 +255,7 @@ def delays(row: DelayType, mean_ms: float, slowdown: float, draws: Draws) -> Tim
 
 
 def no_delays() -> Times:
-    """Those of a worker that never sleeps."""
+    """The delays of a worker that never sleeps: 0 ms, without end."""
     while True:
         yield 0.0
 

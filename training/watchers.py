@@ -3,7 +3,6 @@
 A watcher uses no random numbers and never changes the model.
 """
 
-import logging
 import math
 import sys
 import time
@@ -215,9 +214,6 @@ class ProgressBar(Watcher):
         self._position = position
         if not self.bar.disable:
             self.bar.update()
-
-    def lose(self, seconds: float, worker: int, how: str) -> None:
-        logging.warning("Worker_%d was lost (%s): continuing without it", worker, how)
 
     def state(self) -> dict[str, Any]:
         return {"position": self._position}

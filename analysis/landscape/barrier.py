@@ -42,8 +42,8 @@ class Barrier:
 
     @property
     def height(self) -> float:
-        """The largest rise of the loss above the straight line between both ends; 0 if there is none, NaN if some loss
-        on the way is not finite.
+        """The largest rise of the loss above the straight line between both ends; 0 if there is none, and not finite if
+        some loss on the way is not.
         """
         straight = (1 - self.shares) * self.losses[0] + self.shares * self.losses[-1]
         return float(np.max(self.losses - straight))
@@ -52,7 +52,7 @@ class Barrier:
     def height_in_words(self) -> str:
         """The height, if it is known."""
         missing = int((~np.isfinite(self.losses)).sum())
-        return f"unknown ({missing} of {STEPS} losses not finite)" if missing else in_digits(self.height)
+        return f"unknown ({missing} of {len(self.losses)} losses not finite)" if missing else in_digits(self.height)
 
     def __str__(self) -> str:
         ends = f"{in_digits(self.losses[0])} and {in_digits(self.losses[-1])}"

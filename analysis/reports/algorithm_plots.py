@@ -52,6 +52,8 @@ def read_runs(folder: Path, names: Sequence[str]) -> Runs:
     trials = [trial for trial in Trials(folder).named(names) if trial.outcome.evaluations]
     if not trials or any(trial.config.worker_speeds is None for trial in trials):
         raise DataError(f"{folder}: give runs with --evals_per_epoch and --worker_speeds")
+    if old := [trial.name for trial in trials if not trial.outcome.label_accuracies]:
+        raise DataError(f"{folder}: the row of {old[0]} lacks the accuracy of each label: remove it, and run it again")
     if len({described(trial.config) for trial in trials}) > 1:
         raise DataError(f"{folder}: its runs differ in more than the algorithm, its learning rate and the seed")
     runs: Runs = defaultdict(list)
@@ -125,7 +127,7 @@ def algorithms_figure(runs: Runs) -> Figure:
     columns = min(COLUMNS, len(runs))
     rows = math.ceil(len(runs) / columns)
     figure = new_figure(1.1 + 1.25 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for axes, (label, trials) in zip(panels, runs.items(), strict=False):
         if label != BASELINE and BASELINE in runs:
             at, values = resample(accuracy_over_time(runs[BASELINE]), logarithmic=True)
@@ -135,7 +137,7 @@ def algorithms_figure(runs: Runs) -> Figure:
         axes.xaxis.set_major_formatter("{x:g}")
         set_titles(axes, label.replace("+", " +\n", 1).replace("momentum=", "momentum "))
         axes.text(0.97, 0.06, f"rate {trials[0].config.lr:g}", transform=axes.transAxes, ha="right", color="0.35")
-    for axes in list(panels)[len(runs) :]:
+    for axes in panels[len(runs) :]:
         axes.set_axis_off()
     frame(figure.axes[0], [curve for trials in runs.values() for curve in accuracy_over_time(trials)])
     figure.supxlabel("virtual-clock time (s)")

@@ -98,7 +98,7 @@ def chosen(left: np.ndarray, finished: int) -> np.ndarray:
 
 
 def recall_figure(numbers: Sequence[Recall], about: str) -> Figure:
-    """A panel for each number of workers: recall of every label, those of the last worker in another color.
+    """A panel for each number of workers: recall of every label, those of the last worker in another colour.
 
     about: what the runs have in common.
     """
@@ -137,7 +137,7 @@ def draw_labels(axes: Axes, numbers: Sequence[Recall], color: str) -> None:
 
 
 def color_of(own: bool) -> str:
-    """That of labels, by whether the worker that finishes last owns them."""
+    """The colour of labels, by whether the worker that finishes last owns them."""
     return OKABE_ITO[1] if own else OKABE_ITO[0]
 
 

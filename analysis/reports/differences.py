@@ -46,7 +46,7 @@ class Difference:
 
     @property
     def title(self) -> str:
-        """What is compared."""
+        """The two values that are compared, in words."""
         return in_words(self.setting, self.compared)
 
     @property
@@ -86,7 +86,7 @@ class Setting:
 
 
 def differences(trials: Collection[Trial]) -> list[Difference]:
-    """All of them, by setting."""
+    """What each setting that varies changes, by setting."""
     settings, varying = read(trials)
     found = []
     for name in varying:

@@ -169,7 +169,7 @@ def draw_failures(panels: Sequence[Axes], failures: Sequence[list[Mark]]) -> Non
 
 
 def key(styles: dict[str, Style], drawn: Sequence[Point], control: Point | None) -> list[Line2D]:
-    """What the lines are, and each kind of point that occurs."""
+    """The key: the lines, and each kind of point that occurs."""
     lines = [Line2D([], [], color=style["color"], marker=style["marker"], linewidth=0.8, label=name)
              for name, style in styles.items()]  # fmt: skip
     failed = Line2D([], [], color="0.3", **FAILED, label="no convergence")

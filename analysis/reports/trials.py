@@ -337,7 +337,7 @@ def accuracy_at_training_loss(limit: float, outcome: TrialOutcome) -> float | No
 
 
 def test_loss_at_training_loss(limit: float, outcome: TrialOutcome) -> float | None:
-    """The same of the test loss."""
+    """Test loss when the training loss first fell to a limit; None if it never did."""
     return at_training_loss(limit, outcome, outcome.test_losses)
 
 
@@ -409,8 +409,9 @@ class Trials:
                 ) from error
 
     def named(self, names: Sequence[str]) -> list[Trial]:
-        """Those of the runs with these names that are there; all, each run once, without names."""
-        return [self.rows[name] for name in names if name in self.rows] if names else distinct(self.rows.values())
+        """The complete runs with these names that kept all of their workers; all, each run once, without names."""
+        found = [self.rows[name] for name in names if name in self.rows] if names else distinct(self.rows.values())
+        return [trial for trial in found if not trial.remark]
 
     def add(self, trial: Trial) -> None:
         """Append a line."""
@@ -460,7 +461,7 @@ class Group:
     outcomes: tuple[TrialOutcome, ...]
 
     def spread(self, measure: str) -> Spread:
-        """Of a number among the outcomes."""
+        """Mean and standard deviation over the runs of one of their outcomes."""
         return Spread.of([getattr(outcome, measure) for outcome in self.outcomes])
 
     @property
@@ -470,7 +471,7 @@ class Group:
 
     @property
     def converged(self) -> int:
-        """How many did."""
+        """How many of the runs converged."""
         return sum(outcome.converged for outcome in self.outcomes)
 
 

@@ -36,16 +36,16 @@ def position(label: str) -> tuple[int, str]:
 
 
 def read_tuning(trials: Trials, names: Iterable[str]) -> Tuning:
-    """The validation accuracies of distributed runs; those that are not there yet have none."""
+    """The validation accuracies of distributed runs; those that are not there yet, or lost a worker, have none."""
     found: Tuning = {}
+    there = {name: one.outcome.validation_accuracy for name, one in trials.rows.items() if not one.remark}
     for name in names:
         config = parse_run_name(name)
         if not config.distributed:
             continue
         accuracies = found.setdefault(label_of(config), {}).setdefault(config.lr, [])
-        accuracy = trials.rows[name].outcome.validation_accuracy if name in trials.rows else None
-        if accuracy is not None:  # as it is in a run that ended before its first epoch
-            accuracies.append(accuracy)
+        if there.get(name) is not None:  # as it is in a run that ended before its first epoch
+            accuracies.append(there[name])
     return {label: found[label] for label in sorted(found, key=position)}
 
 

@@ -129,7 +129,7 @@ def row_of(one: Answer) -> Row:
 
 
 def color_of(primary: bool) -> str:
-    """That of a contrast."""
+    """The colour of a contrast."""
     return OKABE_ITO[0] if primary else OKABE_ITO[1]
 
 

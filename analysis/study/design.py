@@ -100,7 +100,7 @@ class Experiment:
 
     @property
     def cells(self) -> list[Cell]:
-        """All of them."""
+        """All cells: the combinations of one level of each factor."""
         return list(itertools.product(*self.factors.values()))
 
     def tuned_as(self, cell: Cell) -> Cell:
@@ -111,18 +111,18 @@ class Experiment:
         )
 
     def levels(self, cell: Cell) -> list[Level]:
-        """What its levels mean."""
+        """The levels of a cell, in the order of the factors."""
         return [levels[name] for levels, name in zip(self.factors.values(), cell, strict=True)]
 
     def settings(self, cell: Cell) -> dict[str, Any]:
-        """Those of its runs that do not depend on the seed."""
+        """The settings of the runs of a cell that do not depend on the seed."""
         settings = SHARED | self.shared
         for level in self.levels(cell):
             settings |= level.settings
         return settings
 
     def momentum(self, cell: Cell) -> float:
-        """That of its runs."""
+        """The momentum of the runs of a cell."""
         return self.settings(cell).get("momentum", 0.0)
 
     def config(self, cell: Cell, learning_rate: float, seed: int, **more: Any) -> RunConfig:

@@ -61,12 +61,12 @@ class Effect:
 
     @property
     def mean(self) -> float:
-        """Of the differences, points."""
+        """The mean of the differences, points."""
         return statistics.fmean(self.differences) if self.differences else math.nan
 
     @property
     def half_width(self) -> float:
-        """Of the 95 % interval."""
+        """Half the width of the 95 % interval of the mean, points."""
         return half_width(self.differences)
 
     @property
@@ -82,7 +82,7 @@ class Effect:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean."""
+        """The standard error of the mean, points."""
         return statistics.stdev(self.differences) / math.sqrt(len(self.differences))
 
     @property
@@ -246,7 +246,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def answer(experiment: Experiment, runs: Runs, contrasts: Sequence[Contrast]) -> list[Answer]:
-    """What the runs of an experiment say."""
+    """The answers that the runs of an experiment give to its contrasts."""
     accuracies = {
         cell: {seed: experiment.accuracy(cell, trial) for seed, trial in by_seed.items()}
         for cell, by_seed in runs.items()

@@ -31,7 +31,7 @@ def setup(runs: Runs) -> str:
 
 
 def about(experiment: Experiment, runs: Runs) -> str:
-    """The same, learning rates and seeds."""
+    """What all runs have in common, how their learning rates were found, and the number of seeds."""
     seeds = counted(seeds_of(runs))
     rates = "" if "rate" in experiment.factors else ", tuned rates"
     return f"{setup(runs)}{rates}; {seeds}"
@@ -178,7 +178,7 @@ def draw_times(axes: Axes, trials: Sequence[Trial], place: int) -> None:
 
 
 def mean_accuracy(by_seed: Mapping[int, Trial]) -> float:
-    """Of the runs that did not diverge, percent; NaN if all did."""
+    """Mean accuracy of the runs that did not diverge, percent; NaN if all did."""
     values = accuracies(by_seed)
     return statistics.fmean(values) if values else math.nan
 

@@ -71,7 +71,7 @@ class Values:
         return Values({run: value - other.by_run[run] for run, value in self.by_run.items() if run in other.by_run})
 
     def __or__(self, other: Values) -> Values:
-        """Of both together, which are no repetitions of one another."""
+        """The values of both together, which are no repetitions of one another."""
         together = [*self.values, *other.values]
         return Values(dict(enumerate(together)))
 
@@ -93,7 +93,7 @@ class Values:
 
     @property
     def difference(self) -> str:
-        """The same, with the sign of the mean."""
+        """Mean and half width of the interval, with the sign of the mean: +1.2 ± 0.4."""
         return f"{'+' * (self.mean > 0)}{self.interval}"
 
     @property
@@ -237,13 +237,13 @@ class Lookup:
         return found[0] if found else None
 
     def answers(self, experiment: str, claim: str, **where: str | Sequence[str]) -> list[Answer | None]:
-        """The same, one for each level where a factor has several."""
+        """What came of the contrasts of this claim: one for each level where a factor has several."""
         levels = [[level] if isinstance(level, str) else level for level in where.values()]
         return [self.answer(experiment, claim, **dict(zip(where, place, strict=True)))
                 for place in itertools.product(*levels)]  # fmt: skip
 
     def effects(self, experiment: str, claim: str, **where: str | Sequence[str]) -> str:
-        """Their differences in a sentence."""
+        """The differences of the contrasts of this claim, in a sentence."""
         found = self.answers(experiment, claim, **where)
         return listed(one.effect.in_words if one else NOT_RUN for one in found)
 
@@ -274,7 +274,7 @@ class Lookup:
         return f"{found.interval} %{f' ({lost} of {lost + len(found)} runs diverged)' if lost else ''}"
 
     def differences(self, experiment: str, claim: str, **where: str) -> Values:
-        """Those of the pairs of this claim, points."""
+        """The differences of the pairs of this claim, points."""
         found = self.answer(experiment, claim, **where)
         return Values(dict(enumerate(found.effect.differences)) if found else {})
 
@@ -288,11 +288,11 @@ class Lookup:
         return min(map(len, self._runs(experiment).values())), len(EXPERIMENTS[experiment].seeds)
 
     def levels(self, experiment: str, factor: str) -> list[str]:
-        """Those of a factor."""
+        """The names of the levels of a factor."""
         return list(EXPERIMENTS[experiment].factors[factor])
 
     def accuracies(self, experiment: str, *cell: str) -> Values:
-        """Those of the runs of a cell that did not diverge, by their seed."""
+        """Test accuracy, percent, of the runs of a cell that did not diverge, by their seed."""
         runs = self._runs(experiment)[cell]
         found = {seed: EXPERIMENTS[experiment].accuracy(cell, trial) for seed, trial in runs.items()}
         return Values({seed: accuracy for seed, accuracy in found.items() if accuracy is not None})

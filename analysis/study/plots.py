@@ -86,13 +86,13 @@ def points(results: Results, included: Callable[[RunConfig], bool]) -> list[Poin
 
 
 def point_of(setting: RunConfig, results: Results) -> Point:
-    """What is known of one setting."""
+    """A setting as published and, where it was, as measured."""
     published, group = results.published.get(setting), results.measured.get(setting)
     return Point(setting, published=published) if group is None else point_of_group(group, published)
 
 
 def point_of_group(group: Group, published: float | None = None) -> Point:
-    """What was measured of one setting."""
+    """A setting that was measured, and its published accuracy if there is one."""
     accuracies = tuple(outcome.test_accuracy for outcome in group.outcomes)
     return Point(group.config, accuracies, group.converged, published)
 
@@ -128,7 +128,7 @@ def as_recommended(config: RunConfig) -> bool:
 
 
 def control(results: Results) -> Point:
-    """The same training without distribution."""
+    """The training without distribution, with which all settings are compared."""
     return point_of(NOT_DISTRIBUTED, results)
 
 
@@ -261,7 +261,7 @@ class Look:
 
     @classmethod
     def of(cls, settings: Iterable[RunConfig]) -> Look:
-        """Of some settings."""
+        """The colours and markers that tell these settings apart."""
         settings = list(settings)
         values = sorted({setting.momentum for setting in settings})
         return cls(dict(zip(values, cycle(OKABE_ITO), strict=False)), partition_key(settings))
@@ -271,7 +271,7 @@ class Look:
         return {"color": self.colors[setting.momentum], "marker": PARTITIONS[setting.partition].marker}
 
     def key(self) -> list[Line2D]:
-        """What they stand for."""
+        """The key of the colours and markers."""
         return [
             *(Line2D([], [], color=color, linewidth=3, label=f"momentum {value:g}")
               for value, color in self.colors.items()),

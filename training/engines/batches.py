@@ -145,10 +145,10 @@ class BatchGradients:
         buffers = torch.stack([task.buffers for task in tasks])
         rates = torch.tensor([[task.snapshot.learning_rate] for task in tasks]).to(parameters)
         losses: list[Tensor] = []
-        total = None
+        total = gradients = None
         for step in range(len(tasks[0].batches)):
-            if total is not None:
-                parameters = parameters - rates * gradients  # noqa: F821  of the step before
+            if gradients is not None:  # those of the step before
+                parameters = parameters - rates * gradients
             indices = torch.stack([task.batches[step] for task in tasks])
             images, labels = self._samples.batch(indices.flatten())
             images, labels = images.unflatten(0, indices.shape), labels.view(indices.shape)

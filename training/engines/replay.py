@@ -1,4 +1,4 @@
-"""Repeat the run in a log: the same gradients in the same order, without processes or a clock.
+"""Repeat the run in a log: the same gradients in the same order, without a server, workers or a clock.
 
 As in the original run, the algorithm determines which version each worker fetches.
 """
