@@ -43,9 +43,9 @@ TIMES = ("exponential", "lognormal:0.5", "normal:0.1")  # of a gradient, as in -
 CURVATURES = (0.25, 0.5, 1.0)
 RATE = 0.5  # α M: the course is as long, in gradients per worker, for any number of workers
 STEPS = 16  # gradients per worker
-PARTS = 8  # of the seeds, each with a fit of its own; their spread is the interval
+PARTS = 16  # of the seeds, for the jackknife
 
-Fit = tuple[float, float]  # μ, and η M / α
+Fits = dict[tuple[str, int], np.ndarray]  # (times, workers) → pseudo-values (PARTS, 2) of μ and η M / α
 
 
 @dataclass
@@ -89,51 +89,59 @@ def mean_course(workers: int, times: str, seeds: Sequence[int]) -> np.ndarray:
     return sum(course(workers, times, seed) for seed in seeds) / len(seeds)
 
 
-def fit(mean: np.ndarray, workers: int) -> Fit:
+def fit(mean: np.ndarray, workers: int) -> np.ndarray:
     """μ and η M / α of a mean course (t + 1, λ), by least squares over the updates and the curvatures."""
     moves = np.diff(mean, axis=0)
     terms = np.stack([moves[:-1], -(mean * CURVATURES)[1:-1]], axis=-1).reshape(-1, 2)
     (momentum, rate), *_ = np.linalg.lstsq(terms, moves[1:].reshape(-1), rcond=None)
-    return float(momentum), float(rate * workers / (RATE / workers))
+    return np.array([momentum, rate * workers / (RATE / workers)])
 
 
-def fit_all(seeds: int) -> dict[tuple[str, int], list[Fit]]:
-    """(times, workers) → the fits of equal parts of the seeds."""
+def pseudo_values(means: np.ndarray, workers: int) -> np.ndarray:
+    """The jackknife of the fit over parts of the seeds, means (PARTS, t + 1, λ): n θ − (n − 1) θ without one part.
+
+    Their mean is θ less most of its bias, since noise in the moves would make μ too small, and their spread is that of
+    θ (Tukey 1958).
+    """
+    parts = len(means)
+    without = [fit(np.delete(means, part, axis=0).mean(axis=0), workers) for part in range(parts)]
+    return parts * fit(means.mean(axis=0), workers) - (parts - 1) * np.stack(without)
+
+
+def fit_all(seeds: int) -> Fits:
+    """Run and fit everything, on all cores."""
     parts = [range(start, seeds, PARTS) for start in range(PARTS)]
     cells = list(product(TIMES, WORKERS))
     with ProcessPoolExecutor(available_cores()) as pool:
         waiting = [pool.submit(mean_course, workers, times, part) for times, workers in cells for part in parts]
         means = [future.result() for future in tqdm(waiting, unit=" parts", disable=None)]
-    fits = [
-        fit(mean, workers) for (_, workers), mean in zip([cell for cell in cells for _ in parts], means, strict=True)
-    ]
-    return {cell: fits[number * PARTS : (number + 1) * PARTS] for number, cell in enumerate(cells)}
+    of_cell = {cell: np.stack(means[number * PARTS :][:PARTS]) for number, cell in enumerate(cells)}
+    return {(times, workers): pseudo_values(of_cell[times, workers], workers) for times, workers in cells}
 
 
-def markdown(fits: dict[tuple[str, int], list[Fit]], seeds: int) -> str:
+def markdown(fits: Fits, seeds: int) -> str:
     """One row per number of workers."""
     rows = []
     for workers in WORKERS:
-        found = [zip(*fits[times, workers], strict=True) for times in TIMES]
-        measured = [interval(values, 3) for pair in found for values in pair]
+        measured = [interval(values.tolist(), 3) for times in TIMES for values in fits[times, workers].T]
         rows.append([str(workers), f"{1 - 1 / workers:.3f}", *measured])
     titles = ["workers M", "1 − 1/M", *(title for times in TIMES for title in (f"μ, {times}", f"η M/α, {times}"))]
     return (
         "Implicit momentum μ and rate η of asynchronous SGD without momentum, on quadratics with λ "
         f"{', '.join(map(str, CURVATURES))}; α = {RATE:g}/M; {STEPS} gradients per worker. Least squares over the mean "
-        f"course of {seeds // PARTS} seeds; mean and 95 % interval over {PARTS} such fits. Exponential times have, in "
-        f"theory, μ = 1 − 1/M and η = α/M.\n\n{markdown_table(titles, rows)}"
+        f"course of {seeds:,} seeds, with 95 % intervals (jackknife over {PARTS} parts of the seeds). In theory, "
+        f"exponential times have μ = 1 − 1/M and η = α/M.\n\n{markdown_table(titles, rows)}"
     )
 
 
-def draw(fits: dict[tuple[str, int], list[Fit]]) -> Figure:
+def draw(fits: Fits) -> Figure:
     """μ against the number of workers, with theory's curve."""
     figure = new_figure(3.4)
     axes = figure.subplots()
     at = np.geomspace(min(WORKERS), max(WORKERS), 200)
     axes.plot(at, 1 - 1 / at, color="0.6", linewidth=1, label="1 − 1/M, theory for exponential times")
     for times, color, marker in zip(TIMES, OKABE_ITO, "os^", strict=False):
-        found = [[momentum for momentum, _ in fits[times, workers]] for workers in WORKERS]
+        found = [fits[times, workers][:, 0].tolist() for workers in WORKERS]
         means, halves = [np.mean(one) for one in found], [half_width(one) for one in found]
         axes.errorbar(WORKERS, means, halves, color=color, marker=marker, markersize=4, linewidth=0, elinewidth=1,
                       label=times.replace(":", " "))  # fmt: skip

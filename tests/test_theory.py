@@ -4,9 +4,11 @@ import math
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from benchmarks.implicit_momentum import CURVATURES, RATE, fit
 from quadratics import run_quadratics
 from training.algorithms import ALGORITHMS, Algorithm
 from training.config import RunConfig
@@ -173,6 +175,16 @@ def test_no_last_step_belongs_to_few_workers(algorithm):
     settled = torch.stack(trace.weights[-40:-1]).mean(dim=0)
     spread = torch.stack(trace.weights[-40:-1]).std(dim=0).max().item()
     assert torch.allclose(trace.weights[-1], settled, atol=0.05 + 3 * spread)
+
+
+def test_the_fit_of_the_implicit_momentum_finds_that_of_a_course_with_momentum():
+    workers, momentum, rate = 4, 0.6, 0.03
+    weights, move = [np.ones(3)], np.zeros(3)
+    for _ in range(60):
+        move = momentum * move - rate * np.array(CURVATURES) * weights[-1]
+        weights.append(weights[-1] + move)
+    found = fit(np.stack(weights), workers)
+    assert found == pytest.approx([momentum, rate * workers / (RATE / workers)])
 
 
 NOBODY = SimpleNamespace(**dict.fromkeys(("push", "update", "leave", "lose", "end"), lambda *event: None))
