@@ -75,7 +75,7 @@ def hessian_in_words(model: Source, arguments: argparse.Namespace) -> str:
     from analysis.landscape.network_loss import images_of
     from common import build_model, load_dataset
     from interface.processes import available_cores
-    from training.record.checkpoints import read_model
+    from training.record.models import read_model
 
     torch.set_num_threads(available_cores())
     network = build_model(model.config.dataset, model.config.network_name, device=arguments.device)

@@ -41,7 +41,7 @@ def main() -> None:
     from common import build_model, load_dataset
     from evaluation import BATCH_SIZE, score
     from interface.device import prepare_device
-    from training.record.checkpoints import check_norm, read_model
+    from training.record.models import check_norm, read_model
     from training.record.reader import read_log
 
     log = read_log(arguments.log)

@@ -31,7 +31,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 WITHOUT_TORCH = (
     *("training.settings", "training.config", "training.names", "training.words", "training.command_line"),
-    "training.algorithms",
+    *("training.algorithms", "training.record.reader"),
     *("interface.command_line", "interface.files", "interface.processes"),
     *("analysis.landscape.inputs", "cross_validation.grid", "cross_validation.command_line"),
 )

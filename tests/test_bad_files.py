@@ -54,7 +54,7 @@ from damage import (
 from interface.errors import DataError, UsageError
 from nursery import Ended, Nursery
 from training.names import base_of, parse_run_name
-from training.record.checkpoints import check_norm, read_model, read_weights
+from training.record.models import check_norm, read_model, read_weights
 from training.record.reader import read_log
 
 # ----------------------------------------------------------------------------------------------------

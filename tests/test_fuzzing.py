@@ -34,7 +34,7 @@ from training.engines.replay import config_of_replay
 from training.flags import DISTRIBUTED, MODES
 from training.names import parse_run_name, run_name
 from training.plan import make_plan
-from training.record.checkpoints import read_model, read_weights
+from training.record.models import read_model, read_weights
 from training.record.reader import read_log
 from training.settings import ROWS
 

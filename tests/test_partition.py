@@ -7,7 +7,8 @@ import common
 from catalogue import PARTITIONS
 from common import hold_out, make_generator, partition_samples, take_subset
 from training.config import RunConfig
-from training.plan import Points, make_plan
+from training.plan import make_plan
+from training.positions import Points
 
 
 @pytest.fixture(scope="module")

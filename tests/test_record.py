@@ -14,7 +14,7 @@ from analysis.reports.trials import Trial
 from conftest import PUBLISHED, needs_published, run, train
 from interface.errors import DataError
 from training.record import writer
-from training.record.checkpoints import read_model, read_weights
+from training.record.models import read_model, read_weights
 from training.record.reader import read_log
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Snapshot:
     """The global model as fetched by a worker; its tensors are never modified.
 
-    version: updates applied before it was taken; parameters (P,); buffers (B,), empty without BatchNorm.
+    version: updates applied before it was taken; parameters (P,); buffers (B,), empty without BatchNorm;
+    learning_rate: of the server's next update, with which a worker makes its local steps.
     """
 
     version: int
@@ -25,10 +26,11 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One worker's gradient for one mini-batch.
+    """One worker's gradient for one mini-batch, or the sum of those of its local steps.
 
-    worker: 1…N; step: the worker's mini-batch, counted from 1; version: of the snapshot it was computed on;
-    loss: mean over the mini-batch; gradient (P,), empty in a receipt; buffers (B,): the worker's running statistics.
+    worker: 1…N; step: which of the worker's pushes this is, counted from 1; version: of the snapshot it was computed
+    on; loss: mean over the mini-batch, and over the local steps; gradient (P,), empty in a receipt; buffers (B,): the
+    worker's running statistics.
     """
 
     worker: int

@@ -94,7 +94,7 @@ class Landscape:
             path,
             self.about,
             **vars(self.grid),
-            **vars(self.plane),
+            **{name: getattr(self.plane, name) for name in ("origin", "directions", "explained")},
             losses=self.losses,
             labels=np.array([run.label for run in self.marked]),
             lengths=np.array([len(run.epochs) for run in self.marked]),
@@ -104,8 +104,7 @@ class Landscape:
     def plane_in_words(self, rows: int) -> str:
         """What spans the plane; rows: the number of saved weights."""
         if self.plane.is_random:
-            seed = self.about["plane"].rpartition(" ")[2]
-            return f"two random, filter-normalised directions around the end (seed {seed})"
+            return f"two random, filter-normalised directions around the end (seed {self.plane.seed})"
         first, second = 100 * self.plane.explained
         return f"PC1 {first:.1f} %, PC2 {second:.1f} % of the variance of {rows} saved weights"
 

@@ -19,12 +19,13 @@ class Plane:
 
     origin (P,): the mean of the saved weights; directions (2, P): orthonormal, the first two principal components;
     explained (2,): the fraction of the saved weights' variance along each.
-    Of a random plane: the end of training, two directions of which no angle is known, and NaN.
+    Of a random plane: the end of training, two directions of which no angle is known, and NaN; seed: of these, or None.
     """
 
     origin: np.ndarray
     directions: np.ndarray
     explained: np.ndarray
+    seed: int | None = None
 
     @classmethod
     def through(cls, points: np.ndarray) -> "Plane":
@@ -59,12 +60,12 @@ class Plane:
                 norms = [np.linalg.norm(values, axis=1, keepdims=True) for values in (filters, noise)]
                 parts.append((noise * (norms[0] / norms[1] if len(shape) > 1 else 0)).ravel())
             directions.append(np.concatenate(parts))
-        return cls(end, np.array(directions, dtype=end.dtype), np.full(2, np.nan))
+        return cls(end, np.array(directions, dtype=end.dtype), np.full(2, np.nan), seed)
 
     @property
     def is_random(self) -> bool:
         """Whether its directions are random ones."""
-        return bool(np.isnan(self.explained).all())
+        return self.seed is not None
 
     def project(self, points: Sequence[np.ndarray]) -> np.ndarray:
         """The coordinates (n, 2) of the orthogonal projections of `points`, n arrays (P,)."""

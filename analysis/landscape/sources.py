@@ -10,7 +10,7 @@ from analysis.landscape.network_loss import evaluation_of
 from analysis.landscape.survey import Evaluation, SavedRun, Survey
 from common import FlatModel, build_model, load_dataset
 from interface.errors import DataError, UsageError
-from training.record.checkpoints import read_model, read_weights
+from training.record.models import read_model, read_weights
 from training.record.reader import read_log
 
 MIN_ROWS = 3  # three points define a plane

@@ -11,6 +11,7 @@ from analysis.reports.settings import settings_of, shared_in_words, varying_and_
 from analysis.reports.trials import LOG_ENDING, Group, Trial, TrialOutcome, Trials, run_of, sort_key
 from interface.errors import DataError
 from training.config import RunConfig, default_of
+from training.record.reader import read_log
 from training.words import differences_in_words, headline, table_columns
 
 
@@ -85,8 +86,6 @@ def trial_of(trials: Trials, log: Path, data_dir: str) -> Trial:
 
 def measured(trials: Trials, log: Path, data_dir: str) -> Trial:
     """The trial of a run, added to the others if there is a file of them."""
-    from training.record.reader import read_log  # which loads torch
-
     try:
         trial = Trial.of(log, data_dir)
     except DataError as error:
@@ -101,8 +100,6 @@ def measured(trials: Trials, log: Path, data_dir: str) -> Trial:
 
 def with_curves(trial: Trial, log: Path) -> Trial:
     """The trial with the curves of its log."""
-    from training.record.reader import read_log
-
     found = TrialOutcome.of_log(read_log(log))
     names = ("training_losses", "stalenesses", "staleness_counts", "epochs_done", "validations", "evaluations",
              "test_losses")  # fmt: skip

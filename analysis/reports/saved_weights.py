@@ -19,7 +19,7 @@ from interface.command_line import ArgumentParser
 from interface.errors import DataError, UsageError
 from interface.files import make_folder, with_filename
 from training.names import parse_run_name
-from training.record.checkpoints import read_weights
+from training.record.models import read_weights
 from training.record.reader import read_log
 from training.record.run_log import RunLog
 from training.settings import ROWS

@@ -106,7 +106,7 @@ class TrialOutcome:
 
         from common import build_model, load_dataset
         from evaluation import evaluate, label_accuracies, predict, score
-        from training.record.checkpoints import check_norm, read_model
+        from training.record.models import check_norm, read_model
 
         config = log.config
         dataset = load_dataset(config.dataset, data_dir, config.changed_data)

@@ -52,7 +52,7 @@ class Algorithm(ABC):
 
     @classmethod
     def updates_per_epoch(cls, batches: Sequence[int], config: Any) -> int | None:
-        """Updates in one epoch, where worker m has `batches[m - 1]` mini-batches; None if not known in advance.
+        """Updates in one epoch, where worker m pushes `batches[m - 1]` gradients; None if not known in advance.
 
         Validation, saved weights and learning rate schedules count updates, or gradients if this is None.
         """
@@ -67,7 +67,7 @@ class Algorithm(ABC):
         """Take one gradient; returns at most one update, and the released workers."""
 
     def leave(self, worker: int) -> Outcome:
-        """A worker has finished its last mini-batch or was lost; this may release workers that waited for it."""
+        """A worker has pushed its last gradient or was lost; this may release workers that waited for it."""
         return Outcome()
 
     def state(self) -> dict[str, Any]:

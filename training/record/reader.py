@@ -9,7 +9,7 @@ from typing import Any
 
 from interface.errors import DataError
 from training.config import RunConfig
-from training.plan import pushes_of
+from training.positions import pushes_of
 from training.record.published import WRONG, read_published, within
 from training.record.run_log import Evaluation, Events, LostWorker, RunLog, Validation
 from training.settings import ROWS, RUN_CLOCKS

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from training.config import RunConfig
-from training.plan import Points, save_points
+from training.positions import Points, save_points
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Events:
     """The gradients or the updates of a log, one column per quantity, in the order of the log.
 
     seconds: since the start; worker: 1…N (0 for an update with the gradients of several workers);
-    step: the worker's mini-batch, counted from 1 (for such an update: its number);
+    step: which of the worker's pushes it was, counted from 1 (for such an update: its number);
     fetched: the version that the gradient was computed on; staleness: in updates; version: of the model directly
     afterwards, before a worker that leaves or is lost leads to another update;
     dropped: whether the gradient was dropped as it arrived;
