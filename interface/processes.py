@@ -102,7 +102,7 @@ def allow_open_files(needed: int, what: str) -> None:
     if hard < needed:
         raise UsageError(
             f"{what} needs about {needed} open files, and the limit is {hard}: raise it (ulimit -Hn {needed}), or use "
-            f"--clock virtual, which runs in one process"
+            f"--clock virtual, which has no processes of workers"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

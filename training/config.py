@@ -30,6 +30,8 @@ class RunConfig(*GROUPS):
         self._check_values()
         self._normalise_network()
         self._check_algorithm()
+        self._normalise_partition()
+        self._fill_in()
         self._check_combinations()
 
     def _check_values(self) -> None:
@@ -60,7 +62,8 @@ class RunConfig(*GROUPS):
                 self._set("network", None)
                 return
 
-    def _check_combinations(self) -> None:
+    def _normalise_partition(self) -> None:
+        """Let --split_dirichlet name the partition, and check that its workers and labels fit."""
         if self.split_dirichlet is not None:
             if self.partition not in ("none", "split_dirichlet"):
                 raise UsageError(f"--split_dirichlet {self.split_dirichlet} is not valid with --{self.partition}: "
@@ -68,11 +71,11 @@ class RunConfig(*GROUPS):
             self._set("partition", "split_dirichlet")
         elif self.partition == "split_dirichlet":
             raise UsageError("--split_dirichlet needs a number in (0,inf)")
-        row = PARTITIONS[self.partition]
-        if self.mode in DISTRIBUTED and self.mode not in row.modes:
+        partition = PARTITIONS[self.partition]
+        if self.mode in DISTRIBUTED and self.mode not in partition.modes:
             raise UsageError(f"--{self.partition} is not valid for {MODE_TITLES[self.mode]} runs, whose workers must "
                              "train equally long")  # fmt: skip
-        if row.by_label:
+        if partition.by_label:
             labels = DATASETS[self.dataset].labels
             sizes = [workers + 1 for workers in range(2, labels + 1) if labels % workers == 0]
             if self.world_size not in sizes:
@@ -80,6 +83,9 @@ class RunConfig(*GROUPS):
                     f"--world_size {self.world_size} is not valid with --{self.partition} on the {labels} labels of "
                     f"{self.dataset}: give one of {', '.join(map(str, sizes))}"
                 )
+
+    def _fill_in(self) -> None:
+        """Give settings that were left out, and have an effect, the value that they then have."""
         self._refuse("delay_intensity", self.delay_ms is not None, "with --delay_ms: give one of the two")
         for name, row in ROWS.items():
             if not row.needs.met(self):
@@ -88,12 +94,14 @@ class RunConfig(*GROUPS):
                 continue
             elif getattr(self, name) is None and applies(self, name):
                 self._set(name, filled(row, self))
-        self._refuse("rank", self.clock == "virtual", "with --clock virtual, which runs in one process")
+
+    def _check_combinations(self) -> None:
+        self._refuse("rank", self.clock == "virtual", "with --clock virtual, which runs on one machine")
         self._refuse("replay", self.clock == "virtual", "with --clock virtual: a replay takes all times from the log")
         for name in ("resume", "checkpoint_every"):
             self._refuse(name, self.replay is not None, "with --replay, which starts at the beginning of the log")
         self._refuse("threads", self.replay is not None, "with --replay, which takes the threads from the log")
-        self._refuse("replay", self.rank is not None, "with --rank: a replay runs in one process")
+        self._refuse("replay", self.rank is not None, "with --rank: a replay runs on one machine")
         speeds = None if self.worker_speeds is None else listed_speeds(self.worker_speeds)
         if speeds is not None and len(speeds) != self.workers:
             raise UsageError(f"--worker_speeds {self.worker_speeds} is not valid: give {self.workers} numbers, one per "
@@ -167,7 +175,7 @@ class RunConfig(*GROUPS):
 
     @property
     def epoch_title(self) -> str:
-        """Asynchronous runs have pseudo epochs, which end after as many updates as all workers have mini-batches."""
+        """Asynchronous runs have pseudo epochs, which end after as many gradients as all workers push in an epoch."""
         return "pseudo epoch" if self.mode == "async" else "epoch"
 
     @property

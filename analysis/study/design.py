@@ -48,14 +48,14 @@ class Level:
 
     slow_speed: of the one worker that is slow, on the virtual clock; on the wall clock, worker 1 sleeps twice as long
     as the others. matched: the learning rate is not tuned, but (1 − momentum) times the one that is best without
-    momentum; rate_scale: of the rates to try; read: the number that counts, of an outcome.
+    momentum; rate_scale: of the rates to try; read: the accuracy that counts, percent, if it is not that of the end.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     slow_speed: float = 1.0
     matched: bool = False
     rate_scale: float = 1.0
-    read: Callable[[TrialOutcome], float | None] = attrgetter("test_accuracy")
+    read: Callable[[TrialOutcome], float | None] | None = None
 
 
 WORKERS = {str(workers): Level({"world_size": workers + 1}) for workers in (1, 2, 5, 10, 20)}
@@ -208,7 +208,7 @@ class Experiment:
 
     def accuracy(self, cell: Cell, trial: Trial) -> float | None:
         """The number that counts in a cell, percent; None if the run had diverged by then, or never got there."""
-        read = next((level.read for level in self.levels(cell) if level.read is not Level.read), None)
+        read = next((level.read for level in self.levels(cell) if level.read), None)
         if read is None:
             return None if diverged(trial) else trial.outcome.test_accuracy
         value = read(trial.outcome)
