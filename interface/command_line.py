@@ -167,8 +167,9 @@ def add_device_flags(add: Callable[..., object]) -> None:
 def run_script(main: Callable[[], None]) -> NoReturn:
     """Run a script's main function and exit.
 
-    Exit codes: 0 success, 1 failure (DataError, OSError), 2 wrong usage (UsageError), 130 interrupted; errors take one
-    line. Any other exception is a bug in the suite: its traceback is printed, and the exit code is 70.
+    Exit codes: 0 success, 1 failure (DataError, OSError, a package that is not installed), 2 wrong usage (UsageError),
+    130 interrupted; errors take one line. Any other exception is a bug in the suite: its traceback is printed, and the
+    exit code is 70.
     """
     gc.set_threshold(5000)  # new objects before a collection, not 700: importing torch makes many, which stay
     script = script_name()
@@ -192,11 +193,20 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(complain(script, "interrupted", 130))
     except Exception as error:
+        if missing := missing_package(error):
+            advice = "activate the environment of the suite (source .venv/bin/activate), or see docs/install.md"
+            sys.exit(complain(script, f"the package {missing} is not installed for {sys.executable}: {advice}", 1))
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}".rstrip(": ")
         report = f"please report it to {ISSUES}, with the lines above and the command"
         message = f"this is a bug in the suite ({reason}{place_of(error)}), or in code that was added to it; {report}"
         sys.exit(complain(script, message, BUG))
+
+
+def missing_package(error: Exception) -> str:
+    """The package, not one of this project's, that could not be imported; empty for any other error."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return "" if (ROOT / name).is_dir() or (ROOT / f"{name}.py").is_file() else name
 
 
 def place_of(error: BaseException) -> str:

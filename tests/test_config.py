@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import sys
 
 import pytest
 
@@ -160,6 +161,20 @@ def test_a_bug_keeps_its_traceback_and_says_that_it_is_one(error, capsys, monkey
     *trace, last = capsys.readouterr().err.splitlines()
     assert trace[0].startswith("Traceback") and "raise error" in "\n".join(trace)
     assert last.startswith(f"dist_sync.py: error: this is a bug in the suite ({type(error).__name__}")
+
+
+@pytest.mark.parametrize("package", ["torch", "training.missing"])
+def test_a_package_that_is_not_installed_is_no_bug_but_a_module_of_ours_is(package, capsys, monkeypatch):
+    def main() -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setattr("sys.argv", ["dist_sync.py"])
+    with pytest.raises(SystemExit) as ended:
+        run_script(main)
+    words = capsys.readouterr().err
+    assert ended.value.code == (1 if package == "torch" else 70)
+    assert ("Traceback" in words) == (package != "torch")
+    assert (f"the package torch is not installed for {sys.executable}" in words) == (package == "torch")
 
 
 @pytest.mark.parametrize(
