@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from common import FlatModel
 from interface.processes import interruptions_to
@@ -46,7 +47,8 @@ class Checkpoints:
         self._interrupted: set[int] = set()  # the signals that have come
         if resumed is not None:
             self._restore(resumed.state)
-            print(f"Continues after update {observer.updates}{f' of {plan.updates}' if plan.updates else ''}")
+            planned = f" of {plan.updates}" if plan.updates else ""
+            tqdm.write(f"Continues after update {observer.updates}{planned}")  # the progress bar is there already
 
     def _restore(self, state: State) -> None:
         self.engine = state["engine"]

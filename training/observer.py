@@ -129,6 +129,8 @@ class Observer:
                 self.record.save_model(self.model.state_dict())
             for path in self.record.abandon(self.seconds, reason, finite(self.result())):
                 print(f"  partial: {path}", file=sys.stderr)
+            if self.record.checkpoint.exists():
+                print("  continue it: the same command with --resume", file=sys.stderr)
         except OSError as error:
             logging.warning("the partial run could not be saved: %s", error)
 
