@@ -29,6 +29,7 @@ from analysis.reports.trials import LOG_ENDING
 from interface.errors import DataError, UsageError
 from scripts.nursery import ROOT, Nursery, Order, Report
 from scripts.plan import PlannedRun
+from training.names import ARTIFACTS
 
 RUNNING = (Status.running, Status.paused, Status.closing_gracefully)  # of a worker
 SHARE = 2**-10  # of a machine, claimed by a run that does not need all of it; sums of it are exact
@@ -143,7 +144,7 @@ def order_of(run: PlannedRun, files: bool) -> Order:
 
 def with_logs(paths: list[Path]) -> list[Path]:
     """Files, and the logs beside those with weights: some landscapes read them."""
-    logs = [path.with_name(path.name.replace("_weights.npy", LOG_ENDING)) for path in paths]
+    logs = [path.with_name(path.name.replace(ARTIFACTS["weights"], LOG_ENDING)) for path in paths]
     return list(dict.fromkeys([*paths, *(log for log in logs if log.is_file())]))
 
 

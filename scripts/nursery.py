@@ -32,7 +32,7 @@ from interface.errors import DataError
 from interface.processes import FORK, available_cores, end_with_parent
 from training.command_line import ENVIRONMENT
 from training.config import RunConfig
-from training.names import run_name
+from training.names import ARTIFACTS, run_name
 
 ROOT = Path(__file__).resolve().parent.parent
 # Modules that the scripts import after reading their flags.
@@ -308,7 +308,7 @@ def measure(config: RunConfig) -> Trial:
     import torch
 
     torch.set_num_threads(available_cores())
-    return Trial.of(Path(config.subfolder) / f"{run_name(config)}_log.log", config.data_dir)
+    return Trial.of(Path(config.subfolder) / f"{run_name(config)}{ARTIFACTS['log']}", config.data_dir)
 
 
 def answer(connection: Connection, report: Report) -> None:

@@ -16,7 +16,7 @@ from interface.command_line import ArgumentParser
 from interface.errors import UsageError
 from training.command_line import make_parser
 from training.config import RunConfig, words_of
-from training.names import CHECKPOINT, run_name
+from training.names import ARTIFACTS, CHECKPOINT, run_name
 from training.settings import ROWS
 from training.words import is_usual
 
@@ -65,7 +65,7 @@ class PlannedRun:
     @property
     def log(self) -> Path:
         """The path of the log of a complete training run."""
-        return self.folder / f"{self.name}_log.log"
+        return self.folder / f"{self.name}{ARTIFACTS['log']}"
 
     @property
     def folder(self) -> Path:

@@ -10,6 +10,7 @@ from analysis.landscape.network_loss import evaluation_of
 from analysis.landscape.survey import Evaluation, SavedRun, Survey
 from common import FlatModel, build_model, load_dataset
 from interface.errors import DataError, UsageError
+from training.names import ARTIFACTS
 from training.record.models import read_model, read_weights
 from training.record.reader import read_log
 
@@ -91,7 +92,7 @@ def saved_epochs(source: Source, rows: np.ndarray) -> np.ndarray:
     study they are not: there, the weight norms in the log identify the update after which each row was saved.
     """
     even = np.arange(len(rows)) / (source.config.saves_per_epoch or 1)
-    path = source.path.with_name(source.path.name.removesuffix("_weights.npy") + "_log.log")
+    path = source.path.with_name(source.path.name.removesuffix(ARTIFACTS["weights"]) + ARTIFACTS["log"])
     if not path.exists():
         return even
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from analysis.figures import OKABE_ITO
 from analysis.report.runs import Comparison, Run
 from analysis.reports.differences import COLUMNS, tables
 from analysis.reports.trials import bin_width
@@ -57,6 +58,7 @@ def differences_tables(comparison: Comparison) -> str:
 def data_of(comparison: Comparison, folder: Path) -> dict[str, Any]:
     """The data that report.js draws, as JSON values."""
     return {
+        "colors": OKABE_ITO,
         "shared": comparison.shared,
         "columns": comparison.columns,
         "quantiles": t_quantiles(LARGEST_SAMPLE),

@@ -18,7 +18,7 @@ from analysis.tables import write_rows
 from interface.command_line import ArgumentParser
 from interface.errors import DataError, UsageError
 from interface.files import make_folder, with_filename
-from training.names import parse_run_name
+from training.names import ARTIFACTS, parse_run_name
 from training.record.models import read_weights
 from training.record.reader import read_log
 from training.record.run_log import RunLog
@@ -59,7 +59,7 @@ def read_saved(log: RunLog, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """
     if not len(log.updates):
         raise DataError(f"{log.path}: the run made no update")
-    path = log.path.with_name(f"{run_of(log.path)}_weights.npy")
+    path = log.path.with_name(run_of(log.path) + ARTIFACTS["weights"])
     if not len(log.saved_versions):
         raise DataError(f"{log.path}: the run saved no weights: train with --saves_per_epoch")
     weights = read_weights(path, columns)

@@ -28,6 +28,7 @@ from interface.errors import DataError, UsageError
 from interface.files import make_folder, with_filename
 from training.config import RunConfig, default_of, experiment_of
 from training.flags import MODES
+from training.names import ARTIFACTS
 from training.settings import ROWS, RUN_CLOCKS
 from training.words import is_usual
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from training.record.run_log import Events, RunLog
 
-LOG_ENDING = "_log.log"
+LOG_ENDING = ARTIFACTS["log"]
 CURVE_POINTS = 50
 HISTOGRAM_BINS = 100
 MAX_RESULT = 1 << 20  # bytes, of the line of a log with the result
@@ -218,7 +219,7 @@ class Trial:
         from training.record.reader import read_log
 
         log = read_log(path)
-        outcome = TrialOutcome.of(log, path.with_name(f"{run_of(path)}_model.pt"), data_dir)
+        outcome = TrialOutcome.of(log, path.with_name(run_of(path) + ARTIFACTS["model"]), data_dir)
         config = dataclasses.replace(log.config, data_dir=default_of("data_dir"), subfolder=default_of("subfolder"))
         return cls(run_of(path), log.seed, log.clock, config, outcome)  # which may be published: without folders
 

@@ -24,7 +24,6 @@ from analysis.reports.trials import (
     Trial,
     Trials,
     accuracy_at_training_loss,
-    distinct,
     test_loss_at_training_loss,
 )
 from analysis.spread import Spread, half_width, interval
@@ -202,7 +201,7 @@ class Lookup:
 
     def rows(self, name: str, measure: str | Callable[[Trial], float] = "test_accuracy", **wanted: Any) -> Values:
         """A number of each run of an experiment with these settings, by its seed, or by its name if that is not all."""
-        found = [trial for trial in distinct(self._trials(name).rows.values()) if _fits(trial.config, wanted)]
+        found = [trial for trial in self._trials(name).named([]) if _fits(trial.config, wanted)]
         number = measure if callable(measure) else lambda trial: getattr(trial.outcome, measure)
         by_seed = {trial.seed: number(trial) for trial in found}
         return Values(by_seed if len(by_seed) == len(found) else {trial.name: number(trial) for trial in found})

@@ -3,7 +3,7 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const SETTINGS = DATA.settings;
-const COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]; // Okabe and Ito
+const COLORS = DATA.colors;
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 const DRAWN_AT_FIRST = 8;
 const GRID = 120; // points of a mean curve
