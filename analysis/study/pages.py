@@ -31,6 +31,7 @@ from analysis.study.design import EXPERIMENTS, slow_label
 from analysis.study.effects import CONTRASTS, FEWEST, Answer, answer, p_in_words, place_in_words, read_contrasts
 from analysis.study.published import SAME_FOR_ALL, SEEDS, VIRTUAL, Results, uncompensated
 from analysis.study.tables import TABLES
+from catalogue import DATASETS
 from interface.errors import DataError
 from interface.files import with_filename
 from training.config import RunConfig
@@ -329,6 +330,15 @@ class Lookup:
         """How many of its tuned learning rates are the lowest that was tried, and how many there are."""
         cells = list(self._rates(experiment))
         return sum(self.at_lowest_rate(experiment, *cell) for cell in cells), len(cells)
+
+    def failed_tuning(self, experiment: str) -> str:
+        """The cells, in words, in which no learning rate that was tried learned anything; empty if there are none."""
+        design = EXPERIMENTS[experiment]
+        failed = [cell for cell, tried in self._tried(experiment).items()
+                  if not DATASETS[design.settings(cell)["dataset"]].was_learned(max(tried.values()))]  # fmt: skip
+        tuned = [{name: level for name, level in zip(design.factors, cell, strict=True) if name in design.tuned}
+                 for cell in failed]  # fmt: skip
+        return listed(map(place_in_words, tuned)) if tuned else ""
 
     def effective_rate(self, experiment: str, *cell: str) -> str:
         """The tuned learning rate of a cell, divided by 1 − momentum."""
