@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,6 +176,15 @@ def test_an_interrupted_run_loses_nothing(case, number, tmp_path):
     assert again["log"].read_text().splitlines()[1 : len(before) + 1] == before
     if case in COMMANDS:
         assert weights_of(again) == weights_of(train(script, tmp_path / "whole", *flags))
+
+
+def test_only_a_repeated_interruption_ends_a_run_between_two_updates():
+    held = []
+    with pytest.raises(KeyboardInterrupt), Checkpoints.interruptible(SimpleNamespace(_interrupted=set())):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+            held.append(number)
+    assert held == [signal.SIGINT, signal.SIGTERM]
 
 
 def test_a_synchronous_run_resumes_amid_a_round_to_the_same_running_statistics(tmp_path):
