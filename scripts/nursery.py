@@ -155,38 +155,25 @@ class Nursery:
 class Running:
     """A run that was forked.
 
-    output: of the run; folder: where it is executed, if that is an empty one; asked: how often it was told to end, as
-    nobody waits for it any more; deadline: for that, in seconds of the monotonic clock.
+    output: of the run; folder: where it is executed, if that is an empty one; deadline: for its end, if nobody waits
+    for it any more, in seconds of the monotonic clock.
     """
 
     process: BaseProcess
     connection: Connection
     output: TextIO
     folder: tempfile.TemporaryDirectory | None
-    asked: int = 0
     deadline: float = math.inf
 
     def abandon(self) -> None:
         """End a run that nobody waits for."""
         self.connection.close()
-        self._ask()
-
-    def _ask(self) -> None:
         self.process.terminate()
-        self.asked += 1
-        self.deadline = time.monotonic() + GRACE_SECONDS / 2
+        self.deadline = time.monotonic() + GRACE_SECONDS
 
-    def insist_if_late(self) -> None:
-        """End a run that did not end in time.
-
-        The first SIGTERM lets it reach its next update, the second does not; SIGKILL is for one that came where Python
-        loses what a signal handler raises.
-        """
-        if time.monotonic() <= self.deadline:
-            return
-        if self.asked < 2:
-            self._ask()
-        else:
+    def kill_if_late(self) -> None:
+        """Kill a run that SIGTERM did not end: it came where Python loses what a signal handler raises."""
+        if time.monotonic() > self.deadline:
             self.process.kill()
             self.deadline = math.inf
 
@@ -224,7 +211,7 @@ def serve() -> None:
             elif run.connection in ready:  # it was closed
                 run.abandon()
             else:
-                run.insist_if_late()
+                run.kill_if_late()
         if control not in ready:
             continue
         if connection := accept(control):

@@ -7,8 +7,8 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,7 +162,7 @@ def test_a_killed_run_resumes_to_the_same_bits(case, tmp_path):
 @pytest.mark.parametrize("case", ["classic", "sync", "async, virtual", "async"])
 def test_an_interrupted_run_loses_nothing(case, number, tmp_path):
     script, *own = COMMANDS.get(case, ("dist_async.py", "--world_size", 4, "--split_dataset"))
-    folder, flags = tmp_path / "runs", (*RATE, "--epochs", 20, "--seed", 7, "--train_split", 0.3, *own)
+    folder, flags = tmp_path / "runs", (*RATE, "--epochs", 60, "--seed", 7, "--train_split", 0.3, *own)
     with LiveRun(folder, script, "--dataset", "digits", *flags) as live:
         live.wait_until_training(40)
         live.process.send_signal(number)
@@ -179,12 +179,18 @@ def test_an_interrupted_run_loses_nothing(case, number, tmp_path):
 
 
 def test_only_a_repeated_interruption_ends_a_run_between_two_updates():
-    held = []
-    with pytest.raises(KeyboardInterrupt), Checkpoints.interruptible(SimpleNamespace(_interrupted=set())):
+    held, checkpoints = [], object.__new__(Checkpoints)
+    checkpoints._interrupted = set()
+    with pytest.raises(KeyboardInterrupt), checkpoints.interruptible():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
             signal.raise_signal(number)
             held.append(number)
     assert held == [signal.SIGINT, signal.SIGTERM]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    checkpoints._interrupted = set()
+    with pytest.raises(KeyboardInterrupt), checkpoints.interruptible():
+        signal.raise_signal(signal.SIGINT)
+        threading.Event().wait(60)  # an update that does not come
 
 
 def test_a_synchronous_run_resumes_amid_a_round_to_the_same_running_statistics(tmp_path):

@@ -6,6 +6,7 @@ what the engine adds: the algorithm, the workers' random streams, and the schedu
 
 import io
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from training.record.writer import Record
 from training.server import Optimizer
 
 SECONDS = 60  # between two checkpoints, without --checkpoint_every
+PATIENCE_SECONDS = 3  # of an interruption, for the next update
 
 
 class Checkpoints:
@@ -61,19 +63,33 @@ class Checkpoints:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and SIGHUP end the run at the next offer, with a checkpoint; a repeated one, at once."""
+        """Ctrl-C, SIGTERM and SIGHUP end the run at the next offer, with a checkpoint.
+
+        If that does not come in PATIENCE_SECONDS, as in a long evaluation, or the same signal comes again, the run ends
+        at once.
+        """
 
         def interrupt(number: int, frame: Any) -> None:
-            if number in self._interrupted:
+            if number in self._interrupted or number == signal.SIGALRM:
                 raise KeyboardInterrupt
             self._interrupted.add(number)
+            signal.signal(signal.SIGALRM, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
 
-        with interruptions_to(interrupt):
-            yield
+        try:
+            with interruptions_to(interrupt):
+                yield
+        finally:
+            self._disarm()
+
+    def _disarm(self) -> None:
+        if self._interrupted:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def offer(self, engine: Callable[[], State]) -> None:
         """The run is in a consistent state: write a checkpoint if it is time. engine: what it has to add."""
         if self._interrupted:
+            self._disarm()
             self.write(engine())
             raise KeyboardInterrupt
         if self._every is None:

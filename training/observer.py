@@ -130,7 +130,7 @@ class Observer:
             for path in self.record.abandon(self.seconds, reason, finite(self.result())):
                 print(f"  partial: {path}", file=sys.stderr)
             if self.record.checkpoint.exists():
-                print("  continue it: the same command with --resume", file=sys.stderr)
+                print("  to continue, run the same command with --resume", file=sys.stderr)
         except OSError as error:
             logging.warning("the partial run could not be saved: %s", error)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from interface.errors import DataError
+from interface.processes import interruptions_to
 from training.algorithms import Algorithm
 from training.checkpoints import Checkpoints
 from training.engines.dispatcher import Dispatcher, RunShape
@@ -205,12 +206,31 @@ class Coordinator:
         self.error = self.error or error
         os.eventfd_write(self.done, 1)
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Ctrl-C, SIGTERM and SIGHUP make `done` readable, and raise KeyboardInterrupt only at the end of the context.
+
+        They strike between the steps of the main thread, so that what `interrupt` saves is consistent.
+        """
+        received: list[int] = []
+
+        def interrupt(number: int, frame: Any) -> None:
+            received.append(number)
+            os.eventfd_write(self.done, 1)
+
+        with interruptions_to(interrupt):
+            yield
+        if received:
+            raise KeyboardInterrupt
+
     def interrupt(self) -> None:
         """End the run with a checkpoint, so that nothing is lost, if training has begun."""
         with self._lock:
-            if self._start is not None and self.error is None and self.dispatcher.ended_by is None:
-                self.checkpoints.write(self._state())
-            self.error = self.error or DataError("the server was interrupted")
+            try:
+                if self._start is not None and self.error is None and self.dispatcher.ended_by is None:
+                    self.checkpoints.write(self._state())
+            finally:
+                self.error = self.error or DataError("the server was interrupted")
 
     def check_time(self) -> None:
         """End the run if its time is over."""

@@ -143,15 +143,16 @@ def _train_with_own_workers(coordinator: Coordinator, rendezvous: str, workers: 
     join_star(SERVER, 0, rendezvous, SERVER_THREADS)
     try:
         interval = watch_interval(coordinator.plan)
-        while coordinator.done not in (ready := wait_for_any([coordinator.done, *running], interval)):
-            coordinator.check_time()
-            for sentinel in ready:
-                worker = running.pop(sentinel)
-                coordinator.lose(worker, exit_reason(workers[worker]))
-            now_stopped = {worker for worker in running.values() if _is_stopped(workers[worker])}
-            for worker in sorted(now_stopped - stopped):
-                coordinator.warn(f"Worker_{worker} is stopped (SIGSTOP): waiting for it")
-            stopped = now_stopped
+        with coordinator.interruptible():
+            while coordinator.done not in (ready := wait_for_any([coordinator.done, *running], interval)):
+                coordinator.check_time()
+                for sentinel in ready:
+                    worker = running.pop(sentinel)
+                    coordinator.lose(worker, exit_reason(workers[worker]))
+                now_stopped = {worker for worker in running.values() if _is_stopped(workers[worker])}
+                for worker in sorted(now_stopped - stopped):
+                    coordinator.warn(f"Worker_{worker} is stopped (SIGSTOP): waiting for it")
+                stopped = now_stopped
         if coordinator.error is not None:
             raise coordinator.error
         coordinator.dispatcher.check_complete()
@@ -188,13 +189,14 @@ def _train_with_distant_workers(coordinator: Coordinator) -> None:
     join_star(SERVER, 0, _master(plan), len(plan.steps) + 1)
     try:
         interval = min(watch_interval(plan), plan.config.peer_timeout / 4)
-        while coordinator.done not in wait_for_any([coordinator.done], interval):
-            coordinator.check_time()
-            for worker in coordinator.silent(plan.config.peer_timeout):
-                coordinator.lose(worker, f"silent for {plan.config.peer_timeout:g} s")
-            if coordinator.awaited and time.monotonic() > deadline:
-                for worker in sorted(coordinator.awaited):
-                    coordinator.lose(worker, f"did not join within {RENDEZVOUS_SECONDS} s")
+        with coordinator.interruptible():
+            while coordinator.done not in wait_for_any([coordinator.done], interval):
+                coordinator.check_time()
+                for worker in coordinator.silent(plan.config.peer_timeout):
+                    coordinator.lose(worker, f"silent for {plan.config.peer_timeout:g} s")
+                if coordinator.awaited and time.monotonic() > deadline:
+                    for worker in sorted(coordinator.awaited):
+                        coordinator.lose(worker, f"did not join within {RENDEZVOUS_SECONDS} s")
         if coordinator.error is not None:
             raise coordinator.error
         coordinator.dispatcher.check_complete()
