@@ -260,6 +260,10 @@ def test_malenia_drops_what_is_late_and_does_not_wait_for_who_left():
 def test_malenia_uses_what_a_worker_that_left_has_pushed():
     script = Script(make_algorithm("malenia")).fetch(1, 2).push(1).leave(1).push(2)
     assert [push.worker for push in script.updates[0].pushes] == [1, 2]
+    script = Script(make_algorithm("malenia", buffer_size=4)).fetch(1, 2).push(1).leave(1).push(2)
+    assert script.weights == []
+    script.fetch(2).push(2)  # two of the only worker that is left
+    assert [push.worker for push in script.updates[0].pushes] == [1, 2, 2]
 
 
 @pytest.mark.parametrize(("workers", "rounds"), [(3, 5), (7, 11), (10, 49)])

@@ -60,8 +60,10 @@ count alike. For workers with different data, at the speed of the slowest."""
         counts = self._means.counts
         if not counts or not self._awaited <= set(counts):
             return None
-        reciprocals = sum(Fraction(workers, count) for count, workers in Counter(counts.values()).items())
-        if len(counts) / reciprocals < Fraction(self._buffer_size, self._workers):
+        # Those that left push no more: over them, the harmonic mean might never get there.
+        growing = Counter(counts[worker] for worker in self._awaited or counts)
+        reciprocals = sum(Fraction(workers, count) for count, workers in growing.items())
+        if growing.total() / reciprocals < Fraction(self._buffer_size, self._workers):
             return None
         update = self.server.apply(self._means.mean(), tuple(self._receipts))
         self._start_round()
