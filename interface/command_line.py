@@ -204,9 +204,10 @@ def run_script(main: Callable[[], None]) -> NoReturn:
 
 
 def missing_package(error: Exception) -> str:
-    """The package, not one of this project's, that could not be imported; empty for any other error."""
-    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    return "" if (ROOT / name).is_dir() or (ROOT / f"{name}.py").is_file() else name
+    """The package, not one of this project's, that is not installed; empty for any other error."""
+    name = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    ours = (ROOT / name).is_dir() or (ROOT / f"{name}.py").is_file()
+    return "" if ours or "." in name else name  # a module that a package lacks belongs to a version that is not meant
 
 
 def place_of(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Run an experiment of the study's second edition: tune the learning rates, train with new seeds, answer its contrasts.
+"""Run a designed experiment of the study: tune the learning rates, train with new seeds, answer its contrasts.
 
 bash scripts/run_experiment.sh partitions --data_dir data --jobs 2
 

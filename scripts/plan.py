@@ -129,8 +129,9 @@ class PlannedRun:
 
     def has_files(self) -> bool:
         """Whether a training run has left all that is read of it later."""
-        kinds = ["model.pt"] + ["weights.npy"] * (self.proof == "files" and self.config.saves_per_epoch is not None)
-        return self._has_log() and all((self.folder / f"{self.name}_{kind}").exists() for kind in kinds)
+        draws_weights = self.proof == "files" and self.config.saves_per_epoch is not None
+        endings = [ARTIFACTS[kind] for kind in ("model", *(["weights"] if draws_weights else []))]
+        return self._has_log() and all((self.folder / f"{self.name}{ending}").exists() for ending in endings)
 
     def _has_log(self) -> bool:
         """Whether there is the log of a run with this seed that kept all workers.

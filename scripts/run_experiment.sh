@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run an experiment of the study's second edition: tune the learning rates, train with new seeds, and answer contrasts
+# Run a designed experiment of the study: tune the learning rates, train with new seeds, and answer contrasts
 # that were written down before.
 #
 #   bash scripts/run_experiment.sh partitions --data_dir data --jobs 2

@@ -102,7 +102,7 @@ study distances run_distances --clock virtual --plot_dir "$plot_dir"
 study recall run_recall --clock virtual --plot_dir "$plot_dir"
 study algorithms run_algorithms --plot_dir "$plot_dir"
 
-# The second edition: learning rates that are tuned, ten seeds, contrasts that were written down before the runs.
+# Tuned learning rates, five to ten seeds, contrasts that were written down before the runs.
 for name in partitions momentum regulariser remedies speeds partitions_elsewhere momentum_elsewhere \
   remedies_elsewhere; do
   study "$name" run_experiment "$name" --plot_dir "$plot_dir"

@@ -163,7 +163,7 @@ def test_a_bug_keeps_its_traceback_and_says_that_it_is_one(error, capsys, monkey
     assert last.startswith(f"dist_sync.py: error: this is a bug in the suite ({type(error).__name__}")
 
 
-@pytest.mark.parametrize("package", ["torch", "training.missing"])
+@pytest.mark.parametrize("package", ["torch", "training.missing", "torch.missing"])
 def test_a_package_that_is_not_installed_is_no_bug_but_a_module_of_ours_is(package, capsys, monkeypatch):
     def main() -> None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)

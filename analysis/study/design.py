@@ -1,4 +1,4 @@
-"""The experiments of the second edition: what each varies, and the runs that it takes.
+"""The designed experiments of the study: what each varies, and the runs that it takes.
 
 An experiment is a product of factors, such as the partition and the number of workers; a cell has one level of each.
 Every cell gets the learning rate with the highest validation accuracy, and is then trained with new seeds. The test set

@@ -1,4 +1,4 @@
-"""Figures of the second edition's experiments, from their rows: accuracy over time, and over two factors."""
+"""Figures of the designed experiments, from their rows: accuracy over time, and over two factors."""
 
 from __future__ import annotations
 
