@@ -36,7 +36,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Terms:
-    """What the server tells a worker before it joins.
+    """The terms on which a worker joins, which it asks of the server.
 
     threads: per gradient, which determine its last bits; pushed: gradients that the worker pushed before a resumed run
     was interrupted; buffers (B,): its running statistics at that point, or None.
