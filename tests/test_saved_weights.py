@@ -76,7 +76,7 @@ def test_workers_finish_where_the_log_says_although_updates_have_several(nursery
 def test_an_update_after_a_worker_left_is_not_in_the_row_saved_before(tmp_path):
     """The last gradient of a worker is late for its round of Malenia SGD, which closes as the worker leaves."""
     unequal = ("--split_dirichlet", 0.1, "--slow_worker_1", "--delay", "--delay_ms", 30, "--clock", "virtual")
-    rounds = ("--algorithm", "malenia", "--buffer_size", 9, "--world_size", 6, "--seed", 5)
+    rounds = ("--algorithm", "malenia", "--buffer_size", 14, "--world_size", 6, "--seed", 4)
     done = train("dist_sync.py", tmp_path, *unequal, *rounds, "--epochs", 2, "--saves_per_epoch", 40)
     log, weights = read_log(done["log"]), np.load(done["weights"])
     events = re.findall(r"^\S+ s  (gradient|update|left) ", done["log"].read_text(), flags=re.MULTILINE)
