@@ -17,7 +17,7 @@ from analysis.spread import half_width
 LINES = 45  # in a column; more make another one
 PLACE, CLAIM = (44, 30, 26), (80, 36, 30)  # characters of a line with one, two and three columns
 TICKS = ((1, 2, 5, 10, 30, 100), (2, 10, 50), (10,))  # points, with one, two and three columns
-WIDE = 20  # points; a figure that shows a larger difference has a logarithmic scale
+WIDE = (20, 20, 10)  # points; a figure that shows a larger difference has a logarithmic scale
 LINEAR = 2  # points on both sides of 0 that such a scale shows as they are
 
 
@@ -78,7 +78,7 @@ def forest(rows: Sequence[Row], pairs: bool = False) -> tuple[Figure, list[Axes]
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(bottom - 0.5, -0.7)
         axes.spines["left"].set_bounds(min(axes.get_yticks()) - 0.5, bottom - 0.5)
-        frame(axes, ends, TICKS[columns - 1])
+        frame(axes, ends, TICKS[columns - 1], WIDE[columns - 1])
         axes.set_xlabel("difference in test accuracy (points)" if columns == 1 else "difference (points)")
         set_titles(axes, "")
     return figure, panels
@@ -125,9 +125,9 @@ def draw_row(axes: Axes, row: Row, place: float, pairs: bool) -> None:
                   markerfacecolor=row.color if row.filled else "white", capsize=2, linewidth=1)  # fmt: skip
 
 
-def frame(axes: Axes, ends: Sequence[float], ticks: Sequence[int]) -> None:
-    """An axis that shows all of these: linear, or logarithmic on both sides of 0 if one is more than WIDE from it."""
-    if max(map(abs, ends), default=0) <= WIDE:
+def frame(axes: Axes, ends: Sequence[float], ticks: Sequence[int], wide: int) -> None:
+    """An axis that shows all of these: linear, or logarithmic on both sides of 0 if one is more than `wide` from it."""
+    if max(map(abs, ends), default=0) <= wide:
         axes.xaxis.set_major_locator(MaxNLocator(len(ticks) + 2, steps=[1, 2, 5, 10]))
         axes.xaxis.set_minor_locator(AutoMinorLocator(2))
         low, high = 1.1 * min([-1.0, *ends]), 1.1 * max([1.0, *ends])

@@ -48,6 +48,14 @@ def interval(values: Sequence[float], digits: int = 1) -> str:
     return f"{mean:.{digits}f}" if math.isnan(half) else f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
+def rate_interval(found: int, total: int) -> str:
+    """95 % interval of a rate, percent (Clopper and Pearson 1934): "3 to 56 %"."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(found, total).proportion_ci(0.95, method="exact")
+    return f"{100 * low:.0f} to {100 * high:.0f} %"
+
+
 def in_digits(loss: float) -> str:
     """A loss with four decimals; one that exploded, with its power of ten."""
     return f"{loss:.4g}" if abs(loss) > EXPLODED else f"{loss:.4f}"

@@ -337,6 +337,14 @@ def accuracy_at_training_loss(limit: float, outcome: TrialOutcome) -> float | No
     return at_training_loss(limit, outcome, [accuracy for _, _, accuracy in outcome.evaluations])
 
 
+def accuracy_after_training_loss(limit: float, outcome: TrialOutcome) -> float | None:
+    """The same, as the first evaluation after that moment found it."""
+    update = update_at_training_loss(limit, outcome)
+    if update is None:
+        return None
+    return next((accuracy for _, at, accuracy in outcome.evaluations if at >= update), outcome.test_accuracy)
+
+
 def test_loss_at_training_loss(limit: float, outcome: TrialOutcome) -> float | None:
     """Test loss when the training loss first fell to a limit; None if it never did."""
     return at_training_loss(limit, outcome, outcome.test_losses)

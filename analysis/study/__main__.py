@@ -4,8 +4,9 @@ python3 -m analysis.study summaries --plot_dir plots
 python3 -m analysis.study summaries --check
 
 Reads published.csv and the trials of each folder in there; writes comparison.md and comparison.csv, the pages made from
-the templates in analysis/study/pages/, and one figure per question. With --check it writes nothing, and ends with exit
-code 1 if a page, the comparison or the contrasts of an experiment say anything that the rows do not.
+the templates in analysis/study/pages/, the findings in the README beside the folder, and one figure per question. With
+--check it writes nothing, and ends with exit code 1 if a page, the findings, the comparison or the contrasts of an
+experiment say anything that the rows do not.
 """
 
 import logging
@@ -16,7 +17,7 @@ from analysis.figures import save
 from analysis.flags import add_plot_dir
 from analysis.study.contrasts import page_of, read_answers
 from analysis.study.design import EXPERIMENTS
-from analysis.study.pages import PAGES, Lookup, page
+from analysis.study.pages import FINDINGS, PAGES, Lookup, page
 from analysis.study.plots import FIGURES
 from analysis.study.published import COMPUTE_MS, Results, setting_of
 from analysis.tables import csv_text, markdown_table, write_text
@@ -29,6 +30,7 @@ from interface.files import make_folder, with_filename
 # ----------------------------------------------------------------------------------------------------
 
 COLUMNS = ("table", "mode", "workers", "partition", "delay", "momentum", "lambda")
+HEADING = "## What it finds\n\n"  # of the findings in the README
 TITLES = (*COLUMNS, "published, %", "measured, %", "runs", "converged", "difference")
 
 
@@ -76,39 +78,58 @@ def write_comparison(results: Results, folder: Path) -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
+def files_of(folder: Path) -> dict[str, Path]:
+    """Template → the file that it is for: a page in the folder, or the README beside it, if that has findings."""
+    files = {name: folder / name for name in PAGES} | {FINDINGS: folder.parent / "README.md"}
+    readme = files[FINDINGS]
+    if not (readme.is_file() and HEADING in readme.read_text(encoding="utf-8")):
+        del files[FINDINGS]
+    return files
+
+
+def text_of(template: str, study: Lookup, path: Path) -> str:
+    """What a file must say, by the rows: the whole page, or the README with the findings under their heading."""
+    text = page(template, study)
+    if template != FINDINGS:
+        return text
+    before, heading, rest = path.read_text(encoding="utf-8").partition(HEADING)
+    _, *after = rest.partition("\n## ")
+    return "".join([before, heading, text, *after])
+
+
 def write_pages(study: Lookup, folder: Path) -> None:
     """The pages of text. One that asks for runs that are not there, or says what they do not, is left as it is."""
-    for name in PAGES:
+    for template, path in files_of(folder).items():
         try:
-            write_text(folder / name, page(name, study))
+            write_text(path, text_of(template, study, path))
         except DataError as error:
-            logging.warning("%s is not written: %s", folder / name, error)
+            logging.warning("%s is not written: %s", path, error)
         else:
-            print(f"  {folder / name}")
+            print(f"  {path}")
 
 
-def texts_of(folder: Path) -> dict[str, str]:
-    """Name → what the pages, the comparison and the contrasts of the experiments must say, by the rows."""
+def texts_of(folder: Path) -> dict[Path, str]:
+    """File → what the pages, the comparison and the contrasts of the experiments must say, by the rows."""
     study = Lookup(folder)
-    _, texts = comparison(Results.read(folder))
-    texts |= {name: page(name, study) for name in PAGES}
+    _, compared = comparison(Results.read(folder))
+    texts = {folder / name: text for name, text in compared.items()}
+    texts |= {path: text_of(template, study, path) for template, path in files_of(folder).items()}
     for name, experiment in EXPERIMENTS.items():
         if (folder / name / "contrasts.md").exists():
             runs, answers = read_answers(name, experiment, folder / name)
-            texts[f"{name}/contrasts.md"] = page_of(experiment, folder / name, runs, answers)
+            texts[folder / name / "contrasts.md"] = page_of(experiment, folder / name, runs, answers)
     return texts
 
 
-def check_texts(texts: dict[str, str], folder: Path) -> None:
-    """Raise DataError unless the files of a folder say this."""
-    for name, text in texts.items():
-        path = folder / name
+def check_texts(texts: dict[Path, str]) -> None:
+    """Raise DataError unless the files say this."""
+    for path, text in texts.items():
         with with_filename(path):
             written = path.read_text(encoding="utf-8").splitlines()
         for number, (line, expected) in enumerate(zip_longest(written, text.splitlines()), start=1):
             if line != expected:
                 raise DataError(f"{path}, line {number}: the rows say {expected!r}, not {line!r}")
-    print(f"Every number is that of the rows, on {', '.join(texts)}.")
+    print(f"Every number is that of the rows, in {', '.join(map(str, texts))}.")
 
 
 def main() -> None:
@@ -119,7 +140,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.folder
     if arguments.check:
-        check_texts(texts_of(folder), folder)
+        check_texts(texts_of(folder))
         return
     results = Results.read(folder)
     write_comparison(results, folder)

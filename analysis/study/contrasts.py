@@ -19,9 +19,9 @@ from analysis.figures import OKABE_ITO, Figure, save, write_key, write_title
 from analysis.flags import add_plot_dir
 from analysis.forest import Row, forest, scale_of
 from analysis.reports.trials import Trials
-from analysis.spread import counted
+from analysis.spread import counted, rate_interval
 from analysis.study.design import EXPERIMENTS, Experiment, Runs, diverged
-from analysis.study.effects import CONTRASTS, FEWEST, LEVEL, POWER, Answer, answer, p_in_words, read_contrasts
+from analysis.study.effects import CONTRASTS, FEWEST, POWER, Answer, answer, p_in_words, read_contrasts
 from analysis.study.experiment_plots import FIGURES, about, setup
 from analysis.tables import markdown_table, write_text
 from interface.command_line import ArgumentParser, count, run_script
@@ -82,9 +82,7 @@ def tuning_table(experiment: Experiment, trials: Trials) -> str:
 
 
 def divergence(experiment: Experiment, runs: Runs) -> str:
-    """How many runs of each cell diverged, with Clopper and Pearson's interval (1934) of the rate."""
-    from scipy.stats import binomtest
-
+    """How many runs of each cell diverged, with the interval of the rate."""
     found: dict[tuple[int, int], list[str]] = {}  # how many diverged, of how many → the cells
     trials = {trial.name: trial for by_seed in runs.values() for trial in by_seed.values()}  # cells may share some
     for cell, by_seed in runs.items():
@@ -92,10 +90,8 @@ def divergence(experiment: Experiment, runs: Runs) -> str:
             found.setdefault((sum(map(diverged, by_seed.values())), len(by_seed)), []).append(", ".join(cell))
     rows = []
     for (lost, total), cells in sorted(found.items(), reverse=True):
-        low, high = binomtest(lost, total).proportion_ci(1 - LEVEL, method="exact")
-        rate = f"{100 * low:.0f} to {100 * high:.0f} %"
         names = cells if lost else [count(len(cells), "cell")]
-        rows += [[name, f"{lost} of {total}", rate] for name in names]
+        rows += [[name, f"{lost} of {total}", rate_interval(lost, total)] for name in names]
     titles = (", ".join(experiment.factors), "runs", "95 % interval of the rate")
     lost = sum(map(diverged, trials.values()))
     return f"## Runs that diverged\n\n{lost} of {count(len(trials), 'run')}.\n\n{markdown_table(titles, rows)}"

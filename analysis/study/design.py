@@ -207,12 +207,17 @@ class Experiment:
         }
 
     def accuracy(self, cell: Cell, trial: Trial) -> float | None:
-        """The number that counts in a cell, percent; None if the run had diverged by then, or never got there."""
+        """The number that counts in a cell, percent; None if the run had diverged by then, or never got there.
+
+        A run that learned later had not diverged by then, however low its accuracy was.
+        """
         read = next((level.read for level in self.levels(cell) if level.read), None)
         if read is None:
             return None if diverged(trial) else trial.outcome.test_accuracy
         value = read(trial.outcome)
-        return value if value is not None and DATASETS[trial.config.dataset].was_learned(value) else None
+        if value is None or (diverged(trial) and not DATASETS[trial.config.dataset].was_learned(value)):
+            return None
+        return value
 
     def replaced(self, **changes: Any) -> Experiment:
         """The same experiment with other settings of all runs, and other seeds."""

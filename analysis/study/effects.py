@@ -72,13 +72,9 @@ class Effect:
     @property
     def in_words(self) -> str:
         """The mean and its 95 % interval, and how many pairs are lost."""
-        words = []
-        if self.differences:
-            interval = "" if math.isnan(self.half_width) else f" ± {self.half_width:.2f}"
-            words.append(f"{self.mean:+.2f}{interval}".replace("-", "−"))
-        if self.lost:
-            words.append(f"({self.lost} of {self.pairs} lost)")
-        return " ".join(words)
+        interval = "" if math.isnan(self.half_width) else f" ± {self.half_width:.2f}"
+        words = f"{self.mean:+.2f}{interval}".replace("-", "−") if self.differences else "not known"
+        return f"{words} ({self.lost} of {self.pairs} lost)" if self.lost else words
 
     @property
     def standard_error(self) -> float:
@@ -135,13 +131,15 @@ class Effect:
 
 
 def read_contrasts(path: Path, name: str) -> list[Contrast]:
-    """Those of an experiment. Raises DataError if the file does not fit the experiment."""
+    """Those of an experiment; a primary one is not asked a second time. Raises DataError if the file does not fit."""
     try:
         with with_filename(path):
             rows = json.loads(path.read_text(encoding="utf-8"))
-        return [contrast for row in rows[name] for contrast in expanded(row, EXPERIMENTS[name])]
+        found = [contrast for row in rows[name] for contrast in expanded(row, EXPERIMENTS[name])]
     except (ValueError, LookupError, TypeError) as error:
         raise DataError(f"{path}: not the contrasts of {name} ({error})") from error
+    primary = {contrast.cells for contrast in found if contrast.primary}
+    return [contrast for contrast in found if contrast.primary or contrast.cells not in primary]
 
 
 def expanded(row: dict[str, Any], experiment: Experiment) -> list[Contrast]:

@@ -23,10 +23,12 @@ import jinja2
 from analysis.reports.trials import (
     Trial,
     Trials,
+    accuracy_after_training_loss,
     accuracy_at_training_loss,
     test_loss_at_training_loss,
+    time_to,
 )
-from analysis.spread import Spread, half_width, interval
+from analysis.spread import Spread, half_width, interval, rate_interval
 from analysis.study.design import EXPERIMENTS, slow_label
 from analysis.study.effects import CONTRASTS, FEWEST, Answer, answer, p_in_words, place_in_words, read_contrasts
 from analysis.study.published import SAME_FOR_ALL, SEEDS, VIRTUAL, Results, uncompensated
@@ -38,8 +40,10 @@ from training.config import RunConfig
 from training.settings import DELAY_INTENSITIES
 
 TEMPLATES = Path(__file__).parent / "pages"
-PAGES = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+FINDINGS = "findings.md"  # a section of the project's README
+PAGES = sorted({path.stem for path in TEMPLATES.glob("*.jinja")} - {FINDINGS})
 NOT_RUN = "not run yet"
+GUESS = 10.0  # percent: what the same answer for all images of the published study's data set gets
 
 Settings = dict[str, Any]
 NOT_DISTRIBUTED = {"mode": "classic"}
@@ -51,6 +55,7 @@ PARTS: dict[str, Settings | Callable[..., Settings]] = {  # what a template call
     "labels": {"partition": "split_labels"},
     "workers": lambda count: {"world_size": count + 1},
     "constant": lambda ms: CONSTANT | {"delay_ms": float(ms)},
+    "gaussian": lambda ms: CONSTANT | {"delay_type": "gaussian", "delay_ms": float(ms)},
     "slow": lambda ms: CONSTANT | {"delay_ms": float(ms), "slow_worker_1": True},
 }
 
@@ -189,6 +194,16 @@ class Lookup:
             and (without := self._results.by_seed.get((uncompensated(setting), seed))) is not None
         })  # fmt: skip
 
+    def forgotten(self, **wanted: Any) -> Values:
+        """Test accuracy, percent, of runs that did not converge, with a finite loss and more than one answer."""
+        return Values({
+            trial.name: trial.outcome.test_accuracy
+            for name in ("undelayed_published", "delays_published", "gaussian_published")
+            for trial in self._trials(name).named([])
+            if _fits(trial.config, wanted) and not trial.outcome.converged
+            and math.isfinite(trial.outcome.test_loss) and trial.outcome.test_accuracy > GUESS
+        })  # fmt: skip
+
     def compensation_by_seed(self) -> Values:
         """Their mean for each seed: pairs with one seed are no repetitions."""
         pairs = self.compensation_pairs().by_run
@@ -249,8 +264,15 @@ class Lookup:
 
     def different(self, experiment: str, claim: str) -> str:
         """Where the contrasts of a claim are settled as different; "none" if nowhere."""
+        return self._where(experiment, claim, "different")
+
+    def equal(self, experiment: str, claim: str) -> str:
+        """The same for those that are settled as equal within their margin."""
+        return self._where(experiment, claim, "equal")
+
+    def _where(self, experiment: str, claim: str, verdict: str) -> str:
         answers = [one for one in self._answers(experiment) if one.effect.contrast.claim == claim]
-        found = [f"`{one.effect.contrast.where}`" for one in answers if one.verdict.startswith("different")]
+        found = [f"`{one.effect.contrast.where}`" for one in answers if one.verdict.startswith(verdict)]
         return listed(found) if found else "none"
 
     def directions(self, experiment: str, claim: str) -> str:
@@ -269,9 +291,10 @@ class Lookup:
 
     def ends_at(self, experiment: str, *cell: str) -> str:
         """Mean accuracy of the runs of a cell with its 95 % interval, percent, and how many diverged."""
-        found = self.accuracies(experiment, *cell)
-        lost = len(self._runs(experiment)[cell]) - len(found)
-        return f"{found.interval} %{f' ({lost} of {lost + len(found)} runs diverged)' if lost else ''}"
+        found, total = self.accuracies(experiment, *cell), len(self._runs(experiment)[cell])
+        lost = total - len(found)
+        rate = f" ({lost} of {total} runs diverged, a rate of {rate_interval(lost, total)})" if lost else ""
+        return f"{found.interval} %{rate}"
 
     def differences(self, experiment: str, claim: str, **where: str) -> Values:
         """The differences of the pairs of this claim, points."""
@@ -312,6 +335,16 @@ class Lookup:
             few = f" ({len(values)} of {len(runs)})" if len(values) < len(runs) else ""
             found.append(f"{interval(values, digits)}{few}" if values else "never")
         return tuple(found)
+
+    def accuracies_after(self, experiment: str, limit: float, *cell: str) -> Values:
+        """Test accuracy, percent, at the first evaluation after the training loss first fell to `limit`, by seed."""
+        found = {seed: accuracy_after_training_loss(limit, run.outcome)
+                 for seed, run in self._runs(experiment)[cell].items()}  # fmt: skip
+        return Values({seed: accuracy for seed, accuracy in found.items() if accuracy is not None})
+
+    def never_reached(self, experiment: str, target: float, *cell: str) -> int:
+        """How many runs of a cell never had this test accuracy, percent; those that diverged are among them."""
+        return sum(time_to(target, run.outcome) is None for run in self._runs(experiment)[cell].values())
 
     def rate(self, experiment: str, *cell: str) -> float:
         """The tuned learning rate of a cell."""
