@@ -30,7 +30,6 @@ from interface.files import make_folder, with_filename
 # ----------------------------------------------------------------------------------------------------
 
 COLUMNS = ("table", "mode", "workers", "partition", "delay", "momentum", "lambda")
-HEADING = "## What it finds\n\n"  # of the findings in the README
 TITLES = (*COLUMNS, "published, %", "measured, %", "runs", "converged", "difference")
 
 
@@ -76,6 +75,10 @@ def write_comparison(results: Results, folder: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------
+# Pages of text
+# ----------------------------------------------------------------------------------------------------
+
+HEADING = "## What it finds\n\n"  # of the findings in the README
 
 
 def files_of(folder: Path) -> dict[str, Path]:
