@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import itertools
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -202,7 +203,8 @@ def combine(values: dict[str, list], given: set[str], place: dict[str, Any]) -> 
     used = {name for config in found.configs for name in found.unused if getattr(config, name) != default_of(name)}
     for name, reason in found.unused.items():
         if found.configs and name not in used:
-            raise UsageError(next((other for other in found.left_out if f"--{name} " in other), reason))
+            reason = next((other for other in found.left_out if f"--{name} " in other), reason)
+            raise UsageError(in_own_flags(reason))
     seeds = itertools.product(values["seed"], found.configs)  # an interrupted comparison has whole seeds
     found.configs = {dataclasses.replace(config, seed=seed): None for seed, config in seeds}
     return found
@@ -248,9 +250,18 @@ def explain(found: Comparison, values: dict[str, list]) -> None:
     for name, compared in values.items():
         print(f"  {NAMES.get(name, name):<18} {', '.join(map(str, shown(name, compared)))}")
     for reason, count in found.without_effect.items():
-        print(f"Ignored in {number_of(count, 'combination')}: {reason}")
+        print(f"Ignored in {number_of(count, 'combination')}: {in_own_flags(reason)}")
     for reason, count in found.left_out.items():
-        print(f"Not run ({number_of(count, 'combination')}): {reason}")
+        print(f"Not run ({number_of(count, 'combination')}): {in_own_flags(reason)}")
+
+
+def in_own_flags(reason: str) -> str:
+    """What a training script says of its flags, with --workers in place of --world_size, which counts the server."""
+
+    def workers(found: re.Match) -> str:
+        return "--workers " + ", ".join(str(int(size) - 1) for size in found[1].split(", "))
+
+    return re.sub(r"--world_size (\d+(?:, \d+)*)", workers, reason)
 
 
 def main() -> None:

@@ -635,7 +635,7 @@ def labels_of(*bases: str) -> list[str]:
         (
             ["mnist_classic_0_100_001_00_32_6_SGD_spe3", "mnist_async_3_100_001_00_32_6_ADAM_spe3_labels_seed7"],
             [
-                "non-distributed SGD, momentum 0, every worker on all samples, seed 42",
+                "non-distributed SGD, momentum 0, seed 42",
                 "asynchronous Adam, 2 workers, labels split among workers, seed 7",
             ],
         ),

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 
-from analysis.report.figures import curves_figure
+from analysis.report.figures import curves_figure, in_epochs
 from analysis.report.runs import compare, read_folder
 from analysis.reports.trials import Trials
-from conftest import PUBLISHED, ROOT, needs_published
+from conftest import PUBLISHED, ROOT, needs_published, train
 from interface.errors import UsageError
 from nursery import DEAD_PROXY
 from scripts.compare import combine, make_parser, read_values
@@ -56,7 +57,7 @@ def test_what_means_nothing_is_left_out_and_told():
     assert [config.mode for config in found.configs] == ["classic", "sync", "async", "async"]
     assert [config.compensation for config in found.configs] == [False, False, True, False]
     assert list(found.left_out) == [
-        "--world_size 4 is not valid with --split_labels on the 10 labels of digits: give one of 3, 6, 11"
+        "--world_size 4 is not valid with --split_labels on the 10 labels of digits: give one of --world_size 3, 6, 11"
     ]
     assert "--compensation has no effect on synchronous runs" in found.without_effect
     assert "--evals_per_epoch 2 has no effect on non-distributed runs" not in found.without_effect  # nobody gave it
@@ -165,7 +166,8 @@ def test_a_dry_run_tells_number_and_time_and_changes_nothing(tmp_path):
     words = drive("compare", *QUESTION, "--dry_run", "--verbose", cwd=tmp_path, timeout=20)
     assert words.count("python3 dist_async.py") == 3
     words = drive("compare", "--workers", 3, "--partitions", "split_labels", "--dry_run", cwd=tmp_path, code=2)
-    assert "Not run (2 combinations): --world_size 4" in words and "no run is left" in words
+    assert "Not run (2 combinations): --workers 3 is not valid" in words and "give one of --workers 2, 5, 10" in words
+    assert "no run is left" in words
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -251,6 +253,25 @@ def test_the_figure_shows_a_first_worker_that_finished_below_all_curves(compared
     ]  # fmt: skip
     low, high = curves_figure(compare(runs)).axes[0].get_ylim()
     assert low < 1 and high > 50
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory) -> Path:
+    """A run whose epochs have different numbers of updates: rounds get shorter as workers leave."""
+    folder = tmp_path_factory.mktemp("uneven")
+    train("dist_sync.py", folder, "--split_dirichlet", 0.3, "--worker_speeds", 1, 0.5, 0.25, "--world_size", 4,
+          "--algorithm", "malenia", "--clock", "virtual", "--train_split", 0.2, "--epochs", 3, "--val",
+          "--evals_per_epoch", 2)  # fmt: skip
+    return folder
+
+
+def test_evaluations_are_drawn_at_their_epochs_although_updates_are_uneven(uneven):
+    (run,) = read_folder(uneven, uneven, "data")
+    updates = [update for _, update, _ in run.outcome.evaluations]
+    assert len(set(np.diff([0, *updates]))) > 1
+    epochs, first = in_epochs(run)
+    assert epochs.tolist() == [0.5, 1, 1.5, 2, 2.5, 3]
+    assert np.interp(first, [0, *epochs], [0, *updates]) == pytest.approx(run.outcome.first_left_update)
 
 
 @needs_published
@@ -377,6 +398,19 @@ def test_the_choices_of_the_figures(compared, visit):
     assert "99.9 %" in tab.evaluate("byId('times').layout.xaxis.title.text")
     assert set(tab.evaluate("byId('times').data.flatMap((one) => one.marker.symbol)")) == {"triangle-right-open"}
     assert tab.locator("tr.setting >> text=never").count() == 2
+
+
+def test_curves_stand_at_their_epochs_although_updates_are_uneven(uneven, nursery, visit):
+    nursery.run("analysis/report/__main__.py", uneven, folder=uneven).went_well()
+    tab = visit(uneven / "report.html")
+    drawn = "byId('curves').data.find((one) => one.name).x"
+    tab.select_option("#abscissa", "epochs")
+    assert tab.evaluate(drawn) == pytest.approx([0.5, 1, 1.5, 2, 2.5, 3])
+    tab.select_option("#quantity", "validation")
+    assert tab.evaluate(drawn) == pytest.approx([1, 2, 3])
+    tab.select_option("#abscissa", "updates")
+    (run,) = read_folder(uneven, uneven, "data")
+    assert tab.evaluate(drawn) == [update for _, update, _ in run.outcome.evaluations[1::2]]
 
 
 def test_differences_are_paired_by_seed(compared, visit):

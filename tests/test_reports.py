@@ -369,6 +369,15 @@ def test_panels_show_every_worker(runs):
     assert all("wall-clock time (s)" in axes.get_xlabel() for title, axes in shown.items() if title)
 
 
+COUNTED = {"asgd": "updates", "ringleader": "gradients", "dude": "gradients"}
+
+
+@pytest.mark.parametrize(("algorithm", "counted"), COUNTED.items())
+def test_a_panel_counts_updates_only_where_each_gradient_is_one(algorithm, counted, tmp_path):
+    log = train("dist_async.py", tmp_path, "--algorithm", algorithm, "--clock", "virtual", "--epochs", 2)["log"]
+    assert f"Cumulative {counted}" in panels(training_figure(read_log(log), "headline\nsettings"))
+
+
 def test_title_lines_and_panels_never_overlap(runs):
     log = read_log(runs["async"][1])
     for workers in (2, 10, 100):

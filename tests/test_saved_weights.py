@@ -12,7 +12,7 @@ from analysis.reports.class_recall import Recall
 from analysis.reports.distance_plots import Part
 from analysis.reports.saved_weights import read_numbers
 from common import build_model, load_dataset
-from conftest import train
+from conftest import train, weights_of
 from evaluation import predict
 from test_drivers import QUICK, drive, rows_of, trials_of
 from training.plan import make_plan
@@ -85,11 +85,37 @@ def test_an_update_after_a_worker_left_is_not_in_the_row_saved_before(tmp_path):
     assert np.array_equal(changed, np.diff(log.saved_versions) > 0)
 
 
+@pytest.mark.parametrize(("seed", "epochs", "speeds"), [(15, 2, (1, 0.25)), (4, 1, (0.5, 1))])
+def test_a_run_ends_with_the_update_that_its_last_worker_leads_to_by_leaving(seed, epochs, speeds, tmp_path):
+    unequal = ("--split_dirichlet", 0.5, "--worker_speeds", *speeds, "--compute_time", "constant", "--clock", "virtual")
+    often = ("--saves_per_epoch", 2, "--evals_per_epoch", 2, "--seed", seed, "--epochs", epochs)
+    done = train("dist_sync.py", tmp_path, *unequal, *often, "--train_split", 0.3, "--lr", 0.1, "--momentum", 0,
+                 "--world_size", 3, "--algorithm", "malenia", "--buffer_size", 3)  # fmt: skip
+    log, weights = read_log(done["log"]), np.load(done["weights"])
+    assert len(weights) == 2 * epochs + 1 and weights[-1].tobytes() == weights_of(done)
+    assert log.saved_versions[-1] == log.evaluations[-1].update == len(log.updates)
+    assert log.evaluations[-1].test_loss == log.result["test_loss"]
+    events = re.findall(r"^\S+ s  (gradient|update|left) ", done["log"].read_text(), flags=re.MULTILINE)
+    assert events[-2:] == ["left", "update"]
+
+
 def test_runs_without_an_update_are_named(nursery, tmp_path):
     log = train("dist_async.py", tmp_path, "--clock", "virtual", "--max_seconds", 0.001, "--saves_per_epoch", 5)["log"]
     for script in ("last_updates", "distance_plots"):
         ended = nursery.run(f"analysis/reports/{script}.py", log, folder=tmp_path)
         assert ended.code == 1 and ended.errors.rstrip().endswith(f"{log}: the run made no update"), ended.errors
+    of_run = [log.with_name(log.name.replace("_log.log", kind)) for kind in ("_model.pt", "_weights.npy")]
+    ended = nursery.run("loss_landscape.py", *of_run, folder=tmp_path)
+    assert ended.code == 1 and "train longer, or with a larger --saves_per_epoch" in ended.errors
+
+
+def test_runs_whose_gradients_all_wait_in_a_buffer_have_no_table_of_stopping_rules(nursery, tmp_path):
+    train("dist_async.py", tmp_path, "--clock", "virtual", "--algorithm", "fedbuff", "--buffer_size", 1000,
+          "--epochs", 2, "--split_labels", "--evals_per_epoch", 2)  # fmt: skip
+    nursery.run("analysis/reports/summary.py", tmp_path, folder=tmp_path).went_well()
+    ended = nursery.run("analysis/reports/stopping_plots.py", tmp_path, folder=tmp_path)
+    assert ended.code == 1 and ended.errors.rstrip().endswith("the run made no update"), ended.errors
+    nursery.run("analysis/report/__main__.py", tmp_path, folder=tmp_path).went_well()
 
 
 def test_workers_may_have_listed_speeds_and_defaults_of_their_own(nursery, tmp_path):

@@ -81,7 +81,7 @@ class RunConfig(*GROUPS):
             if self.world_size not in sizes:
                 raise UsageError(
                     f"--world_size {self.world_size} is not valid with --{self.partition} on the {labels} labels of "
-                    f"{self.dataset}: give one of {', '.join(map(str, sizes))}"
+                    f"{self.dataset}: give one of --world_size {', '.join(map(str, sizes))}"
                 )
 
     def _fill_in(self) -> None:

@@ -31,7 +31,7 @@ from training.watchers import (
 
 COUNTED = (
     *("updates", "gradients", "dropped", "seconds", "paused_seconds", "lost", "resumed_after"),
-    *("staleness_sum", "staleness_squares", "staleness_max"),
+    *("staleness_sum", "staleness_squares", "staleness_max", "_position"),
 )
 
 
@@ -105,7 +105,6 @@ class Observer:
             setattr(self, name, state[name])
         self.resumed_after = [*self.resumed_after, self.updates]
         self._began -= state["real_seconds"]
-        self._position = self.plan.position(self.updates, self.gradients)
         for watcher, of_watcher in zip(self.watchers, state["watchers"], strict=True):
             watcher.restore(of_watcher)
 
@@ -143,7 +142,7 @@ class Observer:
             pushed(seconds, push, outcome)
         if outcome.update is not None:
             self.update(seconds, outcome.update)
-        else:
+        elif self.gradients != self.plan.length:  # an update may follow the last one, as its worker leaves
             self._reach(seconds)
 
     def update(self, seconds: float, update: Update) -> None:
@@ -226,6 +225,7 @@ class Observer:
 
         partial: for a replay, why the run that it repeats is not complete.
         """
+        self._reach(self.seconds)
         for watcher in self.watchers:
             watcher.finish()
         self._close_watchers()

@@ -109,6 +109,7 @@ def differences_in_words(configs: list[RunConfig]) -> list[list[str]]:
         phrases = [phrase_of(config, name) for config in configs]
         without = phrase_of(usual, name) if ROWS[name].title is Title.CHANGED else ""
         if len({phrase or ROWS[name].off or without for phrase in phrases}) > 1:
-            columns.append([phrase or ROWS[name].off for phrase in phrases])
+            columns.append([phrase or (ROWS[name].off if applies(config, name) else "")
+                            for phrase, config in zip(phrases, configs, strict=True)])  # fmt: skip
     different = [column for column in columns if len(set(column)) > 1]
     return [[column[place] for column in different if column[place]] for place in range(len(configs))]

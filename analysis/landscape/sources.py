@@ -64,7 +64,8 @@ def read_run(source: Source, label: str, network: FlatModel) -> SavedRun | None:
     rows = read_weights(source.path, len(network.state_vector()))
     if len(rows) < MIN_ROWS:
         raise DataError(
-            f"{source.path}: {len(rows)} saved rows, but a plane requires {MIN_ROWS}; train with --saves_per_epoch"
+            f"{source.path}: {len(rows)} saved rows, but a plane requires {MIN_ROWS}: train longer, or with a larger "
+            "--saves_per_epoch"
         )
     parameters = rows[:, network.is_parameter()]
     if not np.isfinite(parameters[0]).all():

@@ -9,12 +9,10 @@ from matplotlib.axes import Axes
 
 from analysis.figures import OKABE_ITO, Figure, new_figure, set_titles, write_key, write_title
 from analysis.forest import Row, forest, scale_of
-from analysis.report.runs import Comparison, Setting
+from analysis.report.runs import Comparison, Run, Setting
 from analysis.reports.curves import Curve, draw_curves, frame, meaning
 from analysis.reports.differences import differences
-from analysis.reports.trials import TrialOutcome
 from analysis.spread import counted
-from training.config import RunConfig
 
 DRAWN = len(OKABE_ITO)  # settings; more could not be distinguished
 ROWS = 20  # differences in a figure of a page's height
@@ -32,9 +30,8 @@ def curves_figure(comparison: Comparison) -> Figure | None:
     time, epochs = figure.subplots(1, 2, sharey=True)
     curves = []
     for setting, color in zip(settings, OKABE_ITO, strict=False):
-        curves += draw_setting(time, setting, color, lambda config, outcome, curve: curve[:, 0])
-        draw_setting(epochs, setting, color, lambda config, outcome, curve: (
-            curve[:, 1] / outcome.updates * (outcome.epochs_done or config.epochs)))  # fmt: skip
+        curves += draw_setting(time, setting, color, in_seconds)
+        draw_setting(epochs, setting, color, in_epochs)
     clocks = dict.fromkeys(run.trial.clock for setting in settings for run in setting.runs)
     for axes, label in ((time, f"{' or '.join(clocks)}-clock time (s)"), (epochs, "epochs")):
         axes.set_xlabel(label)
@@ -52,21 +49,32 @@ def curves_figure(comparison: Comparison) -> Figure | None:
     return figure
 
 
+def in_seconds(run: Run) -> tuple[np.ndarray, float | None]:
+    """When a run was evaluated (n,), and when its first worker finished."""
+    return np.array(run.outcome.evaluations)[:, 0], run.outcome.first_left_seconds
+
+
+def in_epochs(run: Run) -> tuple[np.ndarray, float | None]:
+    """The same in epochs, over which evaluations are evenly spaced; updates need not be."""
+    updates, first = np.array(run.outcome.evaluations)[:, 1], run.outcome.first_left_update
+    epochs = np.arange(1, len(updates) + 1) / run.trial.config.evals_per_epoch
+    return epochs, None if first is None else float(np.interp(first, [0, *updates], [0, *epochs]))
+
+
 def draw_setting(
-    axes: Axes, setting: Setting, color: str, place: Callable[[RunConfig, TrialOutcome, np.ndarray], np.ndarray]
+    axes: Axes, setting: Setting, color: str, places: Callable[[Run], tuple[np.ndarray, float | None]]
 ) -> list[Curve]:
-    """One setting; place: what each point of a run's (n, 3) evaluations is drawn against.
+    """One setting; places: where the evaluations of a run are drawn, and the moment when its first worker finished.
 
     Returns the curves, and the points at which a first worker finished.
     """
     curves, firsts = [], []
     for run in setting.runs:
-        outcome, config = run.outcome, run.trial.config
-        curve = np.array(outcome.evaluations)
-        curves.append((place(config, outcome, curve), curve[:, 2]))
-        if outcome.first_left_update is not None and outcome.first_left_accuracy is not None:
-            first = np.array([[outcome.first_left_seconds, outcome.first_left_update, outcome.first_left_accuracy]])
-            firsts.append((place(config, outcome, first), first[:, 2]))
+        outcome = run.outcome
+        evaluated, first = places(run)
+        curves.append((evaluated, np.array(outcome.evaluations)[:, 2]))
+        if first is not None and outcome.first_left_accuracy is not None:
+            firsts.append((np.array([first]), np.array([outcome.first_left_accuracy])))
             axes.plot(*firsts[-1], "o", color=color, markersize=3, fillstyle="none", markeredgewidth=0.6)
     draw_curves(axes, curves, color, setting.label)
     return [*curves, *firsts]

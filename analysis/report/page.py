@@ -83,6 +83,7 @@ def run_of(run: Run, folder: Path) -> dict[str, Any]:
         "seconds": rounded(outcome.seconds),
         "updates": outcome.updates,
         "epochs": rounded(trial.config.epochs if outcome.epochs_done is None else outcome.epochs_done),
+        "evals_per_epoch": trial.config.evals_per_epoch,
         "staleness": rounded(outcome.mean_staleness),
         "converged": outcome.converged,
         "first": None if None in first else rounded(first),

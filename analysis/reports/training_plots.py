@@ -217,7 +217,7 @@ def draw_cumulative_updates(axes: Axes, log: RunLog, colors: np.ndarray) -> None
     for width, (events, color) in zip(widths, by_worker(log.gradients, colors), strict=False):
         # Ever thinner, so that the curves of workers in lockstep all remain visible.
         curve(axes, events, np.arange(1, len(events) + 1), color=color, linewidth=width)
-    every_gradient_updates = not log.gathers and not log.dropped
+    every_gradient_updates = len(log.updates) == len(log.gradients)
     axes.set_ylabel("updates by the worker" if every_gradient_updates else "gradients by the worker")
     axes.set_ylim(bottom=0)
     received = len(log.gradients)

@@ -460,8 +460,11 @@ def signed(number: float) -> str:
 
 
 def listed(numbers: Iterable[Any]) -> str:
-    """Numbers in a sentence: 87.5, 86.2 and 85.9."""
-    *first, last = (one_decimal(one) if isinstance(one, float) else str(one) for one in numbers)
+    """Numbers in a sentence: 87.5, 86.2 and 85.9. Raises DataError if there are none."""
+    texts = [one_decimal(one) if isinstance(one, float) else str(one) for one in numbers]
+    if not texts:
+        raise DataError("the runs that this line is about are missing")
+    *first, last = texts
     return f"{', '.join(first)} and {last}" if first else last
 
 

@@ -146,7 +146,8 @@ class RunLog:
         if self.header["updates"] is not None:
             return np.array(reached(save_points(self.config, self.header["updates"]), len(self.updates)), dtype=int)
         positions = reached(save_points(self.config, self.header["gradients"]), len(self.gradients))
-        return np.concatenate([[0], self.gradients.version])[positions]
+        versions = [0, *self.gradients.version[:-1], len(self.updates)]  # an update may follow the last gradient
+        return np.array(versions)[positions]
 
 
 def reached(points: Points, end: int) -> list[int]:

@@ -54,18 +54,24 @@ function timeToTarget(run) {
 // What can be drawn
 // ---------------------------------------------------------------------------------------------------
 
-// Each quantity: its curve in a run as [seconds, updates, values], and its end as [seconds, updates, value].
+// Evaluations are evenly spaced over the epochs, which updates need not be.
+const evaluatedEpochs = (run) => run.test[1].map((_, index) => (index + 1) / run.evals_per_epoch);
+const knownUpdates = (run) => [0, ...run.test[1], run.updates];
+const knownEpochs = (run) => [0, ...evaluatedEpochs(run), run.epochs];
+
+// Each quantity: its curve in a run as [seconds, updates, values, epochs if they are known], and its end as
+// [seconds, updates, value].
 const QUANTITIES = {
   test: {
     title: "test accuracy (%)",
-    curve: (run) => run.test,
+    curve: (run) => [...run.test, evaluatedEpochs(run)],
     end: (run) => (run.accuracy === null ? null : [run.seconds, run.updates, run.accuracy]),
     first: (run) => run.first,
     range: [0, 100],
   },
   test_loss: {
     title: "test loss",
-    curve: (run) => [run.test[0], run.test[1], run.test_losses],
+    curve: (run) => [run.test[0], run.test[1], run.test_losses, evaluatedEpochs(run)],
     end: (run) => (run.loss === null ? null : [run.seconds, run.updates, run.loss]),
   },
   validation: {
@@ -80,7 +86,8 @@ const QUANTITIES = {
 
 function validationCurve(run, column) {
   const [seconds, epochs] = run.validation;
-  return [seconds, epochs.map((epoch) => (run.updates * epoch) / (run.epochs || 1)), run.validation[column]];
+  const updates = epochs.map((epoch) => interpolate(knownEpochs(run), knownUpdates(run), epoch));
+  return [seconds, updates, run.validation[column], epochs];
 }
 
 const MEASURES = {
@@ -277,15 +284,16 @@ function draw(id, traces, changes) {
   }
 }
 
-function place(run, seconds, updates) {
+function place(run, seconds, updates, epochs) {
   const kind = byId("abscissa").value;
-  return kind === "time" ? seconds : kind === "updates" ? updates : (updates * run.epochs) / (run.updates || 1);
+  if (kind === "time") return seconds;
+  return kind === "updates" ? updates : epochs ?? interpolate(knownUpdates(run), knownEpochs(run), updates);
 }
 
 function placedCurve(run, quantity) {
-  const [seconds, updates, values] = quantity.curve(run);
+  const [seconds, updates, values, epochs] = quantity.curve(run);
   const known = values.map((_, index) => index).filter((index) => values[index] !== null);
-  return { x: known.map((index) => place(run, seconds[index], updates[index])), y: known.map((index) => values[index]) };
+  return { x: known.map((index) => place(run, seconds[index], updates[index], epochs?.[index])), y: known.map((index) => values[index]) };
 }
 
 function drawCurves() {
