@@ -22,6 +22,7 @@ from interface.errors import DataError, UsageError
 ROOT = Path(__file__).resolve().parents[1]
 BUG = 70  # exit code for a bug in the suite: EX_SOFTWARE in sysexits.h
 ISSUES = "the project's issue tracker"
+BITS = 63  # of an integer; torch, numpy and files can hold no more
 
 
 class ValueType(ABC):
@@ -47,7 +48,11 @@ class ValueType(ABC):
         try:
             return self.parse(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is not valid: give {self.what}") from error
+            raise argparse.ArgumentTypeError(f"{text!r} is not valid: give {self.what_instead_of(text)}") from error
+
+    def what_instead_of(self, text: str) -> str:
+        """The valid values in words, for the message about one that is not."""
+        return self.what
 
     def in_name(self, value: Any) -> str:
         """A value as it stands in the name of a file; `parse` reads it."""
@@ -76,7 +81,7 @@ class Interval(ValueType):
             return self.text.endswith("inf]")
         if isinstance(value, bool) or not isinstance(value, (int, self.kind)) or value != value:  # NaN
             return False
-        if isinstance(value, int) and value.bit_length() > 63:  # more than torch, numpy and files can hold
+        if isinstance(value, int) and value.bit_length() > BITS:
             return False
         above = self.low <= value if self.text[0] == "[" else self.low < value
         below = value <= self.high if self.text[-1] == "]" else value < self.high
@@ -87,6 +92,10 @@ class Interval(ValueType):
         if value not in self:
             raise ValueError(text)
         return value
+
+    def what_instead_of(self, text: str) -> str:
+        too_long = self.kind is int and text.isdecimal() and len(text) >= len(str(2**BITS))
+        return f"an integer below 2^{BITS}" if too_long else self.what
 
     def in_name(self, value: Any) -> str:
         return "inf" if value == math.inf else repr(self.kind(value))

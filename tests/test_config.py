@@ -1,5 +1,6 @@
 """Every flag refuses what it cannot use: exit code 2, one line that names the flag, the value and what is valid."""
 
+import argparse
 import importlib
 import re
 import sys
@@ -118,6 +119,13 @@ def test_as_a_process():
     done = run("dist_async.py", "--lr", "0", check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "dist_async.py: error: argument --lr: '0' is not valid: give a number in (0,inf)\n"
+
+
+@pytest.mark.parametrize(("seed", "valid"), [("-1", "[0,inf)"), (str(2**63), "below 2^63"), ("9" * 5000, "below 2^63")])
+def test_an_integer_that_files_cannot_hold_is_refused_as_that(seed, valid):
+    with pytest.raises(argparse.ArgumentTypeError, match=rf"is not valid: give an integer (in )?{re.escape(valid)}"):
+        ROWS["seed"].valid(seed)
+    assert ROWS["seed"].valid(str(2**63 - 1)) == 2**63 - 1
 
 
 def flags_of(mode: str) -> set[str]:
