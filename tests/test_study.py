@@ -576,6 +576,13 @@ def test_a_claim_that_the_rows_no_longer_support_is_refused(study, tmp_path, mon
         page("claim.md", study)
 
 
+def test_a_line_whose_runs_are_missing_is_refused_as_that(tmp_path):
+    for needed in ("published.csv", "stopping"):
+        (tmp_path / needed).symlink_to(SUMMARIES / needed)
+    with pytest.raises(DataError, match=r"published.md.jinja, line \d+: the runs that this line is about are missing"):
+        page("published.md", Lookup(tmp_path))
+
+
 def test_rows_are_looked_up_by_their_settings(study):
     runs = study.rows("stopping", world_size=3, stop="first")
     assert set(runs.by_run) == set(range(1, 11))
