@@ -37,9 +37,8 @@ def read_runs(folder: Path, names: Sequence[str]) -> Runs:
         raise DataError(f"{folder}: it has no run with --evals_per_epoch")
     if unended := [trial.name for trial in trials if trial.outcome.first_left_accuracy is None]:
         raise DataError(f"{folder}: {unended[0]} has no accuracy of the moment at which a worker first finished")
-    for trial in trials:
-        if not trial.outcome.updates:
-            raise DataError(f"{folder}: {trial.name}: the run made no update")
+    if idle := [trial.name for trial in trials if not trial.outcome.updates]:
+        raise DataError(f"{folder}: {idle[0]}: the run made no update")
     alike = [(trial.clock, alike_but_for(trial.config, "world_size", "stop")) for trial in trials]
     if any(one != alike[0] for one in alike):
         raise DataError(f"{folder}: its runs differ in more than the number of workers, the stopping rule and the seed")

@@ -338,7 +338,7 @@ def accuracy_at_training_loss(limit: float, outcome: TrialOutcome) -> float | No
 
 
 def accuracy_after_training_loss(limit: float, outcome: TrialOutcome) -> float | None:
-    """The same, as the first evaluation after that moment found it."""
+    """Test accuracy, percent, at the first evaluation after the training loss fell to `limit`; None if it never did."""
     update = update_at_training_loss(limit, outcome)
     if update is None:
         return None
