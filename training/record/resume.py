@@ -23,7 +23,7 @@ from training.plan import Plan
 from training.protocol import Push, Snapshot
 from training.settings import ROWS
 
-FORMAT = 3
+FORMAT = 4
 State = dict[str, Any]
 # The settings that must be the same: those that change training or what the record contains.
 SAME = tuple(
