@@ -120,8 +120,11 @@ without_settings() {
 }
 
 done_when=row            # what shows that a training run is done: see scripts/sweep.py
+drawn=()                 # all that is drawn from the files of runs: while it is there, they may be gone
 planned=()               # one line per run, in the format of scripts/sweep.py
 RUNS_FAILED=3            # exit code of scripts/sweep.py if some runs failed, and the others are done
+FILES_GONE=4             # the same if all are done, and all is drawn, but files of runs are gone
+run_files=here           # or gone: then nothing is drawn
 status=0                 # exit status of the driver: 1 if any run failed
 
 # read_settings NAME... -- ARGUMENTS: set these variables, and those of every driver, from the command line.
@@ -285,10 +288,15 @@ train() {
   done
 }
 
+# report_of NAME: print the path of the report of the test of a run.
+report_of() {
+  printf '%s\n' "$plot_dir/$1_model_test_performance.txt"
+}
+
 # test_run BASE: plan the test, with all reports of test_model.py, of the run whose file names start with BASE.
 test_run() {
   local base=$1
-  plan "$plot_dir/${base##*/}_model_test_performance.txt" \
+  plan "$(report_of "${base##*/}")" \
     test_model.py "${base}_model.pt" "${base}_log.log" \
     --classification_report --training_time --pics --data_dir "$data_dir" --subfolder "$plot_dir"
 }
@@ -389,10 +397,27 @@ run_planned() {
   [[ $dry_run == no ]] || flags+=(--dry_run)
   [[ $verbose == no ]] || flags+=(--verbose)
   [[ $names_only == no ]] || flags+=(--names)
-  sweep "${flags[@]}" || code=$?
+  ((${#drawn[@]} == 0)) || flags+=(--drawn "${drawn[@]}")
+  sweep ${flags[@]+"${flags[@]}"} || code=$?
   planned=()
-  ((code == 0 || code == RUNS_FAILED)) || exit "$code"
-  ((code == 0)) || status=1
+  case $code in
+    0) ;;
+    "$RUNS_FAILED") status=1 ;;
+    "$FILES_GONE") tell_gone ;;
+    *) exit "$code" ;;
+  esac
+}
+
+# tell_gone: say, once, why nothing is drawn.
+tell_gone() {
+  [[ $run_files == gone ]] ||
+    echo "${drawn[0]} is already drawn, from files that are gone: remove it to have all of them made again"
+  run_files=gone
+}
+
+# draw COMMAND...: draw from the files of runs, unless they are gone.
+draw() {
+  [[ $run_files == gone ]] || "$@"
 }
 
 # finish COMMAND...: summarise with COMMAND, and exit.
@@ -422,7 +447,7 @@ run_and_measure() {
 # measure_logs MODULE ARGUMENTS...: the summary, and what a module measures of the `logs`.
 measure_logs() {
   summarise &&
-    module "$1" "${logs[@]}" --summary_dir "$summary_dir" --plot_dir "$plot_dir" "${@:2}"
+    draw module "$1" "${logs[@]}" --summary_dir "$summary_dir" --plot_dir "$plot_dir" "${@:2}"
 }
 
 # summarise [FOLDER]: tabulate the training runs in a folder (default: the results), and report them in the results.

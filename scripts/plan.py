@@ -6,8 +6,8 @@ import functools
 import hashlib
 import os
 import shlex
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.reports.trials import Trials, header_of, result_of
@@ -32,11 +32,15 @@ def parser_of(mode: str) -> ArgumentParser:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One command: its script and arguments, the proof that it is done, and the settings of a training run."""
+    """One command: its script and arguments, the proof that it is done, and the settings of a training run.
+
+    drawn: it is done, though files of runs are gone: all that is drawn from them is here.
+    """
 
     words: tuple[str, ...]
     proof: str
     config: RunConfig | None = None
+    drawn: bool = False
 
     @classmethod
     def parse(cls, line: str) -> PlannedRun:
@@ -86,6 +90,16 @@ class PlannedRun:
         return [Path(word) for word in self.words[1:] if Path(word).is_file()]
 
     @property
+    def gone(self) -> list[str]:
+        """The names of the runs whose files it reads and that are not here."""
+        return [
+            Path(word).name.removesuffix(ending)
+            for word in self.words[1:]
+            for ending in ARTIFACTS.values()
+            if word.endswith(ending) and not Path(word).exists()
+        ]
+
+    @property
     def needs_machine(self) -> bool:
         """Whether runs beside it would disturb it: the wall clock measures it, or it starts processes of its own."""
         return self.config.clock == "wall" if self.config else self.proof == "-"
@@ -104,6 +118,8 @@ class PlannedRun:
 
     def is_done(self, trials: Trials) -> bool:
         """Whether the run can be skipped."""
+        if self.drawn:
+            return True
         if self.config:
             return self.has_row(trials) and (self.proof == "row" or self.has_files())
         if self.words[0] == "kfold.py":
@@ -112,6 +128,12 @@ class PlannedRun:
             return Path(self.proof).exists() and self.origin.read_text() == self.fingerprint()
         except OSError:
             return False
+
+    def lacks_only_files(self, trials: Trials) -> bool:
+        """Whether there is all but files of runs that have rows: its own, or those that it reads."""
+        if self.config:
+            return self.has_row(trials)
+        return bool(self.gone) and Path(self.proof).exists() and all(name in trials.rows for name in self.gone)
 
     def has_row(self, trials: Trials) -> bool:
         """Whether there is a row, of a run with this seed that kept all workers, and of the one that wrote the log."""
@@ -168,6 +190,14 @@ class PlannedRun:
 def parse_plan(lines: Iterable[str]) -> list[PlannedRun]:
     """The runs of a plan, without duplicates."""
     return without_duplicates(PlannedRun.parse(line) for line in lines if line.strip())
+
+
+def mark_drawn(runs: Sequence[PlannedRun], trials: Trials, drawn: Sequence[Path]) -> list[PlannedRun]:
+    """The runs; marked as drawn if nothing but files is missing, and all that is `drawn` from these is here."""
+    waiting = [run for run in runs if not run.is_done(trials)]
+    if not waiting or not drawn or not all(path.exists() for path in drawn):
+        return list(runs)
+    return [replace(run, drawn=all(one.lacks_only_files(trials) for one in waiting)) for run in runs]
 
 
 def without_duplicates(runs: Iterable[PlannedRun]) -> list[PlannedRun]:

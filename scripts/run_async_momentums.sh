@@ -25,6 +25,11 @@ for world_size in "${world_sizes[@]}"; do
   done
 done
 names=$(sweep --names)
+landscape=$plot_dir/${landscape_name}_loss_landscape_multi_contour.html
+drawn=("$landscape")
+for name in $names; do
+  drawn+=("$(report_of "$name")")
+done
 run_planned
 
 weights=()
@@ -34,7 +39,7 @@ for name in $names; do
 done
 run_planned
 
-plan "$plot_dir/${landscape_name}_loss_landscape_multi_contour.html" \
+plan "$landscape" \
   loss_landscape_multi.py "${weights[0]/%_weights.npy/_model.pt}" "${weights[@]}" --name "$landscape_name" \
   --grid_size "$grid_size" --shared_plotly --data_dir "$data_dir" --subfolder "$plot_dir"
 run_planned

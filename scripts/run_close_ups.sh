@@ -38,6 +38,10 @@ plan_runs split_dataset
 samples_split=$(sweep --names)
 plan_runs split_labels
 names=$(sweep --names)
+drawn=("$plot_dir/staleness_distributions.png")
+for name in $names; do
+  drawn+=("$(report_of "$name")")
+done
 run_planned
 
 for name in $names; do
@@ -49,6 +53,6 @@ run_planned
 conclude() {
   # shellcheck disable=SC2086  # one word per run
   logs_of $samples_split
-  summarise && module analysis.reports.staleness_plots "${logs[@]}" --output "$plot_dir/staleness_distributions.png"
+  summarise && draw module analysis.reports.staleness_plots "${logs[@]}" --output "${drawn[0]}"
 }
 finish conclude

@@ -20,6 +20,7 @@ results=results/distances
 read_settings "${training_settings[@]}" plot_dir world_sizes momentums saves_per_epoch -- "$@"
 
 done_when=files  # the saved weights are measured
+drawn=("$plot_dir/distances.png")
 
 unscaled=$lr
 for world_size in "${world_sizes[@]}"; do

@@ -21,6 +21,7 @@ results=results/last_updates
 read_settings "${training_settings[@]}" plot_dir delay world_sizes momentums saves_per_epoch last -- "$@"
 
 done_when=files  # the saved weights are tested
+drawn=("$plot_dir/last_updates.png")
 
 delay_of "$delay"
 for world_size in "${world_sizes[@]}"; do

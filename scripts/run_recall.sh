@@ -20,6 +20,7 @@ results=results/recall
 read_settings "${training_settings[@]}" plot_dir momentum world_sizes delay saves_per_epoch -- "$@"
 
 done_when=files  # the saved weights are tested
+drawn=("$plot_dir/recall.png")
 
 delay_of "$delay"
 for world_size in "${world_sizes[@]}"; do

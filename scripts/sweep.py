@@ -35,10 +35,12 @@ from interface.files import atomic_write, make_folder
 from interface.processes import interruptions_to, signal_at_parents_end
 from scripts.estimate import in_words, total_seconds
 from scripts.nursery import ROOT, Nursery, Order, Report
-from scripts.plan import PlannedRun, parse_plan
+from scripts.plan import PlannedRun, mark_drawn, parse_plan
 
 WATCH_SECONDS = 0.3  # between checks for a signal
-RUNS_FAILED = 3  # exit code if some runs did, and the others are done; as in lib.sh
+# Exit codes; as in lib.sh.
+RUNS_FAILED = 3  # some runs did, and the others are done
+FILES_GONE = 4  # all runs are done, and what is drawn from their files is here, but not all of the files are
 
 
 class Pool(Protocol):
@@ -298,22 +300,28 @@ def make_sweep_parser() -> ArgumentParser:
     add_pool_flags(add)
     add_question_flags(add)
     add("--summary_dir", type=Path, required=True, metavar="DIR", help="folder of trials.jsonl")
+    add("--drawn", type=Path, default=[], nargs="+", metavar="FILE",
+        help="all that is drawn from the files of runs with rows: while it is here, they may be gone")  # fmt: skip
     return parser
 
 
 def sweep(arguments: argparse.Namespace, lines: Iterable[str]) -> int:
-    """Do with a plan what the flags say; returns how many runs failed."""
+    """Do with a plan what the flags say; returns the exit code."""
     where = {"jobs": arguments.jobs, "scheduler": arguments.scheduler, "keep": arguments.keep}
     check_pool_flags(**where)
     check_question_flags(arguments.dry_run, arguments.verbose)
     runs = parse_plan(lines)
     if arguments.names:
         print_names(runs)
-    elif arguments.dry_run:
-        print_plan(runs, Trials(arguments.summary_dir), arguments.jobs, arguments.scheduler, arguments.verbose)
-    else:
-        return execute_all(runs, arguments.summary_dir, **where)
-    return 0
+        return 0
+    trials = Trials(arguments.summary_dir)
+    runs = mark_drawn(runs, trials, arguments.drawn)
+    if arguments.dry_run:
+        print_plan(runs, trials, arguments.jobs, arguments.scheduler, arguments.verbose)
+        return 0
+    if execute_all(runs, arguments.summary_dir, **where):
+        return RUNS_FAILED
+    return FILES_GONE if any(run.drawn for run in runs) else 0
 
 
 def serve() -> None:
@@ -346,8 +354,7 @@ def main() -> None:
         return
     arguments = make_sweep_parser().parse_args()
     signal_at_parents_end(signal.SIGTERM)  # that of a driver
-    if sweep(arguments, sys.stdin):
-        sys.exit(RUNS_FAILED)
+    sys.exit(sweep(arguments, sys.stdin))
 
 
 if __name__ == "__main__":

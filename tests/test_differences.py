@@ -88,6 +88,8 @@ def test_runs_without_an_accuracy_and_single_settings_are_not_compared(capsys):
     exploded = trial(10.0, 1)
     exploded = dataclasses.replace(exploded, outcome=dataclasses.replace(exploded.outcome, test_loss=math.nan))
     assert differences([exploded, trial(80.0, 1, momentum=0.5)]) == []
+    text = markdown([exploded, *(trial(80.0, seed, momentum=m) for seed, m in ((2, 0.0), (1, 0.5), (2, 0.5)))])
+    assert "| momentum 0.5 − 0 |  | 1 | 0.0 |" in text and "Runs whose loss is not finite are left out." in text
     assert differences([trial(80.0, 1), trial(81.0, 2)]) == [] and markdown([trial(80.0, 1)]) == ""
     show([trial(80.0, 1)])
     assert capsys.readouterr().out == ""

@@ -445,30 +445,29 @@ def test_what_is_done_is_skipped_though_its_model_is_gone(swept):
     assert not removed.exists()
 
 
-def test_a_run_whose_files_are_measured_is_done_while_they_are_there(tmp_path):
-    driver = (
-        "run_distances",
-        *QUICK,
-        "--world_sizes",
-        3,
-        "--momentums",
-        0,
-        "--saves_per_epoch",
-        45,
-        "--results",
-        "runs",
-    )
-    drive(*driver, cwd=tmp_path)
+def test_files_of_runs_are_needed_until_what_is_drawn_from_them_is_here(tmp_path):
+    driver = ("run_distances", *QUICK, "--momentums", 0, "--saves_per_epoch", 45, "--results", "runs")
+    drive(*driver, "--world_sizes", 3, cwd=tmp_path)
+    figure = tmp_path / "runs/distances.png"
+    drawn = figure.stat().st_mtime_ns
     for kind in ("log.log", "model.pt", "weights.npy"):
-        assert "1 run: 1 done" in drive(*driver, "--dry_run", cwd=tmp_path)
         (path,) = (tmp_path / "runs").glob(f"*_{kind}")
         path.rename(tmp_path / kind)
-        words = drive(*driver, "--dry_run", cwd=tmp_path)
+        assert "1 run: 1 done, 0 to do" in drive(*driver, "--world_sizes", 3, "--dry_run", cwd=tmp_path)
+        figure.rename(tmp_path / "figure")
+        words = drive(*driver, "--world_sizes", 3, "--dry_run", cwd=tmp_path)
         assert "1 run: 0 done, 1 to do (1 again, for files that are not here)" in words
+        (tmp_path / "figure").rename(figure)
         if kind != "weights.npy":
             (tmp_path / kind).rename(path)
-    drive(*driver, cwd=tmp_path)
-    assert path.read_bytes() == (tmp_path / "weights.npy").read_bytes()
+    words = drive(*driver, "--world_sizes", 3, cwd=tmp_path)
+    assert "runs/distances.png is already drawn, from files that are gone: remove it" in words
+    assert "Summary of 1 run" in words and figure.stat().st_mtime_ns == drawn and not path.exists()
+    more = drive(*driver, "--world_sizes", 3, 6, "--dry_run", cwd=tmp_path)
+    assert "2 runs: 0 done, 2 to do (1 again, for files that are not here)" in more, "a figure of both needs both"
+    figure.unlink()
+    drive(*driver, "--world_sizes", 3, cwd=tmp_path)
+    assert path.read_bytes() == (tmp_path / "weights.npy").read_bytes() and figure.exists()
 
 
 def test_a_failed_run_does_not_keep_the_others_and_is_told_at_the_end(tmp_path):
@@ -642,6 +641,31 @@ def test_close_ups_are_trained_tested_and_drawn_with_their_staleness(tmp_path):
     for end in ("_test_performance.txt", "_training_plots.png", "_validation_plots.png"):
         assert sum(name.endswith(end) for name in names) == 4
     assert "staleness_distributions.png" in names
+
+
+def test_tests_are_made_again_only_if_what_is_drawn_with_them_is_not_all_here(tmp_path):
+    driver = ("run_close_ups", *QUICK, "--world_sizes", 3, "--jobs", 2, "--results", "runs", "--plot_dir", "plots")
+    drive(*driver, cwd=tmp_path)
+    for path in (*(tmp_path / "runs").glob("*.pt"), *(tmp_path / "runs").glob("*.log")):
+        path.unlink()
+    for path in (tmp_path / "plots").glob(".*.origin"):  # a clone has none
+        path.unlink()
+    words = drive(*driver, "--dry_run", cwd=tmp_path)
+    assert words.count("4 runs: 4 done, 0 to do") == 2
+    words = drive(*driver, cwd=tmp_path)
+    assert words.count("4 runs, 4 already done") == 2 and words.count("already drawn") == 1
+    assert not list((tmp_path / "runs").glob("*.pt"))
+    for gone in ("staleness_distributions.png", min((tmp_path / "plots").glob("*_test_performance.txt")).name):
+        (tmp_path / "plots" / gone).rename(tmp_path / gone)
+        words = drive(*driver, "--dry_run", cwd=tmp_path)
+        assert re.findall("4 runs: .* to do", words) == ["4 runs: 0 done, 4 to do"] * 2
+        (tmp_path / gone).rename(tmp_path / "plots" / gone)
+    rows = tmp_path / "runs/trials.jsonl"
+    _, *others = rows.read_text().splitlines(keepends=True)
+    rows.write_text("".join(others))
+    words = drive(*driver, "--dry_run", cwd=tmp_path)
+    assert re.findall("4 runs: .* to do", words) == ["4 runs: 0 done, 4 to do"] * 2
+    assert "(3 again, for files that are not here)" in words
 
 
 def test_stopping_rules_are_compared(tmp_path):

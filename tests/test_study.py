@@ -472,7 +472,9 @@ def test_every_number_on_the_pages_is_that_of_the_rows(texts):
     check_texts(texts)
 
 
-@pytest.mark.parametrize("name", [*PAGES, "comparison.md", "comparison.csv", "speeds/contrasts.md", "../README.md"])
+@pytest.mark.parametrize(
+    "name", [*PAGES, "comparison.md", "comparison.csv", "speeds/contrasts.md", "stopping/summary.md", "../README.md"]
+)
 def test_a_page_whose_number_drifted_is_refused(name, texts, tmp_path):
     path = (SUMMARIES / name).resolve()
     text = path.read_text(encoding="utf-8")

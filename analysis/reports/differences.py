@@ -168,11 +168,13 @@ def tables(trials: Collection[Trial]) -> list[tuple[str, str, list[Sequence[str]
         ("Does one depend on another?", "Differences less those at another value of a setting, in points",
          interactions(trials)),
     )  # fmt: skip
+    diverged = any(not math.isfinite(trial.outcome.test_loss) for trial in trials)
+    left_out = " Runs whose loss is not finite are left out." if diverged else ""
     return [
         (
             title,
             f"{about}: mean and 95 % confidence interval (Student's t) over pairs with the same seed, not adjusted for "
-            f"how many there are.{f' The first {LONGEST} of {len(ones)}.' if len(ones) > LONGEST else ''}",
+            f"how many there are.{left_out}{f' The first {LONGEST} of {len(ones)}.' if len(ones) > LONGEST else ''}",
             [(one.title, one.place, str(len(one.points)), one.in_words) for one in ones[:LONGEST]],
         )
         for title, about, ones in found

@@ -9,7 +9,7 @@ summary.md for readers, summary.csv for programs.
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from analysis.flags import add_data_dir, add_summary_dir
@@ -17,7 +17,7 @@ from analysis.reports import differences
 from analysis.reports.settings import settings_of, shared_in_words, varying_and_shared
 from analysis.reports.trials import Group, Trial, Trials, group, time_to
 from analysis.spread import Spread
-from analysis.tables import markdown_table, write_rows, write_text
+from analysis.tables import csv_text, markdown_table, write_text
 from catalogue import BETTER_THAN_CHANCE
 from interface.command_line import ArgumentParser, Interval, count, run_script
 from interface.errors import DataError
@@ -100,6 +100,15 @@ def times_to(target: float, group: Group) -> tuple[object, object, int]:
     return *(f"{statistics.fmean(column):.6g}" for column in zip(*found, strict=True)), len(found)
 
 
+def tables(trials: Collection[Trial], targets: Sequence[float] = TARGETS) -> dict[str, str]:
+    """File → its text: the summary for readers, with the differences, and that for programs."""
+    groups = group(trials)
+    return {
+        "summary.md": markdown(groups, targets) + differences.markdown(trials),
+        "summary.csv": csv_text(numbers(groups, targets)),
+    }
+
+
 def make_parser(doc: str) -> ArgumentParser:
     """The command line of a program that summarises a folder."""
     parser = ArgumentParser(doc)
@@ -119,13 +128,12 @@ def summarise(folder: Path, summary_dir: Path, data_dir: str, targets: Sequence[
     failures = trials.add_missing(folder, data_dir)
     if not trials.rows:
         raise DataError(f"{folder}: no complete run to summarise")
-    groups = group(trials.rows.values())
-    table, for_programs = summary_dir / "summary.md", summary_dir / "summary.csv"
-    write_text(table, markdown(groups, targets) + differences.markdown(trials.rows.values()))
-    write_rows(for_programs, numbers(groups, targets))
-    print(f"Summary of {count(len(trials.rows), 'run')} of {count(len(groups), 'setting')}:")
-    for path in (table, for_programs, trials.path):
-        print(f"  {path}")
+    settings = count(len(group(trials.rows.values())), "setting")
+    print(f"Summary of {count(len(trials.rows), 'run')} of {settings}:")
+    for name, text in tables(trials.rows.values(), targets).items():
+        write_text(summary_dir / name, text)
+        print(f"  {summary_dir / name}")
+    print(f"  {trials.path}")
     if failures:
         raise DataError(f"{folder}: {failures} of its runs could not be measured")
     return list(trials.rows.values())

@@ -5,8 +5,8 @@ python3 -m analysis.study summaries --check
 
 Reads published.csv and the trials of each folder in there; writes comparison.md and comparison.csv, the pages made from
 the templates in analysis/study/pages/, the findings in the README beside the folder, and one figure per question. With
---check it writes nothing, and ends with exit code 1 if a page, the findings, the comparison or the contrasts of an
-experiment say anything that the rows do not.
+--check it writes nothing, and ends with exit code 1 if a page, the findings, the comparison, or the contrasts or the
+summary of an experiment say anything that the rows do not.
 """
 
 import logging
@@ -15,6 +15,8 @@ from pathlib import Path
 
 from analysis.figures import save
 from analysis.flags import add_plot_dir
+from analysis.reports.summary import tables
+from analysis.reports.trials import Trials
 from analysis.study.contrasts import page_of, read_answers
 from analysis.study.design import EXPERIMENTS
 from analysis.study.pages import FINDINGS, PAGES, Lookup, page
@@ -112,7 +114,7 @@ def write_pages(study: Lookup, folder: Path) -> None:
 
 
 def texts_of(folder: Path) -> dict[Path, str]:
-    """File → what the pages, the comparison and the contrasts of the experiments must say, by the rows."""
+    """File → what the pages, the comparison, and the contrasts and summaries of experiments must say, by the rows."""
     study = Lookup(folder)
     _, compared = comparison(Results.read(folder))
     texts = {folder / name: text for name, text in compared.items()}
@@ -121,6 +123,9 @@ def texts_of(folder: Path) -> dict[Path, str]:
         if (folder / name / "contrasts.md").exists():
             runs, answers = read_answers(name, experiment, folder / name)
             texts[folder / name / "contrasts.md"] = page_of(experiment, folder / name, runs, answers)
+    for summary in sorted(folder.rglob("summary.md")):
+        written = tables(Trials(summary.parent).rows.values())
+        texts |= {summary.with_name(name): text for name, text in written.items()}
     return texts
 
 
@@ -132,7 +137,7 @@ def check_texts(texts: dict[Path, str]) -> None:
         for number, (line, expected) in enumerate(zip_longest(written, text.splitlines()), start=1):
             if line != expected:
                 raise DataError(f"{path}, line {number}: the rows say {expected!r}, not {line!r}")
-    print(f"Every number is that of the rows, in {', '.join(map(str, texts))}.")
+    print("Every number is that of the rows, in", *texts, sep="\n  ")
 
 
 def main() -> None:
