@@ -1,5 +1,6 @@
 """Interrupted runs continue from their last checkpoint, to the same bits as if nothing had happened."""
 
+import math
 import os
 import random
 import re
@@ -39,13 +40,15 @@ class PowerFailure(Exception):
     """Ends a run in the middle of an update."""
 
 
-def train_here(folder: Path, fails_at: int | None = None, resume: bool = False, **settings) -> tuple[torch.Tensor, str]:
+def train_here(
+    folder: Path, fails_at: float | None = None, resume: bool = False, **settings
+) -> tuple[torch.Tensor, str]:
     """A short run on the virtual clock in this process: its parameters, and its log without the header.
 
-    fails_at: the update that is lost.
+    fails_at: the update that is lost; infinity: none, but the end of the run.
     """
     config = RunConfig(dataset="digits", train_split=0.2, lr=0.02, clock="virtual", seed=4, subfolder=str(folder),
-                       checkpoint_every=5, resume=resume, **{"epochs": 3} | settings)  # fmt: skip
+                       resume=resume, **{"epochs": 3, "checkpoint_every": 5} | settings)  # fmt: skip
     resumed = find_checkpoint(config)
     dataset = common.load_dataset("digits", "unused")
     plan = make_plan(config, config.seed, dataset.train)
@@ -62,6 +65,8 @@ def train_here(folder: Path, fails_at: int | None = None, resume: bool = False, 
 
         observer.update = fail
         virtual.train(plan, dataset.train, algorithm, observer, checkpoints)
+        if fails_at == math.inf:
+            raise PowerFailure
         observer.finish()
     (log,) = folder.glob("*_log.log")
     lines = log.read_text().splitlines()[1:]
@@ -113,6 +118,18 @@ def test_a_run_resumes_to_the_same_bits_on_the_virtual_clock(case, tmp_path):
         (path,) = folder.glob("*_log.log")
         assert read_log(path).result["resumed_after"][0] >= 5
         assert not list(folder.glob("*partial*"))
+
+
+@pytest.mark.parametrize("case", ["malenia", "fedbuff", "momentum", "total", "sync", "first"])
+def test_a_run_resumes_after_its_last_gradient(case, tmp_path):
+    settings = CASES.get(case, {"mode": "async", "world_size": 4, "stop": "first", "slow_worker_1": True})
+    whole, log = train_here(tmp_path / "whole", **settings, checkpoint_every=1)
+    with pytest.raises(PowerFailure):
+        train_here(tmp_path, math.inf, **settings, checkpoint_every=1)
+    parameters, resumed_log = train_here(tmp_path, resume=True, **settings, checkpoint_every=1)
+    assert torch.equal(parameters, whole)
+    assert resumed_log == log
+    assert not list(tmp_path.glob("*partial*"))
 
 
 RATE = ("--lr", 0.02, "--momentum", 0.9)
