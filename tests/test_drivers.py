@@ -552,6 +552,10 @@ def test_a_driver_that_is_terminated_takes_its_runs_along(driver, tmp_path):
         process.kill()
 
 
+# What a shell forks has the shell's traps, and loses a signal, until it executes its program: that one says it.
+SAYS_STARTED = f"{sys.executable} -c 'import time; print(\"started\", flush=True); time.sleep(60)'"
+
+
 def start_study(folder: Path, driver: str) -> subprocess.Popen:
     """A study of two drivers, of which the first is this text and has printed "started"."""
     shutil.copytree(ROOT / "scripts", folder / "scripts")
@@ -567,9 +571,9 @@ def start_study(folder: Path, driver: str) -> subprocess.Popen:
 @pytest.mark.parametrize(
     "driver",
     [
-        'trap "exit 130" INT\necho started\nsleep 60\n',  # as drivers end: the sweep has seen the Ctrl-C
+        f'trap "exit 130" INT\n{SAYS_STARTED}\n',  # as drivers end: the sweep has seen the Ctrl-C
         'set -euo pipefail\nsource "$(dirname "$0")/lib.sh"\n'
-        'summarise() (trap "exit 130" INT; echo started; sleep 60)\ntrap : INT\nfinish summarise\n',
+        f'summarise() (trap "exit 130" INT; {SAYS_STARTED})\ntrap : INT\nfinish summarise\n',
     ],
     ids=["while it sweeps", "while it summarises"],
 )
@@ -584,7 +588,7 @@ def test_an_interrupted_study_ends(driver, tmp_path):
 
 
 def test_a_study_that_is_terminated_takes_its_driver_along(tmp_path):
-    process = start_study(tmp_path, "echo started\nexec sleep 60\n")
+    process = start_study(tmp_path, f"exec {SAYS_STARTED}\n")
     try:
         terminate_with_descendants(process)
     finally:
