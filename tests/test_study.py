@@ -497,6 +497,15 @@ def test_only_the_findings_of_a_readme_are_written(texts, tmp_path):
     assert FINDINGS not in files_of(tmp_path / "summaries")
 
 
+@pytest.mark.parametrize("folder", ["plots", "summaries"])
+def test_no_result_names_a_folder_of_the_machine_that_made_it(folder):
+    kinds = {".csv", ".json", ".jsonl", ".md", ".txt"}
+    texts = [path for path in (ROOT / folder).rglob("*") if path.suffix in kinds]
+    assert texts
+    absolute = re.compile(r"(?<![\w.:/])/(?:home|mnt|root|tmp|work)/")
+    assert [path.name for path in texts if absolute.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_the_table_of_the_stopping_rules_is_that_of_its_rows():
     text = (SUMMARIES / "stopping/stopping.md").read_text(encoding="utf-8")
     assert text == report_stopping(SUMMARIES / "stopping")[0]
