@@ -14,7 +14,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +221,12 @@ class Lookup:
         number = measure if callable(measure) else lambda trial: getattr(trial.outcome, measure)
         by_seed = {trial.seed: number(trial) for trial in found}
         return Values(by_seed if len(by_seed) == len(found) else {trial.name: number(trial) for trial in found})
+
+    def repeated(self, place: str) -> Values:
+        """By how much test accuracies changed, in points, where runs were made again: a folder of `repeated`."""
+        folders = sorted((self._folder / "repeated" / place).glob("*"))
+        changes = [self.rows(f"repeated/{place}/{path.name}") - self.rows(path.name) for path in folders]
+        return reduce(operator.or_, changes, Values({}))
 
     def by_intensity(self, **wanted: Any) -> list[float]:
         """Mean test accuracy in the suite's own delays, from the shortest to the longest, with these settings."""
