@@ -594,6 +594,15 @@ def test_a_line_whose_runs_are_missing_is_refused_as_that(tmp_path):
         page("published.md", Lookup(tmp_path))
 
 
+def test_a_study_that_somebody_makes_again_has_its_page(tmp_path):
+    """Its runs were made once, on one machine."""
+    for path in SUMMARIES.iterdir():
+        if path.name != "repeated":
+            (tmp_path / path.name).symlink_to(path)
+    text = page("README.md", Lookup(tmp_path))
+    assert "# The study" in text and "on two machines" not in text
+
+
 def test_rows_are_looked_up_by_their_settings(study):
     runs = study.rows("stopping", world_size=3, stop="first")
     assert set(runs.by_run) == set(range(1, 11))
