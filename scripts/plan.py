@@ -197,7 +197,8 @@ def mark_drawn(runs: Sequence[PlannedRun], trials: Trials, drawn: Sequence[Path]
     waiting = [run for run in runs if not run.is_done(trials)]
     if not waiting or not drawn or not all(path.exists() for path in drawn):
         return list(runs)
-    return [replace(run, drawn=all(one.lacks_only_files(trials) for one in waiting)) for run in runs]
+    only_files = all(run.lacks_only_files(trials) for run in waiting)
+    return [replace(run, drawn=only_files) for run in runs]
 
 
 def without_duplicates(runs: Iterable[PlannedRun]) -> list[PlannedRun]:

@@ -552,7 +552,7 @@ def test_a_driver_that_is_terminated_takes_its_runs_along(driver, tmp_path):
         process.kill()
 
 
-# What a shell forks has the shell's traps, and loses a signal, until it executes its program: that one says it.
+# The program itself says that it has started: until the shell's child executes it, a signal can be lost.
 SAYS_STARTED = f"{sys.executable} -c 'import time; print(\"started\", flush=True); time.sleep(60)'"
 
 
